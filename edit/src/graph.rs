@@ -1,0 +1,353 @@
+/*!
+Edits as nodes of a ggml graph.
+
+This is the one implementation of "apply the edits to a graph". It links nothing: the
+ggml functions that it needs come in a small table, [`GgmlApi`], filled either with
+linked functions (the built-in hook) or with functions looked up in a host process.
+Nothing here reads a field of a ggml struct, so it does not depend on ggml's layout.
+*/
+
+use std::collections::BTreeMap;
+use std::ffi::{c_char, c_int, c_void, CString};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::edit_set::EditSet;
+
+/// `struct ggml_context`, only ever behind a pointer.
+#[repr(C)]
+pub struct GgmlContext {
+    _opaque: [u8; 0],
+}
+
+/// `struct ggml_tensor`, only ever behind a pointer.
+#[repr(C)]
+pub struct GgmlTensor {
+    _opaque: [u8; 0],
+}
+
+/// `struct ggml_backend_buffer`, only ever behind a pointer.
+#[repr(C)]
+pub struct GgmlBuffer {
+    _opaque: [u8; 0],
+}
+
+/// `struct ggml_backend_buffer_type`, only ever behind a pointer.
+#[repr(C)]
+pub struct GgmlBufferType {
+    _opaque: [u8; 0],
+}
+
+/// `struct ggml_init_params` of ggml.h.
+#[repr(C)]
+pub struct GgmlInitParams {
+    /// Bytes for the context's objects.
+    pub mem_size: usize,
+    /// Memory to use, or null for ggml's own.
+    pub mem_buffer: *mut c_void,
+    /// Leave the tensors' data to a backend buffer.
+    pub no_alloc: bool,
+}
+
+/// `GGML_TYPE_F32` of ggml.h.
+pub const GGML_TYPE_F32: c_int = 0;
+
+/// The ggml functions that edits need, named and typed as in ggml.h, ggml-alloc.h and
+/// ggml-backend.h.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)] // the fields are ggml's functions, documented there
+pub struct GgmlApi {
+    pub ggml_tensor_overhead: unsafe extern "C" fn() -> usize,
+    pub ggml_init: unsafe extern "C" fn(GgmlInitParams) -> *mut GgmlContext,
+    pub ggml_free: unsafe extern "C" fn(*mut GgmlContext),
+    pub ggml_new_tensor_1d:
+        unsafe extern "C" fn(*mut GgmlContext, c_int, i64) -> *mut GgmlTensor,
+    pub ggml_set_name: unsafe extern "C" fn(*mut GgmlTensor, *const c_char) -> *mut GgmlTensor,
+    pub ggml_nelements: unsafe extern "C" fn(*const GgmlTensor) -> i64,
+    pub ggml_nrows: unsafe extern "C" fn(*const GgmlTensor) -> i64,
+    pub ggml_mul:
+        unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
+    pub ggml_add:
+        unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
+    pub ggml_backend_alloc_ctx_tensors_from_buft:
+        unsafe extern "C" fn(*mut GgmlContext, *mut GgmlBufferType) -> *mut GgmlBuffer,
+    pub ggml_backend_tensor_set:
+        unsafe extern "C" fn(*mut GgmlTensor, *const c_void, usize, usize),
+    pub ggml_backend_buffer_free: unsafe extern "C" fn(*mut GgmlBuffer),
+}
+
+/// Why edits could not be brought into a graph.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// No buffer type was given for a layer.
+    #[error("layer {layer}: no device buffer for its edit")]
+    NoBufferType {
+        /// The layer.
+        layer: u32,
+    },
+    /// ggml could not allocate.
+    #[error("could not allocate {bytes} bytes for the edits of {layers} layers")]
+    Alloc {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Layers that share the buffer.
+        layers: usize,
+    },
+    /// The head outputs of a layer have another width than the edit.
+    #[error("layer {layer}: the head outputs are {found} wide, the edit is {expected} wide")]
+    Width {
+        /// The layer.
+        layer: u32,
+        /// Width of the edit: heads × head_dim.
+        expected: usize,
+        /// Width of the graph's tensor.
+        found: i64,
+    },
+    /// Layers with edits that the graph never showed.
+    #[error("the model's attention never passed the edit of layers {layers:?}: its graph is built another way")]
+    NeverFired {
+        /// The layers.
+        layers: Vec<u32>,
+    },
+}
+
+/// The rows of one layer on its device; null where the layer has no such row.
+struct LayerTensors {
+    width: usize,
+    /// F32 `[head_dim * n_head]`, factors
+    mul: *mut GgmlTensor,
+    /// F32 `[head_dim * n_head]`, offsets
+    add: *mut GgmlTensor,
+    fired: AtomicBool,
+    mismatch: AtomicBool,
+}
+
+/// The rows of an [`EditSet`] in device memory, ready to become graph nodes.
+///
+/// Built once per edit set and context; freed when dropped. Graphs that hold its tensors
+/// must not be computed after that.
+pub struct DeviceEdits {
+    api: GgmlApi,
+    contexts: Vec<*mut GgmlContext>,
+    buffers: Vec<*mut GgmlBuffer>,
+    layers: BTreeMap<u32, LayerTensors>,
+    /// Width of the last tensor that did not fit, for the error text.
+    found_width: std::sync::atomic::AtomicI64,
+}
+
+// SAFETY: the pointers are owned by this value. After `upload` the tensors are only read:
+// `apply` passes them to ggml as operands, which does not write to operands.
+unsafe impl Send for DeviceEdits {}
+// SAFETY: as above; what changes after `upload` is atomic.
+unsafe impl Sync for DeviceEdits {}
+
+impl DeviceEdits {
+    /// Copies the rows of `edits` to the devices of their layers; `buffer_type` names the
+    /// plain buffer type of a layer's device, null when there is none.
+    ///
+    /// # Errors
+    /// [`GraphError::NoBufferType`] and [`GraphError::Alloc`]; nothing stays allocated.
+    ///
+    /// # Safety
+    /// The functions of `api` must be those of one ggml, and `buffer_type` must return
+    /// buffer types of that ggml.
+    pub unsafe fn upload(
+        api: GgmlApi,
+        edits: &EditSet,
+        mut buffer_type: impl FnMut(u32) -> *mut GgmlBufferType,
+    ) -> Result<Self, GraphError> {
+        let mut device = Self {
+            api,
+            contexts: Vec::new(),
+            buffers: Vec::new(),
+            layers: BTreeMap::new(),
+            found_width: std::sync::atomic::AtomicI64::new(0),
+        };
+        let mut by_type: BTreeMap<*mut GgmlBufferType, Vec<u32>> = BTreeMap::new();
+        for &layer in edits.layers.keys() {
+            let kind = buffer_type(layer);
+            if kind.is_null() {
+                return Err(GraphError::NoBufferType { layer });
+            }
+            by_type.entry(kind).or_default().push(layer);
+        }
+        for (kind, layers) in by_type {
+            // SAFETY: the caller vouches for `api` and `kind`.
+            unsafe { device.upload_to(kind, &layers, edits)? };
+        }
+        Ok(device)
+    }
+
+    /// Allocates and fills the rows of `layers` in one buffer of type `kind`.
+    ///
+    /// # Safety
+    /// As for [`Self::upload`].
+    unsafe fn upload_to(
+        &mut self,
+        kind: *mut GgmlBufferType,
+        layers: &[u32],
+        edits: &EditSet,
+    ) -> Result<(), GraphError> {
+        let api = self.api;
+        let bytes: usize = layers
+            .iter()
+            .flat_map(|layer| rows(edits, *layer))
+            .flatten()
+            .map(|row| std::mem::size_of_val(row.as_slice()))
+            .sum();
+        let failed = GraphError::Alloc { bytes, layers: layers.len() };
+        // SAFETY: plain calls of ggml's allocation functions; every result is checked.
+        let context = unsafe {
+            (api.ggml_init)(GgmlInitParams {
+                mem_size: 2 * layers.len() * (api.ggml_tensor_overhead)(),
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            })
+        };
+        if context.is_null() {
+            return Err(failed);
+        }
+        self.contexts.push(context);
+        for &layer in layers {
+            let [mul, add] = rows(edits, layer);
+            let tensor = |row: Option<&Vec<f32>>, what: &str| match row {
+                None => std::ptr::null_mut(),
+                // SAFETY: `context` has room for two tensors per layer.
+                Some(row) => unsafe {
+                    let tensor = (api.ggml_new_tensor_1d)(context, GGML_TYPE_F32, row.len() as i64);
+                    set_name(&api, tensor, what, layer);
+                    tensor
+                },
+            };
+            let width = mul.or(add).map_or(0, Vec::len);
+            self.layers.insert(
+                layer,
+                LayerTensors {
+                    width,
+                    mul: tensor(mul, "jola_scale"),
+                    add: tensor(add, "jola_offset"),
+                    fired: AtomicBool::new(false),
+                    mismatch: AtomicBool::new(false),
+                },
+            );
+        }
+        // SAFETY: `context` holds unallocated tensors only, `kind` is a live buffer type.
+        let buffer = unsafe { (api.ggml_backend_alloc_ctx_tensors_from_buft)(context, kind) };
+        if buffer.is_null() {
+            return Err(failed);
+        }
+        self.buffers.push(buffer);
+        for &layer in layers {
+            let [mul, add] = rows(edits, layer);
+            let tensors = &self.layers[&layer];
+            for (row, tensor) in [(mul, tensors.mul), (add, tensors.add)] {
+                let Some(row) = row else { continue };
+                // SAFETY: the tensor was allocated above with row.len() F32 elements.
+                unsafe {
+                    (api.ggml_backend_tensor_set)(
+                        tensor,
+                        row.as_ptr().cast(),
+                        0,
+                        std::mem::size_of_val(row.as_slice()),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the edit of `layer` to the graph under construction in `graph`: a product and
+    /// a sum, each only where the layer has such a row. `cur` is F32
+    /// `[head_dim * n_head, n_tokens]`. Returns `cur` itself for a layer without edits, and
+    /// for a tensor of another width, which [`Self::check`] then reports.
+    ///
+    /// # Safety
+    /// `graph` and `cur` must be live objects of the ggml given to [`Self::upload`].
+    pub unsafe fn apply(
+        &self,
+        graph: *mut GgmlContext,
+        cur: *mut GgmlTensor,
+        layer: u32,
+    ) -> *mut GgmlTensor {
+        let Some(tensors) = self.layers.get(&layer) else {
+            return cur;
+        };
+        let api = &self.api;
+        // SAFETY: `cur` is live; both functions only read its shape.
+        let width = unsafe { (api.ggml_nelements)(cur) / (api.ggml_nrows)(cur).max(1) };
+        if width != tensors.width as i64 {
+            self.found_width.store(width, Ordering::Relaxed);
+            tensors.mismatch.store(true, Ordering::Relaxed);
+            return cur;
+        }
+        let mut edited = cur;
+        if !tensors.mul.is_null() {
+            // SAFETY: operands are live, of one type, and the row's width is cur's.
+            unsafe {
+                edited = (api.ggml_mul)(graph, edited, tensors.mul);
+                set_name(api, edited, "kqv_out_scaled", layer);
+            }
+        }
+        if !tensors.add.is_null() {
+            // SAFETY: as above.
+            unsafe {
+                edited = (api.ggml_add)(graph, edited, tensors.add);
+                set_name(api, edited, "kqv_out_offset", layer);
+            }
+        }
+        tensors.fired.store(true, Ordering::Relaxed);
+        edited
+    }
+
+    /// Whether every layer's edit has become part of a graph since [`Self::upload`].
+    ///
+    /// # Errors
+    /// [`GraphError::Width`] and [`GraphError::NeverFired`].
+    pub fn check(&self) -> Result<(), GraphError> {
+        let state = |flag: fn(&LayerTensors) -> &AtomicBool, want: bool| {
+            let hit = move |t: &LayerTensors| flag(t).load(Ordering::Relaxed) == want;
+            self.layers.iter().filter(move |(_, tensors)| hit(tensors))
+        };
+        if let Some((&layer, tensors)) = state(|t| &t.mismatch, true).next() {
+            return Err(GraphError::Width {
+                layer,
+                expected: tensors.width,
+                found: self.found_width.load(Ordering::Relaxed),
+            });
+        }
+        let layers: Vec<u32> = state(|t| &t.fired, false).map(|(&layer, _)| layer).collect();
+        if layers.is_empty() {
+            Ok(())
+        } else {
+            Err(GraphError::NeverFired { layers })
+        }
+    }
+}
+
+impl Drop for DeviceEdits {
+    fn drop(&mut self) {
+        for &buffer in &self.buffers {
+            // SAFETY: allocated by `upload_to`, freed once.
+            unsafe { (self.api.ggml_backend_buffer_free)(buffer) };
+        }
+        for &context in &self.contexts {
+            // SAFETY: created by `upload_to`, freed once, after its tensors' buffers.
+            unsafe { (self.api.ggml_free)(context) };
+        }
+    }
+}
+
+/// The factor row and the offset row of a layer.
+fn rows(edits: &EditSet, layer: u32) -> [Option<&Vec<f32>>; 2] {
+    let edit = &edits.layers[&layer];
+    [edit.mul.as_ref(), edit.add.as_ref()]
+}
+
+/// Names a tensor `<what>-<layer>`, as llama.cpp names its own.
+///
+/// # Safety
+/// `tensor` must be a live tensor of the ggml behind `api`.
+unsafe fn set_name(api: &GgmlApi, tensor: *mut GgmlTensor, what: &str, layer: u32) {
+    let name = CString::new(format!("{what}-{layer}")).expect("no NUL in a tensor name");
+    // SAFETY: ggml copies the name.
+    unsafe { (api.ggml_set_name)(tensor, name.as_ptr()) };
+}

@@ -1,0 +1,143 @@
+//! The rules about values, the same for sidecars in files and in memory.
+
+use super::{keys, Half, HeadCount, HeadVectors, Sidecar, SidecarErrorKind};
+use super::{MAX_BLOCK_COUNT, MAX_ROW_LEN};
+
+impl Sidecar {
+    /// Checks every rule of the format that a value in memory can break.
+    ///
+    /// # Errors
+    /// The first broken rule, as the reader would report it for a file.
+    pub fn validate(&self) -> Result<(), SidecarErrorKind> {
+        self.check_header()?;
+        for (&layer, edit) in &self.layers {
+            let head_count = self.check_layer(layer.into())?;
+            if edit.mul.is_none() && edit.add.is_none() {
+                return Err(SidecarErrorKind::EmptyLayer { layer });
+            }
+            for (half, vectors) in edit.halves() {
+                self.check_vectors(layer, half, vectors, head_count)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules about everything but the layers.
+    pub(super) fn check_header(&self) -> Result<(), SidecarErrorKind> {
+        check_count(keys::BLOCK_COUNT, self.block_count, MAX_BLOCK_COUNT.into())?;
+        if let HeadCount::PerLayer(counts) = &self.head_count {
+            if counts.len() != self.block_count as usize {
+                return Err(SidecarErrorKind::HeadCountLength {
+                    expected: self.block_count,
+                    found: counts.len() as u64,
+                });
+            }
+        }
+        check_count(keys::HEAD_COUNT, self.head_count.max(), MAX_ROW_LEN)?;
+        check_count(keys::HEAD_DIM, self.head_dim, MAX_ROW_LEN)?;
+        check_limit(
+            "`jola.head_count` times `jola.head_dim`",
+            u64::from(self.head_count.max()) * u64::from(self.head_dim),
+            MAX_ROW_LEN,
+        )?;
+        match &self.base_sha256 {
+            Some(digest) if !is_sha256(digest) => Err(SidecarErrorKind::Sha256 {
+                found: digest.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The heads of a layer that the base model has.
+    pub(super) fn check_layer(&self, layer: u64) -> Result<u32, SidecarErrorKind> {
+        let number = u32::try_from(layer).ok();
+        number
+            .filter(|&layer| layer < self.block_count)
+            .and_then(|layer| self.head_count.at(layer))
+            .ok_or(SidecarErrorKind::LayerOutOfRange {
+                layer,
+                block_count: self.block_count,
+            })
+    }
+
+    fn check_vectors(
+        &self,
+        layer: u32,
+        half: Half,
+        vectors: &HeadVectors,
+        head_count: u32,
+    ) -> Result<(), SidecarErrorKind> {
+        let HeadVectors { heads, values } = vectors;
+        let k = heads.len() as u64;
+        if k == 0 {
+            return Err(SidecarErrorKind::NoHeads {
+                tensor: half.heads_name(layer),
+            });
+        }
+        if values.len() as u64 != k * u64::from(self.head_dim) {
+            return Err(SidecarErrorKind::Shape {
+                tensor: half.vectors_name(layer),
+                expected: vec![self.head_dim.into(), k],
+                found: vec![values.len() as u64],
+            });
+        }
+        check_heads(heads, head_count, || half.heads_name(layer))?;
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(SidecarErrorKind::NotFinite {
+                tensor: half.vectors_name(layer),
+                index,
+                found: values[index],
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_heads(
+    heads: &[u32],
+    head_count: u32,
+    tensor: impl Fn() -> String,
+) -> Result<(), SidecarErrorKind> {
+    if let Some(&head) = heads.iter().find(|&&head| head >= head_count) {
+        return Err(SidecarErrorKind::HeadOutOfRange {
+            tensor: tensor(),
+            head: head.into(),
+            head_count,
+        });
+    }
+    for (&previous, &found) in heads.iter().zip(heads.iter().skip(1)) {
+        if found == previous {
+            return Err(SidecarErrorKind::DuplicateHead {
+                tensor: tensor(),
+                head: found,
+            });
+        }
+        if found < previous {
+            return Err(SidecarErrorKind::HeadOrder {
+                tensor: tensor(),
+                previous,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// 1 to `limit`.
+fn check_count(key: &'static str, found: u32, limit: u64) -> Result<(), SidecarErrorKind> {
+    if found == 0 {
+        return Err(SidecarErrorKind::Zero { key });
+    }
+    check_limit(key, found.into(), limit)
+}
+
+fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<(), SidecarErrorKind> {
+    if found > limit {
+        return Err(SidecarErrorKind::TooLarge { what, found, limit });
+    }
+    Ok(())
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
