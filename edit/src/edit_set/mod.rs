@@ -28,9 +28,9 @@ pub struct EditSet {
 /// row is there.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DenseEdit {
-    /// Factors [head_count · head_dim], 1 where nothing is edited. `None`: all ones.
+    /// Factors `[head_count * head_dim]`, 1 where nothing is edited. `None`: all ones.
     pub mul: Option<Vec<f32>>,
-    /// Offsets [head_count · head_dim], 0 where nothing is edited. `None`: all zeros.
+    /// Offsets `[head_count * head_dim]`, 0 where nothing is edited. `None`: all zeros.
     pub add: Option<Vec<f32>>,
 }
 

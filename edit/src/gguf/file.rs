@@ -1,6 +1,5 @@
 //! An open GGUF file: its metadata, its tensor table and slices of its tensor data.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,6 @@ pub struct Gguf {
     path: PathBuf,
     bytes: Bytes,
     contents: reader::Contents,
-    by_name: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -91,17 +89,10 @@ impl Gguf {
 
     fn new(path: &Path, bytes: Bytes) -> Result<Self, GgufError> {
         let contents = reader::read(&bytes).map_err(|kind| GgufError::new(path, kind))?;
-        let by_name = contents
-            .tensors
-            .iter()
-            .enumerate()
-            .map(|(index, info)| (info.name.clone(), index))
-            .collect();
         Ok(Self {
             path: path.to_path_buf(),
             bytes,
             contents,
-            by_name,
         })
     }
 
@@ -132,8 +123,8 @@ impl Gguf {
 
     /// A tensor by name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let info = self.contents.tensors.get(*self.by_name.get(name)?)?;
-        Some(self.with_data(info))
+        let index = *self.contents.by_name.get(name)?;
+        Some(self.with_data(self.contents.tensors.get(index)?))
     }
 
     /// All tensors with their data, in file order.

@@ -1,6 +1,6 @@
 //! Parsing with a cursor that can neither overrun nor overflow.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::Arguments;
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::value::ARRAY_ID;
 use super::MAX_TENSOR_NAME_LEN;
 use super::{align_up, Array, GgufErrorKind, Metadata, TensorInfo, Value};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, OLDEST_VERSION, VERSION};
-use super::{MAX_ARRAY_LEN, MAX_DIMS, MAX_KEY_LEN, MAX_METADATA, MAX_STRING_LEN, MAX_TENSORS};
+use super::{MAX_ARRAY_LEN, MAX_KEY_LEN, MAX_METADATA, MAX_STRING_LEN, MAX_TENSORS};
 
 /// Everything in a file but the tensor data.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Contents {
     pub alignment: u32,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
+    /// Positions in `tensors`.
+    pub by_name: HashMap<String, usize>,
     pub trailing_bytes: u64,
     data_start: u64,
 }
@@ -31,7 +33,7 @@ impl Contents {
 
 /// Reads header, metadata and tensor table, and proves every tensor to lie in `bytes`.
 pub(super) fn read(bytes: &[u8]) -> Result<Contents, GgufErrorKind> {
-    let mut cursor = Cursor { bytes, at: 0 };
+    let mut cursor = Cursor { rest: bytes, at: 0 };
     let version = read_version(&mut cursor)?;
     let n_tensors = cursor.u64(format_args!("number of tensors"))?;
     let n_metadata = cursor.u64(format_args!("number of metadata entries"))?;
@@ -51,17 +53,32 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, GgufErrorKind> {
     let alignment = alignment_of(&metadata)?;
 
     let mut tensors = Vec::new();
-    let mut names = HashSet::new();
+    let mut by_name = HashMap::new();
     let mut end = 0;
     for index in 0..n_tensors {
         let info = read_tensor_info(&mut cursor, index)?;
-        if !names.insert(info.name.clone()) {
+        if by_name.insert(info.name.clone(), tensors.len()).is_some() {
             return Err(GgufErrorKind::DuplicateTensor { tensor: info.name });
         }
         end = place(&info, end, alignment)?;
         tensors.push(info);
     }
-    finish(&cursor, version, alignment, metadata, tensors, end)
+    // The header lies in memory, so rounding up its end cannot overflow.
+    let data_start = align_up(cursor.at, alignment).unwrap_or(u64::MAX);
+    check_inside(&tensors, data_start, bytes.len() as u64)?;
+    let file_end = data_start
+        .checked_add(end)
+        .and_then(|end| align_up(end, alignment))
+        .unwrap_or(u64::MAX);
+    Ok(Contents {
+        version,
+        alignment,
+        metadata,
+        tensors,
+        by_name,
+        trailing_bytes: (bytes.len() as u64).saturating_sub(file_end),
+        data_start,
+    })
 }
 
 /// The alignment that metadata ask for.
@@ -203,11 +220,6 @@ fn read_strings(cursor: &mut Cursor<'_>, key: &str, len: u64) -> Result<Array, G
 fn read_tensor_info(cursor: &mut Cursor<'_>, index: u64) -> Result<TensorInfo, GgufErrorKind> {
     let name = cursor.string(format_args!("name of tensor {index}"), MAX_TENSOR_NAME_LEN)?;
     let n_dims = cursor.u32(format_args!("number of dimensions of tensor `{name}`"))?;
-    GgufErrorKind::check_limit(
-        format_args!("number of dimensions of tensor `{name}`"),
-        n_dims.into(),
-        MAX_DIMS,
-    )?;
     let dims = cursor.numbers(
         n_dims.into(),
         u64::from_le_bytes,
@@ -237,19 +249,13 @@ fn place(info: &TensorInfo, end: u64, alignment: u32) -> Result<u64, GgufErrorKi
     expected.checked_add(info.len).ok_or_else(too_large)
 }
 
-/// Compares the tensor table with the length of the file.
-fn finish(
-    cursor: &Cursor<'_>,
-    version: u32,
-    alignment: u32,
-    metadata: Metadata,
-    tensors: Vec<TensorInfo>,
-    data_len: u64,
-) -> Result<Contents, GgufErrorKind> {
-    let file_len = cursor.bytes.len() as u64;
-    // The header lies in memory, so rounding up its end cannot overflow a u64.
-    let data_start = align_up(cursor.at as u64, alignment).unwrap_or(u64::MAX);
-    for info in &tensors {
+/// Checks that every tensor's data end before the file does.
+fn check_inside(
+    tensors: &[TensorInfo],
+    data_start: u64,
+    file_len: u64,
+) -> Result<(), GgufErrorKind> {
+    for info in tensors {
         let offset = data_start.saturating_add(info.offset);
         let available = file_len.saturating_sub(offset);
         if offset > file_len || info.len > available {
@@ -261,34 +267,25 @@ fn finish(
             });
         }
     }
-    let end = data_start
-        .checked_add(data_len)
-        .and_then(|end| align_up(end, alignment))
-        .unwrap_or(u64::MAX);
-    Ok(Contents {
-        version,
-        alignment,
-        metadata,
-        tensors,
-        trailing_bytes: file_len.saturating_sub(end),
-        data_start,
-    })
+    Ok(())
 }
 
+/// What is left to read. Text about what is being read is only formatted for errors.
 struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    /// Bytes already read.
+    at: u64,
 }
 
 impl<'a> Cursor<'a> {
     fn remaining(&self) -> u64 {
-        (self.bytes.len() - self.at) as u64
+        self.rest.len() as u64
     }
 
     fn truncated(&self, what: Arguments<'_>, needed: u64) -> GgufErrorKind {
         GgufErrorKind::Truncated {
             what: what.to_string(),
-            offset: self.at as u64,
+            offset: self.at,
             needed,
             available: self.remaining(),
         }
@@ -296,17 +293,23 @@ impl<'a> Cursor<'a> {
 
     /// The next `len` bytes.
     fn take(&mut self, len: u64, what: Arguments<'_>) -> Result<&'a [u8], GgufErrorKind> {
-        let taken = usize::try_from(len)
+        let (taken, rest) = usize::try_from(len)
             .ok()
-            .and_then(|len| self.bytes[self.at..].get(..len))
+            .and_then(|len| self.rest.split_at_checked(len))
             .ok_or_else(|| self.truncated(what, len))?;
-        self.at += taken.len();
+        self.rest = rest;
+        self.at += len;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self, what: Arguments<'_>) -> Result<[u8; N], GgufErrorKind> {
-        let bytes = self.take(N as u64, what)?;
-        bytes.try_into().map_err(|_| self.truncated(what, N as u64))
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.truncated(what, N as u64))?;
+        self.rest = rest;
+        self.at += N as u64;
+        Ok(*taken)
     }
 
     fn u32(&mut self, what: Arguments<'_>) -> Result<u32, GgufErrorKind> {

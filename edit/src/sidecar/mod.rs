@@ -116,7 +116,8 @@ impl LayerEdit {
 pub struct HeadVectors {
     /// Which heads, ascending, without duplicates: `k` of them, at least one.
     pub heads: Vec<u32>,
-    /// The vectors, row-major [k][head_dim], all finite. GGUF shape [head_dim, k].
+    /// The vectors, row-major `[k][head_dim]`, all finite; in GGUF's order
+    /// `[head_dim, k]`.
     pub values: Vec<f32>,
 }
 
@@ -136,7 +137,7 @@ enum Half {
 }
 
 impl Half {
-    /// Name of the tensor with the vectors, F32 [head_dim, k].
+    /// Name of the tensor with the vectors, F32 `[head_dim, k]`.
     fn vectors_name(self, layer: u32) -> String {
         let half = match self {
             Self::Mul => "jola_mul",
@@ -145,7 +146,7 @@ impl Half {
         format!("blk.{layer}.attn_output.{half}")
     }
 
-    /// Name of the tensor with the head numbers, I32 [k].
+    /// Name of the tensor with the head numbers, I32 `[k]`.
     fn heads_name(self, layer: u32) -> String {
         self.vectors_name(layer) + "_heads"
     }

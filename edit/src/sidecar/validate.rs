@@ -82,11 +82,12 @@ impl Sidecar {
             });
         }
         check_heads(heads, head_count, || half.heads_name(layer))?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(SidecarErrorKind::NotFinite {
+        let mut values = values.iter().enumerate();
+        match values.find(|(_, value)| !value.is_finite()) {
+            Some((index, &found)) => Err(SidecarErrorKind::NotFinite {
                 tensor: half.vectors_name(layer),
                 index,
-                found: values[index],
+                found,
             }),
             None => Ok(()),
         }
