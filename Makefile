@@ -1,0 +1,40 @@
+# Every target first sets up what it needs (scripts/setup.sh, quick when all is there).
+#
+# Everything is compiled with --release: llama.cpp and libtorch's C++ wrapper take about
+# three minutes each, and so they are compiled once for demo, tests, clippy and docs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint golden clean
+
+FLAGS := --release --locked --workspace
+# Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
+ENV := . scripts/env.sh &&
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## install system packages, download libtorch and the test model
+	scripts/setup.sh
+
+build: setup ## release binaries of both packages, in target/release
+	$(ENV) cargo build $(FLAGS)
+
+demo: build ## train an edit on example data, evaluate without and with it
+	scripts/demo.sh
+
+test: build ## all tests
+	$(ENV) cargo test $(FLAGS)
+
+lint: setup ## formatting, clippy and docs, with warnings denied
+	cargo fmt --all --check
+	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
+	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
+
+golden: setup ## regenerate the tests' golden files (tests/golden/make.py)
+	scripts/setup.sh golden
+	$(ENV) "$$JOLA_CACHE/golden/bin/python" tests/golden/make.py
+
+clean: ## remove target/ (the downloads stay, in ~/.cache/llama-jola)
+	cargo clean

