@@ -12,14 +12,14 @@
 //!
 //! - its reader panics (`unreachable!`) on a tensor of type id 40, which is NVFP4 today, and
 //!   refuses ids 41 and 42 (Q1_0, Q2_0);
-//! - it assumes blocks of 256 values for every type id from 10 on, so the byte length it
-//!   computes is wrong for I8 to F64 (24 to 28), BF16 (30), MXFP4 (39) and IQ4_NL (20). Its
-//!   writer shares the table: an I32 tensor of 3 values gets 0 bytes, so it cannot write the
-//!   head lists of a sidecar;
+//! - its table of byte lengths is wrong for Q8_1 (9), IQ4_NL (20), I8 to F64 (24 to 28),
+//!   BF16 (30) and MXFP4 (39), mostly because it assumes blocks of 256 values for every id
+//!   from 10 on. Its writer shares the table: an I32 tensor of 3 values gets 0 bytes, so it
+//!   cannot write the head numbers of a sidecar;
 //! - metadata become JSON values in a sorted map: the stored type and order are lost, a NaN
 //!   becomes null, a repeated key silently replaces the first, and text that is not UTF-8 is
 //!   replaced;
-//! - tensor offsets are not checked against the file or each other;
+//! - tensor offsets are checked neither against the file nor against each other;
 //! - it brings clap, comfy-table and simple_logger into every consumer.
 
 mod error;
