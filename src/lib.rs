@@ -1,1 +1,44 @@
-//! placeholder
+/*!
+JoLA edits inside llama.cpp.
+
+A JoLA sidecar (a small GGUF file) holds, for a few attention heads of a frozen model,
+a scale and an offset of the head's output before the output projection W_O:
+`z' = (1 + s·mul) ⊙ z + s·add`. This crate loads a model with llama.cpp, attaches such
+edits to a context and runs it.
+
+```no_run
+use llama_jola::{Context, ContextParams, EditSet, Model, ModelParams, Sidecar};
+
+# fn main() -> Result<(), Box<dyn std::error::Error>> {
+let model = Model::load("base.gguf", &ModelParams::default())?;
+let sidecar = Sidecar::read("edit.gguf")?;
+let edits = model.compose(&[(&sidecar, 1.0)])?;
+let mut context = Context::new(&model, &ContextParams::default())?;
+context.set_edits(&edits)?;
+let tokens = model.tokenize("Message: where is my parcel?\nTeam:", true, true)?;
+let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
+# Ok(())
+# }
+```
+
+How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
+`docs/sidecar-format.md`.
+*/
+
+pub mod chat;
+pub mod context;
+pub mod data;
+mod error;
+pub mod eval;
+pub mod generate;
+pub mod ggml;
+pub mod hook;
+mod logging;
+pub mod model;
+pub mod sampler;
+
+pub use context::{Batch, CacheType, Context, ContextParams, FlashAttention};
+pub use error::Error;
+pub use jola_edit::{EditSet, Sidecar};
+pub use logging::{log_to_stderr, LogLevel};
+pub use model::{Model, ModelParams, Token};

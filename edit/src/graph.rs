@@ -59,8 +59,7 @@ pub struct GgmlApi {
     pub ggml_tensor_overhead: unsafe extern "C" fn() -> usize,
     pub ggml_init: unsafe extern "C" fn(GgmlInitParams) -> *mut GgmlContext,
     pub ggml_free: unsafe extern "C" fn(*mut GgmlContext),
-    pub ggml_new_tensor_1d:
-        unsafe extern "C" fn(*mut GgmlContext, c_int, i64) -> *mut GgmlTensor,
+    pub ggml_new_tensor_1d: unsafe extern "C" fn(*mut GgmlContext, c_int, i64) -> *mut GgmlTensor,
     pub ggml_set_name: unsafe extern "C" fn(*mut GgmlTensor, *const c_char) -> *mut GgmlTensor,
     pub ggml_nelements: unsafe extern "C" fn(*const GgmlTensor) -> i64,
     pub ggml_nrows: unsafe extern "C" fn(*const GgmlTensor) -> i64,
@@ -70,8 +69,7 @@ pub struct GgmlApi {
         unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
     pub ggml_backend_alloc_ctx_tensors_from_buft:
         unsafe extern "C" fn(*mut GgmlContext, *mut GgmlBufferType) -> *mut GgmlBuffer,
-    pub ggml_backend_tensor_set:
-        unsafe extern "C" fn(*mut GgmlTensor, *const c_void, usize, usize),
+    pub ggml_backend_tensor_set: unsafe extern "C" fn(*mut GgmlTensor, *const c_void, usize, usize),
     pub ggml_backend_buffer_free: unsafe extern "C" fn(*mut GgmlBuffer),
 }
 
@@ -194,7 +192,10 @@ impl DeviceEdits {
             .flatten()
             .map(|row| std::mem::size_of_val(row.as_slice()))
             .sum();
-        let failed = GraphError::Alloc { bytes, layers: layers.len() };
+        let failed = GraphError::Alloc {
+            bytes,
+            layers: layers.len(),
+        };
         // SAFETY: plain calls of ggml's allocation functions; every result is checked.
         let context = unsafe {
             (api.ggml_init)(GgmlInitParams {
@@ -314,7 +315,9 @@ impl DeviceEdits {
                 found: self.found_width.load(Ordering::Relaxed),
             });
         }
-        let layers: Vec<u32> = state(|t| &t.fired, false).map(|(&layer, _)| layer).collect();
+        let layers: Vec<u32> = state(|t| &t.fired, false)
+            .map(|(&layer, _)| layer)
+            .collect();
         if layers.is_empty() {
             Ok(())
         } else {

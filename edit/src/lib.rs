@@ -11,9 +11,11 @@
 //!
 //! It links nothing: no llama.cpp, no libtorch.
 
+pub mod atomic;
 pub mod edit_set;
 mod error;
 pub mod gguf;
+pub mod graph;
 pub mod sidecar;
 
 pub use edit_set::{parse_spec, ComposeError, DenseEdit, EditSet, SpecError};

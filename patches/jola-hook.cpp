@@ -1,0 +1,107 @@
+// The one unit that build.rs compiles: llama.cpp's patched graph builder together
+// with the hook that it calls. Both must end up in the same object file. The linker
+// takes that object because Rust refers to jola_hook_attach(), and then has no reason
+// left to take the unpatched llama-graph.cpp.o out of libllama.a.
+
+#include "llama-graph.cpp" // the patched copy in OUT_DIR
+
+#include "llama-context.h"
+
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+namespace {
+
+struct hook_entry {
+    llama_context * ctx;
+    jola_edit_fn    fn;
+    void          * user;
+};
+
+std::mutex              g_mutex;
+std::vector<hook_entry> g_entries;       // few: one per context with edits
+std::atomic<size_t>     g_n_entries{0};  // lets unedited processes skip the lock
+
+thread_local std::string g_error;
+
+void set_entry(llama_context * ctx, jola_edit_fn fn, void * user) {
+    std::lock_guard<std::mutex> lock(g_mutex);
+    auto it = std::find_if(g_entries.begin(), g_entries.end(), [ctx](const hook_entry & e) { return e.ctx == ctx; });
+    if (it != g_entries.end()) {
+        g_entries.erase(it);
+    }
+    if (fn) {
+        g_entries.push_back({ ctx, fn, user });
+    }
+    g_n_entries = g_entries.size();
+}
+
+// Graphs are known by their scheduler: it is the one thing a graph under construction
+// and its llama_context both show, and it is never shared between contexts.
+hook_entry entry_of(ggml_backend_sched_t sched) {
+    std::lock_guard<std::mutex> lock(g_mutex);
+    for (const auto & e : g_entries) {
+        if (e.ctx->get_sched() == sched) {
+            return e;
+        }
+    }
+    return { nullptr, nullptr, nullptr };
+}
+
+// sched_reserve() throws every kept graph away and builds new ones, but only when the
+// context thinks that it must. Setting a flag to the value it has makes it think so.
+void rebuild_graphs(llama_context * ctx) {
+    ctx->set_embeddings_layer_inp(0, ctx->get_cparams().embeddings_layer_inp.at(0));
+    ctx->sched_reserve();
+}
+
+template <typename F> int32_t guarded(F && f) {
+    try {
+        f();
+        return 0;
+    } catch (const std::exception & e) {
+        g_error = e.what();
+    } catch (...) {
+        g_error = "unknown C++ exception";
+    }
+    return -1;
+}
+
+} // namespace
+
+ggml_tensor * jola_hook_edit(const llm_graph_context & graph, ggml_tensor * cur, int il) {
+    if (g_n_entries == 0) {
+        return cur;
+    }
+    const hook_entry e = entry_of(graph.sched);
+    return e.fn ? e.fn(e.user, graph.ctx0, cur, il) : cur;
+}
+
+int32_t jola_hook_attach(llama_context * ctx, jola_edit_fn fn, void * user) {
+    set_entry(ctx, fn, user);
+    const int32_t status = guarded([&] { rebuild_graphs(ctx); });
+    if (status != 0) {
+        set_entry(ctx, nullptr, nullptr);
+    }
+    return status;
+}
+
+int32_t jola_hook_detach(llama_context * ctx) {
+    set_entry(ctx, nullptr, nullptr);
+    return guarded([&] { rebuild_graphs(ctx); });
+}
+
+void jola_hook_release(llama_context * ctx) {
+    set_entry(ctx, nullptr, nullptr);
+}
+
+ggml_backend_buffer_type_t jola_hook_layer_buft(const llama_context * ctx, int32_t il) {
+    ggml_backend_buffer_type_t buft = nullptr;
+    guarded([&] { buft = ctx->get_model().select_buft(il); });
+    return buft;
+}
+
+const char * jola_hook_last_error(void) {
+    return g_error.c_str();
+}

@@ -1,0 +1,56 @@
+// The hook between llama.cpp's graph building and the Rust side.
+//
+// llama-graph.patch puts one call of jola_hook_edit() into every build_attn()
+// variant, at the point where the concatenated head outputs are complete and W_O
+// has not been applied. What the edit does to the graph is decided in Rust; this
+// file only knows which function belongs to which llama_context.
+//
+// The C part below is what build.rs hands to bindgen.
+
+#pragma once
+
+#include "ggml-backend.h"
+#include "llama.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Adds the edit of layer `il` to the graph under construction.
+//   ctx0: the graph's ggml context
+//   cur:  head outputs before W_O, F32 [head_dim * n_head, n_tokens]
+// Returns the edited tensor, or `cur` itself where the layer has no edit.
+typedef struct ggml_tensor * (*jola_edit_fn)(void * user, struct ggml_context * ctx0, struct ggml_tensor * cur, int32_t il);
+
+// Installs (fn, user) for the graphs of `ctx`, in place of any earlier pair, and
+// builds the worst-case graphs again: when it returns, fn has been called for every
+// layer whose attention passes the hook. `user` must stay valid until
+// jola_hook_detach(ctx) has returned. Cached keys and values are left to the caller.
+// Returns 0, or -1 with a message in jola_hook_last_error() and nothing installed.
+int32_t jola_hook_attach(struct llama_context * ctx, jola_edit_fn fn, void * user);
+
+// Removes what jola_hook_attach() installed and builds the graphs again without it.
+// Must be called before llama_free(ctx). Returns 0 or -1 as above; (fn, user) is
+// gone in both cases.
+int32_t jola_hook_detach(struct llama_context * ctx);
+
+// Forgets (fn, user) without building graphs: for a context that is about to be freed.
+void jola_hook_release(struct llama_context * ctx);
+
+// The plain buffer type of the device that holds layer `il`, or NULL when there is
+// none (message in jola_hook_last_error()).
+ggml_backend_buffer_type_t jola_hook_layer_buft(const struct llama_context * ctx, int32_t il);
+
+// The calling thread's last error, never NULL.
+const char * jola_hook_last_error(void);
+
+#ifdef __cplusplus
+}
+
+struct llm_graph_context;
+
+// The call that llama-graph.patch inserts.
+ggml_tensor * jola_hook_edit(const llm_graph_context & graph, ggml_tensor * cur, int il);
+#endif

@@ -1,0 +1,182 @@
+/*!
+Arguments that several commands share, in llama.cpp's spelling.
+*/
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use jola_edit::parse_spec;
+use llama_jola::{
+    log_to_stderr, CacheType, Context, ContextParams, FlashAttention, LogLevel, Model, ModelParams,
+    Sidecar,
+};
+
+/// llama.cpp's single-dash flags of several letters, which clap cannot parse as such.
+const SINGLE_DASH: [(&str, &str); 7] = [
+    ("-ngl", "--n-gpu-layers"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-fa", "--flash-attn"),
+    ("-ub", "--ubatch-size"),
+    ("-np", "--parallel"),
+    ("-sys", "--system-prompt"),
+];
+
+/// Rewrites llama.cpp's single-dash flags of several letters to their long forms.
+pub fn llama_spelling(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    args.map(|arg| {
+        let long = SINGLE_DASH.iter().find(|(short, _)| arg == *short);
+        long.map_or(arg, |(_, long)| OsString::from(long))
+    })
+}
+
+/// Which model, which edits, and how to compute.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Base model (GGUF)
+    #[arg(short, long, value_name = "BASE.gguf")]
+    model: PathBuf,
+    /// Sidecar with edits; may be given several times, applied in this order
+    #[arg(long, value_name = "EDIT.gguf")]
+    jola: Vec<PathBuf>,
+    /// Sidecar with a scale, split on the last colon; applied after those of --jola
+    #[arg(long, value_name = "EDIT.gguf:SCALE", value_parser = parse_scaled)]
+    jola_scaled: Vec<(PathBuf, f32)>,
+    /// Tokens to hold per sequence (0: as many as the model was trained for)
+    #[arg(short, long, default_value_t = 4096)]
+    ctx_size: u32,
+    /// Threads (0: one per physical core)
+    #[arg(short, long, default_value_t = 0)]
+    threads: u32,
+    /// Layers to keep on the GPU [-ngl] (negative: all)
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "N")]
+    n_gpu_layers: i32,
+    /// Most tokens computed at once [-ub]
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    ubatch_size: u32,
+    /// Number type of cached keys [-ctk]
+    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    cache_type_k: CacheArg,
+    /// Number type of cached values [-ctv]
+    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    cache_type_v: CacheArg,
+    /// Fused attention [-fa]
+    #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
+    flash_attn: FlashArg,
+    /// Show llama.cpp's log
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CacheArg {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FlashArg {
+    Auto,
+    Off,
+    On,
+}
+
+impl From<CacheArg> for CacheType {
+    fn from(arg: CacheArg) -> Self {
+        match arg {
+            CacheArg::F32 => Self::F32,
+            CacheArg::F16 => Self::F16,
+            CacheArg::Bf16 => Self::Bf16,
+            CacheArg::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
+fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
+    parse_spec(text).map_err(|error| error.to_string())
+}
+
+impl ModelArgs {
+    /// Loads the model and the sidecars and creates a context for `n_seq_max` sequences,
+    /// with the edits attached. Warnings go to stderr.
+    ///
+    /// # Errors
+    /// Any file that is missing, broken or does not belong to the model.
+    pub fn open(&self, n_seq_max: u32) -> Result<Context> {
+        log_to_stderr(if self.verbose {
+            LogLevel::Info
+        } else {
+            LogLevel::Silent
+        });
+        let sidecars = self.sidecars()?;
+        let params = ModelParams {
+            n_gpu_layers: self.n_gpu_layers,
+            ..ModelParams::default()
+        };
+        let model = Model::load(&self.model, &params)?;
+        for (path, sidecar, _) in &sidecars {
+            for warning in sidecar
+                .warnings
+                .iter()
+                .cloned()
+                .chain(other_base(sidecar, &model))
+            {
+                eprintln!("warning: {}: {warning}", path.display());
+            }
+            sidecar.check_base(model.shape()).with_context(|| {
+                format!("{} does not fit {}", path.display(), self.model.display())
+            })?;
+        }
+        let pairs: Vec<(&Sidecar, f32)> =
+            sidecars.iter().map(|(_, s, scale)| (s, *scale)).collect();
+        let edits = model.compose(&pairs)?;
+        let params = ContextParams {
+            n_ctx: self.ctx_size,
+            n_ubatch: self.ubatch_size,
+            n_seq_max,
+            n_threads: self.threads,
+            type_k: self.cache_type_k.into(),
+            type_v: self.cache_type_v.into(),
+            flash_attention: match self.flash_attn {
+                FlashArg::Auto => FlashAttention::Auto,
+                FlashArg::Off => FlashAttention::Off,
+                FlashArg::On => FlashAttention::On,
+            },
+            ..ContextParams::default()
+        };
+        let mut context = Context::new(&model, &params)?;
+        context.set_edits(&edits)?;
+        Ok(context)
+    }
+
+    /// The sidecars with their scales, in the order of application.
+    fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
+        let plain = self.jola.iter().map(|path| (path.clone(), 1.0));
+        plain
+            .chain(self.jola_scaled.iter().cloned())
+            .map(|(path, scale)| {
+                let sidecar = Sidecar::read(&path)?;
+                Ok((path, sidecar, scale))
+            })
+            .collect()
+    }
+}
+
+/// A warning when the sidecar was trained on a file of another size than the model's: the
+/// same model in another quantisation, most likely. (Hashing the base at every start would
+/// take seconds; `inspect --model` does it.)
+fn other_base(sidecar: &Sidecar, model: &Model) -> Option<String> {
+    let trained_on = sidecar.train.get("base_bytes")?.as_u64()?;
+    let found = std::fs::metadata(model.path()).ok()?.len();
+    (trained_on != found).then(|| {
+        format!(
+            "trained on a base file of {trained_on} bytes, this one has {found}: \
+             another quantisation of it?"
+        )
+    })
+}

@@ -1,0 +1,149 @@
+/*!
+`llama-jola inspect`: what a sidecar edits, as a table, as JSON, as a picture.
+*/
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context as _, Result};
+use clap::Args;
+use jola_edit::atomic::write_atomically;
+use jola_edit::gguf::Gguf;
+use jola_edit::sidecar::{sha256, BaseShape, SidecarStats};
+use jola_edit::Sidecar;
+use serde_json::{json, Value};
+
+use super::heatmap;
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Sidecar to look at
+    #[arg(value_name = "EDIT.gguf")]
+    edit: PathBuf,
+    /// Base model to check it against, with its sha256
+    #[arg(short, long, value_name = "BASE.gguf")]
+    model: Option<PathBuf>,
+    /// Print everything as one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// Draw scale and offset norms, layer by head, as an SVG picture
+    #[arg(long, value_name = "OUT.svg")]
+    plot: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let sidecar = Sidecar::read(&args.edit)?;
+    for warning in &sidecar.warnings {
+        eprintln!("warning: {}: {warning}", args.edit.display());
+    }
+    let bytes = std::fs::metadata(&args.edit)?.len();
+    let same_file = args
+        .model
+        .as_deref()
+        .map(|base| check_base(&sidecar, base))
+        .transpose()?;
+    let stats = sidecar.stats();
+    if let Some(path) = &args.plot {
+        let svg = heatmap::svg(&sidecar, &stats);
+        write_atomically(path, |out| out.write_all(svg.as_bytes()))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    if args.json {
+        println!("{}", to_json(&sidecar, &stats, bytes, same_file));
+    } else {
+        print_table(&args.edit, &sidecar, &stats, bytes, same_file);
+    }
+    Ok(())
+}
+
+/// Refuses a base that the sidecar does not fit; otherwise tells whether it is the very file
+/// that the edit was trained on (`None` when the sidecar does not say).
+fn check_base(sidecar: &Sidecar, base: &Path) -> Result<Option<bool>> {
+    let gguf = Gguf::open(base)?;
+    sidecar
+        .check_base(&BaseShape::from_gguf(&gguf)?)
+        .with_context(|| format!("the sidecar does not fit {}", base.display()))?;
+    let Some(expected) = &sidecar.base_sha256 else {
+        return Ok(None);
+    };
+    match sha256(base) {
+        Ok(found) => Ok(Some(found == *expected)),
+        Err(error) => bail!("reading {}: {error}", base.display()),
+    }
+}
+
+fn to_json(
+    sidecar: &Sidecar,
+    stats: &SidecarStats,
+    bytes: u64,
+    same: Option<Option<bool>>,
+) -> Value {
+    let train: serde_json::Map<String, Value> = sidecar
+        .train
+        .iter()
+        .map(|(key, value)| (key.to_owned(), json!(value)))
+        .collect();
+    json!({
+        "architecture": sidecar.architecture,
+        "name": sidecar.name,
+        "base_model": sidecar.base_model_name,
+        "base_sha256": sidecar.base_sha256,
+        "base_is_training_file": same.flatten(),
+        "method": sidecar.method,
+        "bytes": bytes,
+        "layers_total": stats.layers,
+        "layers_edited": stats.edited_layers,
+        "heads_total": stats.heads,
+        "heads_edited": stats.edited_heads,
+        "head_dim": sidecar.head_dim,
+        "scale_gates_open": stats.open_mul,
+        "offset_gates_open": stats.open_add,
+        "values": stats.values,
+        "heads": stats.norms,
+        "train": train,
+    })
+}
+
+fn print_table(
+    path: &Path,
+    sidecar: &Sidecar,
+    stats: &SidecarStats,
+    bytes: u64,
+    same: Option<Option<bool>>,
+) {
+    println!("{}: {} ({bytes} bytes)", path.display(), sidecar.name);
+    println!(
+        "  base      {} ({})",
+        sidecar.base_model_name, sidecar.architecture
+    );
+    match same {
+        Some(Some(true)) => println!("            the given model is the file it was trained on"),
+        Some(Some(false)) => println!("            the given model fits, but is another file"),
+        Some(None) => println!("            the given model fits"),
+        None => {}
+    }
+    println!("  method    {}", sidecar.method);
+    println!(
+        "  edited    {} of {} heads, in {} of {} layers: {} scales, {} offsets, {} numbers",
+        stats.edited_heads,
+        stats.heads,
+        stats.edited_layers,
+        stats.layers,
+        stats.open_mul,
+        stats.open_add,
+        stats.values
+    );
+    for (key, value) in sidecar.train.iter() {
+        println!("  {key:<9} {}", json!(value));
+    }
+    if stats.norms.is_empty() {
+        return;
+    }
+    println!("\n  layer  head  |scale|  |offset|");
+    let cell = |norm: Option<f64>| norm.map_or("-".to_owned(), |norm| format!("{norm:.4}"));
+    for head in &stats.norms {
+        let (mul, add) = (cell(head.mul), cell(head.add));
+        println!("  {:>5}  {:>4}  {mul:>7}  {add:>8}", head.layer, head.head);
+    }
+}

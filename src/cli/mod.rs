@@ -1,0 +1,57 @@
+/*!
+The command line: what was typed, turned into calls of the library.
+*/
+
+mod args;
+mod eval;
+mod heatmap;
+mod inspect;
+mod logits;
+mod progress;
+mod run;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "llama-jola",
+    version,
+    about = "Run llama.cpp models with JoLA edits",
+    long_about = "Run llama.cpp models with JoLA edits: small GGUF files, trained by jola-train, \
+        that scale and shift the outputs of a few attention heads.",
+    after_help = "First steps:\n  \
+        llama-jola run -m base.gguf --jola edit.gguf -p 'Message: where is my parcel?\\nTeam:' -n 8\n  \
+        llama-jola eval -m base.gguf --jola edit.gguf --data test.jsonl\n  \
+        llama-jola inspect edit.gguf --plot edit.svg"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt, or hold a conversation
+    Run(run::RunArgs),
+    /// Score the model on a data file
+    Eval(eval::EvalArgs),
+    /// Write the logits of every position to a file
+    Logits(logits::LogitsArgs),
+    /// Show what a sidecar edits
+    Inspect(inspect::InspectArgs),
+}
+
+/// Parses the command line and runs the command.
+///
+/// # Errors
+/// Whatever stopped the command. Usage errors do not return: clap exits with status 2.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse_from(args::llama_spelling(std::env::args_os()));
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}

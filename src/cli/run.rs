@@ -1,0 +1,199 @@
+/*!
+`llama-jola run`: text out of a prompt, streamed.
+*/
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use anyhow::{bail, Context as _, Result};
+use clap::Args;
+use llama_jola::chat::{ChatTemplate, Message};
+use llama_jola::generate::{generate, Utf8Stream};
+use llama_jola::sampler::SamplerParams;
+use llama_jola::Context;
+
+use super::args::ModelArgs;
+
+#[derive(Args)]
+#[command(
+    after_help = "Chat: with --chat, -p is what the user says and the model's own chat \
+    template is used; without -p, lines of standard input are the user's turns. --messages takes \
+    a whole conversation as JSON: [{\"role\":\"user\",\"content\":\"Hello\"}]."
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt, continued as it stands (\n, \t and \\ are escapes, as in llama.cpp)
+    #[arg(short, long, conflicts_with = "messages")]
+    prompt: Option<String>,
+    /// Read the prompt from a file, without escapes
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["prompt", "messages"])]
+    file: Option<PathBuf>,
+    /// Take the prompt as the user's turn of a chat
+    #[arg(long)]
+    chat: bool,
+    /// System message of a chat [-sys]
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system_prompt: Option<String>,
+    /// Conversation to answer, a JSON file of messages
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    messages: Option<PathBuf>,
+    /// Most tokens to generate
+    #[arg(short, long, default_value_t = 256)]
+    n_predict: usize,
+    /// Temperature; 0 takes the most likely token
+    #[arg(long, default_value_t = SamplerParams::default().temp)]
+    temp: f32,
+    /// Keep the k most likely tokens; 0: all
+    #[arg(long, default_value_t = SamplerParams::default().top_k)]
+    top_k: i32,
+    /// Keep the most likely tokens that together reach this probability
+    #[arg(long, default_value_t = SamplerParams::default().top_p)]
+    top_p: f32,
+    /// Drop tokens less likely than this share of the most likely one
+    #[arg(long, default_value_t = SamplerParams::default().min_p)]
+    min_p: f32,
+    /// Seed of the random choice [default: a random one]
+    #[arg(short, long)]
+    seed: Option<u32>,
+}
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Result<()> {
+    if args.prompt.is_none() && args.file.is_none() && args.messages.is_none() && !args.chat {
+        bail!("nothing to continue: give -p PROMPT, -f FILE, --messages FILE or --chat");
+    }
+    let conversation = args.messages.as_ref().map(read_messages).transpose()?;
+    let text = match (&args.prompt, &args.file) {
+        (Some(prompt), _) => Some(unescape(prompt)),
+        (None, Some(path)) => Some(
+            std::fs::read_to_string(path)
+                .with_context(|| format!("reading the prompt from {}", path.display()))?,
+        ),
+        (None, None) => None,
+    };
+    let mut context = args.model.open(1)?;
+    if let Some(messages) = conversation {
+        answer(args, &mut context, &messages)?;
+    } else if !args.chat {
+        continue_text(args, &mut context, &text.unwrap_or_default())?;
+    } else {
+        let mut messages = Vec::new();
+        messages.extend(
+            args.system_prompt
+                .iter()
+                .map(|text| Message::new("system", text)),
+        );
+        match text {
+            Some(text) => {
+                messages.push(Message::new("user", text));
+                answer(args, &mut context, &messages)?;
+            }
+            None => converse(args, &mut context, messages)?,
+        }
+    }
+    Ok(())
+}
+
+/// Answers the user's lines one after the other until standard input ends.
+fn converse(args: &RunArgs, context: &mut Context, mut messages: Vec<Message>) -> Result<()> {
+    let prompt_user = || {
+        if std::io::stdin().is_terminal() {
+            eprint!("> ");
+        }
+    };
+    prompt_user();
+    for line in std::io::stdin().lock().lines() {
+        messages.push(Message::new(
+            "user",
+            line.context("reading standard input")?,
+        ));
+        let text = answer(args, context, &messages)?;
+        messages.push(Message::new("assistant", text));
+        prompt_user();
+    }
+    Ok(())
+}
+
+/// Streams the assistant's next turn and returns it.
+fn answer(args: &RunArgs, context: &mut Context, messages: &[Message]) -> Result<String> {
+    let template = ChatTemplate::from_model(context.model())?;
+    continue_text(args, context, &template.render(messages, true)?)
+}
+
+/// Streams the continuation of `text` and returns it.
+fn continue_text(args: &RunArgs, context: &mut Context, text: &str) -> Result<String> {
+    let model = context.model().clone();
+    let prompt = model.tokenize(text, true, true)?;
+    if prompt.is_empty() {
+        bail!("the prompt is empty");
+    }
+    let sampling = SamplerParams {
+        temp: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed.unwrap_or(SamplerParams::default().seed),
+    };
+    let mut stream = Utf8Stream::default();
+    let mut answer = String::new();
+    let mut written = Ok(());
+    generate(context, &[prompt], args.n_predict, &sampling, |_, token| {
+        let piece = stream.push(&model.token_to_piece(token));
+        let mut out = std::io::stdout().lock();
+        written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+        answer.push_str(&piece);
+        written.is_ok()
+    })?;
+    written.context("writing to standard output")?;
+    let rest = stream.finish();
+    println!("{rest}");
+    Ok(answer + &rest)
+}
+
+fn read_messages(path: &PathBuf) -> Result<Vec<Message>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading messages from {}", path.display()))?;
+    let messages: Vec<Message> = serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{} is not a JSON list of {{\"role\", \"content\"}} objects",
+            path.display()
+        )
+    })?;
+    if messages.is_empty() {
+        bail!("{} holds no message", path.display());
+    }
+    Ok(messages)
+}
+
+/// llama.cpp's escapes in a prompt: `\n`, `\t`, `\r`, `\"`, `\'` and `\\`.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let escape = match (c, chars.peek()) {
+            ('\\', Some('n')) => Some('\n'),
+            ('\\', Some('t')) => Some('\t'),
+            ('\\', Some('r')) => Some('\r'),
+            ('\\', Some(&quoted @ ('"' | '\'' | '\\'))) => Some(quoted),
+            _ => None,
+        };
+        match escape {
+            Some(escape) => {
+                chars.next();
+                out.push(escape);
+            }
+            None => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn escapes_are_llama_cpps() {
+        assert_eq!(super::unescape(r#"a\nb\\n\"\x"#), "a\nb\\n\"\\x");
+        assert_eq!(super::unescape("end\\"), "end\\");
+    }
+}

@@ -1,0 +1,363 @@
+/*!
+A context: the state of one or more sequences under way, with edits or without.
+*/
+
+use std::ptr::NonNull;
+
+use jola_edit::EditSet;
+use llama_cpp_sys_2 as sys;
+
+use crate::hook::Hook;
+use crate::model::{Model, Token};
+use crate::{logging, Error};
+
+/// Number type of the cached keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, llama.cpp's default.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit blocks; for values only with flash attention.
+    Q8_0,
+}
+
+impl CacheType {
+    fn raw(self) -> sys::ggml_type {
+        match self {
+            Self::F32 => sys::GGML_TYPE_F32,
+            Self::F16 => sys::GGML_TYPE_F16,
+            Self::Bf16 => sys::GGML_TYPE_BF16,
+            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
+        }
+    }
+}
+
+/// Whether attention is computed by one fused operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlashAttention {
+    /// llama.cpp decides.
+    Auto,
+    /// Never.
+    Off,
+    /// Always.
+    On,
+}
+
+/// How to create a context; the names are llama.cpp's.
+#[derive(Clone, Debug)]
+pub struct ContextParams {
+    /// Tokens held per sequence; 0: as many as the model was trained for.
+    pub n_ctx: u32,
+    /// Most tokens in one call of [`Context::decode`].
+    pub n_batch: u32,
+    /// Most tokens computed at once.
+    pub n_ubatch: u32,
+    /// Sequences that can be under way at once.
+    pub n_seq_max: u32,
+    /// Threads; 0: one per physical core.
+    pub n_threads: u32,
+    /// Type of cached keys.
+    pub type_k: CacheType,
+    /// Type of cached values.
+    pub type_v: CacheType,
+    /// Fused attention.
+    pub flash_attention: FlashAttention,
+}
+
+impl Default for ContextParams {
+    fn default() -> Self {
+        Self {
+            n_ctx: 4096,
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_seq_max: 1,
+            n_threads: 0,
+            type_k: CacheType::F16,
+            type_v: CacheType::F16,
+            flash_attention: FlashAttention::Auto,
+        }
+    }
+}
+
+/// Tokens to decode in one call, possibly of several sequences.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    tokens: Vec<Token>,
+    positions: Vec<i32>,
+    sequences: Vec<i32>,
+    outputs: Vec<i8>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `token` at `position` of sequence `sequence`; `output` asks for its logits.
+    pub fn push(&mut self, token: Token, position: usize, sequence: usize, output: bool) {
+        self.tokens.push(token);
+        self.positions.push(position as i32);
+        self.sequences.push(sequence as i32);
+        self.outputs.push(output.into());
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Takes all tokens out.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// A llama.cpp context.
+pub struct Context {
+    ptr: NonNull<sys::llama_context>,
+    hook: Option<Hook>,
+    model: Model,
+    n_batch: usize,
+}
+
+// SAFETY: a llama_context may be used from any thread, one at a time; methods that use it
+// take &mut self or only read.
+unsafe impl Send for Context {}
+
+impl Context {
+    /// Creates a context.
+    ///
+    /// # Errors
+    /// [`Error::ContextInit`], with llama.cpp's own reason.
+    pub fn new(model: &Model, params: &ContextParams) -> Result<Self, Error> {
+        // SAFETY: returns a struct of plain values.
+        let mut raw = unsafe { sys::llama_context_default_params() };
+        let n_seq_max = params.n_seq_max.max(1);
+        let n_ctx = if params.n_ctx == 0 {
+            model.n_ctx_train() as u32
+        } else {
+            params.n_ctx
+        };
+        raw.n_ctx = n_ctx.saturating_mul(n_seq_max);
+        raw.n_batch = params.n_batch;
+        raw.n_ubatch = params.n_ubatch;
+        raw.n_seq_max = n_seq_max;
+        let threads = match params.n_threads {
+            0 => physical_cores() as i32,
+            n => n as i32,
+        };
+        raw.n_threads = threads;
+        raw.n_threads_batch = threads;
+        raw.type_k = params.type_k.raw();
+        raw.type_v = params.type_v.raw();
+        raw.flash_attn_type = match params.flash_attention {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        };
+        // One pool of cells for all sequences, so that they can share a prompt.
+        raw.kv_unified = true;
+        // SAFETY: the model is alive, the parameters hold no pointers.
+        let (ptr, reason) =
+            logging::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), raw) });
+        let ptr = NonNull::new(ptr).ok_or(Error::ContextInit { n_ctx, reason })?;
+        // SAFETY: the context is alive.
+        let n_batch = unsafe { sys::llama_n_batch(ptr.as_ptr()) as usize };
+        Ok(Self {
+            ptr,
+            hook: None,
+            model: model.clone(),
+            n_batch,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Tokens that one sequence can hold when all sequences are under way.
+    pub fn n_ctx(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe {
+            let total = sys::llama_n_ctx(self.ptr.as_ptr()) as usize;
+            total / (sys::llama_n_seq_max(self.ptr.as_ptr()) as usize).max(1)
+        }
+    }
+
+    /// Most tokens in one [`Self::decode`].
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+
+    /// Sequences that can be under way at once.
+    pub fn n_seq_max(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_n_seq_max(self.ptr.as_ptr()) as usize }
+    }
+
+    pub(crate) fn as_ptr(&mut self) -> *mut sys::llama_context {
+        self.ptr.as_ptr()
+    }
+
+    /// Replaces the edits of this context; an empty set takes them off. The graphs are
+    /// rebuilt and all cached keys and values are dropped, since other edits made them:
+    /// every sequence starts again at position 0.
+    ///
+    /// # Errors
+    /// See [`Hook::attach`]; the context is then without edits.
+    pub fn set_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
+        self.hook = None;
+        if !edits.layers.is_empty() {
+            // SAFETY: the context is alive and ours alone (&mut self), the old hook is
+            // gone, and Drop takes the new one off before the context is freed.
+            self.hook = Some(unsafe { Hook::attach(self.ptr, edits)? });
+        }
+        Ok(())
+    }
+
+    /// Decodes a batch of at most [`Self::n_batch`] tokens.
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`], [`Error::ContextFull`] and [`Error::Decode`].
+    pub fn decode(&mut self, batch: &Batch) -> Result<(), Error> {
+        let n_vocab = self.model.n_vocab();
+        for &token in &batch.tokens {
+            if token < 0 || token as usize >= n_vocab {
+                return Err(Error::TokenRange { token, n_vocab });
+            }
+        }
+        let last = batch.positions.iter().max().map_or(0, |p| *p as usize + 1);
+        if last > self.n_ctx() || batch.len() > self.n_batch {
+            let n_ctx = self.n_ctx().min(self.n_batch);
+            return Err(Error::ContextFull {
+                needed: last.max(batch.len()),
+                n_ctx,
+            });
+        }
+        let mut batch = batch.clone();
+        let mut n_seq_id = vec![1i32; batch.len()];
+        let mut seq_ptrs: Vec<*mut i32> =
+            batch.sequences.iter_mut().map(std::ptr::from_mut).collect();
+        let raw = sys::llama_batch {
+            n_tokens: batch.tokens.len() as i32,
+            token: batch.tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: batch.positions.as_mut_ptr(),
+            n_seq_id: n_seq_id.as_mut_ptr(),
+            seq_id: seq_ptrs.as_mut_ptr(),
+            logits: batch.outputs.as_mut_ptr(),
+        };
+        // SAFETY: the context is alive; every array of the batch has n_tokens elements and
+        // outlives the call.
+        let (status, reason) =
+            logging::with_errors(|| unsafe { sys::llama_decode(self.ptr.as_ptr(), raw) });
+        match status {
+            0 => Ok(()),
+            1 => Err(Error::ContextFull {
+                needed: last,
+                n_ctx: self.n_ctx(),
+            }),
+            _ => Err(Error::Decode { status, reason }),
+        }
+    }
+
+    /// The logits `[n_vocab]` of token `index` of the last batch, which must have asked for
+    /// output. Negative indices count from the last output.
+    ///
+    /// # Panics
+    /// When that token has no logits.
+    pub fn logits(&self, index: i32) -> &[f32] {
+        // SAFETY: the context is alive; the result is null or n_vocab floats that stay
+        // valid until the next decode, which needs &mut self.
+        unsafe {
+            let data = sys::llama_get_logits_ith(self.ptr.as_ptr(), index);
+            assert!(
+                !data.is_null(),
+                "no logits were asked for at batch index {index}"
+            );
+            std::slice::from_raw_parts(data, self.model.n_vocab())
+        }
+    }
+
+    /// Decodes `tokens` from position 0 of an emptied context and returns the logits of
+    /// every position, row-major `[n_tokens, n_vocab]`.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn logits_of(&mut self, tokens: &[Token]) -> Result<Vec<f32>, Error> {
+        self.clear();
+        let n_vocab = self.model.n_vocab();
+        let mut logits = Vec::with_capacity(tokens.len() * n_vocab);
+        for (chunk_index, chunk) in tokens.chunks(self.n_batch).enumerate() {
+            let mut batch = Batch::new();
+            for (i, &token) in chunk.iter().enumerate() {
+                batch.push(token, chunk_index * self.n_batch + i, 0, true);
+            }
+            self.decode(&batch)?;
+            for i in 0..chunk.len() {
+                logits.extend_from_slice(self.logits(i as i32));
+            }
+        }
+        Ok(logits)
+    }
+
+    /// Forgets all sequences.
+    pub fn clear(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), false) };
+    }
+
+    /// Forgets sequence `sequence`.
+    pub fn remove_sequence(&mut self, sequence: usize) {
+        // SAFETY: the context is alive; -1 stands for "to the end".
+        unsafe {
+            let memory = sys::llama_get_memory(self.ptr.as_ptr());
+            sys::llama_memory_seq_rm(memory, sequence as i32, -1, -1);
+        }
+    }
+
+    /// Makes sequence `to` a continuation of all that sequence `from` holds.
+    pub fn copy_sequence(&mut self, from: usize, to: usize) {
+        // SAFETY: the context is alive; -1 stands for "to the end".
+        unsafe {
+            let memory = sys::llama_get_memory(self.ptr.as_ptr());
+            sys::llama_memory_seq_cp(memory, from as i32, to as i32, -1, -1);
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(hook) = self.hook.take() {
+            // SAFETY: the context is freed right after.
+            unsafe { hook.release() };
+        }
+        // SAFETY: created by llama_init_from_model, freed once.
+        unsafe { sys::llama_free(self.ptr.as_ptr()) };
+    }
+}
+
+/// Cores without their hyper-threads where the system tells, else the threads it offers.
+fn physical_cores() -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let siblings = |cpu: usize| {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings");
+        std::fs::read_to_string(path).ok()
+    };
+    let cores: std::collections::BTreeSet<String> = (0..threads).filter_map(siblings).collect();
+    if cores.is_empty() {
+        threads
+    } else {
+        cores.len()
+    }
+}

@@ -1,0 +1,91 @@
+/*!
+What can go wrong between a file on disk and the logits.
+*/
+
+use std::path::PathBuf;
+
+use crate::model::Token;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model file cannot be opened.
+    #[error("cannot open model {}: {source}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The model file is not a GGUF that this llama.cpp can load.
+    #[error("cannot load model {}: {reason}", path.display())]
+    ModelLoad {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's last error line.
+        reason: String,
+    },
+    /// The context could not be created.
+    #[error("cannot create a context of {n_ctx} tokens: {reason}")]
+    ContextInit {
+        /// Context size asked for.
+        n_ctx: u32,
+        /// llama.cpp's last error line.
+        reason: String,
+    },
+    /// A sidecar does not fit this model.
+    #[error(transparent)]
+    BaseMismatch(#[from] jola_edit::BaseMismatch),
+    /// Sidecars do not compose.
+    #[error(transparent)]
+    Compose(#[from] jola_edit::ComposeError),
+    /// The edits could not be brought into the graph.
+    #[error("cannot apply the edits: {0}")]
+    Graph(#[from] jola_edit::graph::GraphError),
+    /// llama.cpp failed while it rebuilt the graph for edits.
+    #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
+    Hook(String),
+    /// More tokens than the context holds.
+    #[error("{needed} tokens do not fit the context of {n_ctx} (raise it with -c)")]
+    ContextFull {
+        /// Tokens that would have to be held at once.
+        needed: usize,
+        /// Tokens that the context holds per sequence.
+        n_ctx: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {n_vocab}")]
+    TokenRange {
+        /// The id.
+        token: Token,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// `llama_decode` failed.
+    #[error("llama_decode failed with status {status}: {reason}")]
+    Decode {
+        /// Its return value.
+        status: i32,
+        /// llama.cpp's last error line.
+        reason: String,
+    },
+    /// Text could not be turned into tokens.
+    #[error("cannot tokenize {len} bytes of text: {reason}")]
+    Tokenize {
+        /// Length of the text.
+        len: usize,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The model has no chat template, or it does not render.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+    /// A tensor's bytes cannot be turned into floats.
+    #[error("cannot dequantise ggml type {ggml_type}: {reason}")]
+    Dequantize {
+        /// ggml's type id.
+        ggml_type: u32,
+        /// Why.
+        reason: String,
+    },
+}

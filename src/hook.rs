@@ -1,0 +1,131 @@
+/*!
+Edits inside llama.cpp's compute graph.
+
+llama.cpp calls back (`patches/jola-hook.h`) whenever it builds a graph and a layer's head
+outputs are complete; the callback inserts the layer's product and sum there. The nodes
+are ordinary graph nodes with operands in the memory of the layer's own device, so every
+backend computes them and nothing is synchronised.
+
+[`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
+programs that own a raw `llama_context`.
+*/
+
+use std::ffi::{c_void, CStr};
+use std::ptr::NonNull;
+
+use jola_edit::graph::{DeviceEdits, GgmlContext, GgmlTensor};
+use jola_edit::EditSet;
+use llama_cpp_sys_2 as sys;
+
+use crate::{ggml, Error};
+
+mod ffi {
+    //! Bindings of `patches/jola-hook.h`, made by build.rs.
+    #![allow(missing_docs, non_camel_case_types, clippy::all)]
+    #![allow(clippy::undocumented_unsafe_blocks, dead_code)]
+    include!(concat!(env!("OUT_DIR"), "/hook_bindings.rs"));
+}
+
+/// Edits attached to a raw `llama_context`.
+///
+/// Dropping it takes the edits out again and must happen before `llama_free`.
+pub struct Hook {
+    ctx: NonNull<sys::llama_context>,
+    /// Boxed: llama.cpp holds its address. Freed after the graphs that use it.
+    edits: Box<DeviceEdits>,
+}
+
+// SAFETY: the hook's own state is Send and Sync; the context pointer is only used where the
+// owner of the context calls `attach`, `replace` or drops the hook.
+unsafe impl Send for Hook {}
+
+impl Hook {
+    /// Attaches `edits` to `ctx`: uploads the rows to the devices of their layers, rebuilds
+    /// the graphs, and drops all cached keys and values, which earlier edits (or none) made.
+    ///
+    /// # Errors
+    /// When memory is short, when the edit's width is not the graph's, and when a layer with
+    /// an edit never appeared in the graph. The context is then without edits.
+    ///
+    /// # Safety
+    /// `ctx` must be a live context, used by no other thread during the call, without
+    /// another `Hook`, and must outlive the returned value.
+    pub unsafe fn attach(ctx: NonNull<sys::llama_context>, edits: &EditSet) -> Result<Self, Error> {
+        // SAFETY: api() is one ggml's; the buffer types come from that ggml.
+        let edits = unsafe {
+            DeviceEdits::upload(ggml::api(), edits, |layer| {
+                ffi::jola_hook_layer_buft(ctx.as_ptr(), layer as i32).cast()
+            })?
+        };
+        let hook = Self {
+            ctx,
+            edits: Box::new(edits),
+        };
+        let user: *const DeviceEdits = &*hook.edits;
+        // SAFETY: `user` lives in a box that is freed after jola_hook_detach (see Drop).
+        let status = unsafe {
+            ffi::jola_hook_attach(ctx.as_ptr(), Some(edit_layer), user.cast_mut().cast())
+        };
+        clear_memory(ctx);
+        if status != 0 {
+            return Err(last_error());
+        }
+        hook.edits.check()?;
+        Ok(hook)
+    }
+
+    /// Takes the edits off a context that is about to be freed: as dropping, without
+    /// building graphs that nobody will use.
+    ///
+    /// # Safety
+    /// Nothing may be decoded with the context afterwards.
+    pub unsafe fn release(self) {
+        // SAFETY: the context is alive (contract of `attach`).
+        unsafe {
+            sys::llama_synchronize(self.ctx.as_ptr());
+            ffi::jola_hook_release(self.ctx.as_ptr());
+        }
+        let hook = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `hook` is never used or dropped again; the box is read out once.
+        drop(unsafe { std::ptr::read(&hook.edits) });
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // SAFETY: the context is alive (contract of `attach`). When this returns no graph
+        // refers to the edits any more.
+        unsafe { ffi::jola_hook_detach(self.ctx.as_ptr()) };
+        clear_memory(self.ctx);
+    }
+}
+
+/// Called by llama.cpp while it builds a graph.
+unsafe extern "C" fn edit_layer(
+    user: *mut c_void,
+    graph: *mut sys::ggml_context,
+    cur: *mut sys::ggml_tensor,
+    layer: i32,
+) -> *mut sys::ggml_tensor {
+    let (graph, cur) = (graph.cast::<GgmlContext>(), cur.cast::<GgmlTensor>());
+    // SAFETY: `user` is the DeviceEdits of a live Hook; graph and cur come from llama.cpp.
+    let edited = unsafe { (*user.cast::<DeviceEdits>()).apply(graph, cur, layer as u32) };
+    edited.cast()
+}
+
+/// Forgets every cached key and value: they were computed under other edits.
+fn clear_memory(ctx: NonNull<sys::llama_context>) {
+    // SAFETY: the context is alive; models without a memory return null.
+    unsafe {
+        let memory = sys::llama_get_memory(ctx.as_ptr());
+        if !memory.is_null() {
+            sys::llama_memory_clear(memory, true);
+        }
+    }
+}
+
+fn last_error() -> Error {
+    // SAFETY: never null, valid until the thread's next hook call.
+    let text = unsafe { CStr::from_ptr(ffi::jola_hook_last_error()) };
+    Error::Hook(text.to_string_lossy().into_owned())
+}

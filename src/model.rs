@@ -1,0 +1,282 @@
+/*!
+A model loaded by llama.cpp, and its tokenizer.
+*/
+
+use std::ffi::{CStr, CString};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use jola_edit::gguf::Gguf;
+use jola_edit::sidecar::BaseShape;
+use jola_edit::{EditSet, Sidecar};
+use llama_cpp_sys_2 as sys;
+
+use crate::{logging, Error};
+
+/// A token id.
+pub type Token = i32;
+
+/// How to load a model.
+#[derive(Clone, Debug)]
+pub struct ModelParams {
+    /// Layers to keep on the GPU, as llama.cpp's `-ngl`; negative: all.
+    pub n_gpu_layers: i32,
+    /// Map the file instead of reading it.
+    pub use_mmap: bool,
+}
+
+impl Default for ModelParams {
+    fn default() -> Self {
+        Self {
+            n_gpu_layers: -1,
+            use_mmap: true,
+        }
+    }
+}
+
+/// A loaded model. Cheap to clone: clones share the weights.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ptr: NonNull<sys::llama_model>,
+    vocab: NonNull<sys::llama_vocab>,
+    path: PathBuf,
+    shape: BaseShape,
+}
+
+// SAFETY: a llama_model is not changed after loading; llama.cpp lets any thread read it.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: created by llama_model_load_from_file, freed once; contexts hold a clone
+        // of the Model, so none is left.
+        unsafe { sys::llama_model_free(self.ptr.as_ptr()) };
+    }
+}
+
+impl Model {
+    /// Loads a GGUF model.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] and [`Error::ModelLoad`], with llama.cpp's own reason.
+    pub fn load(path: impl AsRef<Path>, params: &ModelParams) -> Result<Self, Error> {
+        // SAFETY: returns a struct of plain values.
+        let mut raw = unsafe { sys::llama_model_default_params() };
+        raw.n_gpu_layers = params.n_gpu_layers;
+        raw.load_mode = if params.use_mmap {
+            sys::LLAMA_LOAD_MODE_MMAP
+        } else {
+            sys::LLAMA_LOAD_MODE_NONE
+        };
+        Self::load_raw(path.as_ref(), raw)
+    }
+
+    /// Loads the tokenizer and metadata only, not the weights.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_vocab(path: impl AsRef<Path>) -> Result<Self, Error> {
+        // SAFETY: returns a struct of plain values.
+        let mut raw = unsafe { sys::llama_model_default_params() };
+        raw.vocab_only = true;
+        Self::load_raw(path.as_ref(), raw)
+    }
+
+    fn load_raw(path: &Path, params: sys::llama_model_params) -> Result<Self, Error> {
+        logging::init();
+        std::fs::File::open(path).map_err(|source| Error::ModelFile {
+            path: path.into(),
+            source,
+        })?;
+        let fail = |reason: String| Error::ModelLoad {
+            path: path.into(),
+            reason,
+        };
+        // Our own reader looks at the file first: it names what is wrong where llama.cpp
+        // would log several lines, or stop the process.
+        let gguf = Gguf::open(path).map_err(|error| fail(error.to_string()))?;
+        let shape = BaseShape::from_gguf(&gguf).map_err(|error| fail(error.to_string()))?;
+        drop(gguf);
+        let c_path = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| fail("its path contains a NUL byte".into()))?;
+        // SAFETY: the path is NUL-terminated, the parameters hold no dangling pointers.
+        let (ptr, reason) = logging::with_errors(|| unsafe {
+            sys::llama_model_load_from_file(c_path.as_ptr(), params)
+        });
+        let ptr = NonNull::new(ptr).ok_or_else(|| fail(reason))?;
+        // SAFETY: the model is alive and owns its vocabulary.
+        let vocab = unsafe { sys::llama_model_get_vocab(ptr.as_ptr()) };
+        let vocab = NonNull::new(vocab.cast_mut()).expect("a loaded model has a vocabulary");
+        Ok(Self {
+            inner: Arc::new(Inner {
+                ptr,
+                vocab,
+                path: path.into(),
+                shape,
+            }),
+        })
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {
+        self.inner.ptr.as_ptr()
+    }
+
+    pub(crate) fn vocab(&self) -> *const sys::llama_vocab {
+        self.inner.vocab.as_ptr()
+    }
+
+    /// The file that the model was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// What a sidecar must agree with.
+    pub fn shape(&self) -> &BaseShape {
+        &self.inner.shape
+    }
+
+    /// Tokens that the model was trained to hold at once.
+    pub fn n_ctx_train(&self) -> usize {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_ctx_train(self.as_ptr()) as usize }
+    }
+
+    /// Composes sidecars, each with its user scale, in the order given, after checking
+    /// that every one belongs to this model.
+    ///
+    /// # Errors
+    /// [`Error::BaseMismatch`] and [`Error::Compose`].
+    pub fn compose(&self, sidecars: &[(&Sidecar, f32)]) -> Result<EditSet, Error> {
+        for (sidecar, _) in sidecars {
+            sidecar.check_base(self.shape())?;
+        }
+        Ok(EditSet::compose(sidecars)?)
+    }
+
+    /// Size of the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        // SAFETY: the vocabulary is alive.
+        unsafe { sys::llama_vocab_n_tokens(self.vocab()) as usize }
+    }
+
+    /// The end-of-sequence token, if the model has one.
+    pub fn eos(&self) -> Option<Token> {
+        // SAFETY: the vocabulary is alive.
+        let token = unsafe { sys::llama_vocab_eos(self.vocab()) };
+        (token >= 0).then_some(token)
+    }
+
+    /// The beginning-of-sequence token, if the model has one.
+    pub fn bos(&self) -> Option<Token> {
+        // SAFETY: the vocabulary is alive.
+        let token = unsafe { sys::llama_vocab_bos(self.vocab()) };
+        (token >= 0).then_some(token)
+    }
+
+    /// Whether the token ends a generation (end of sequence, of turn, …).
+    pub fn is_eog(&self, token: Token) -> bool {
+        // SAFETY: the vocabulary is alive; llama.cpp checks the id against a set.
+        unsafe { sys::llama_vocab_is_eog(self.vocab(), token) }
+    }
+
+    /// Turns text into tokens. `add_special` adds what the model wants around a text (such
+    /// as a beginning-of-sequence token); `parse_special` lets the text name control tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn tokenize(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<Token>, Error> {
+        let fail = |reason| Error::Tokenize {
+            len: text.len(),
+            reason,
+        };
+        let len = i32::try_from(text.len()).map_err(|_| fail("it is too long"))?;
+        let mut tokens: Vec<Token> = vec![0; text.len() + 8];
+        for _ in 0..2 {
+            // SAFETY: `text` is valid for `len` bytes, `tokens` for its length.
+            let n = unsafe {
+                sys::llama_tokenize(
+                    self.vocab(),
+                    text.as_ptr().cast(),
+                    len,
+                    tokens.as_mut_ptr(),
+                    tokens.len() as i32,
+                    add_special,
+                    parse_special,
+                )
+            };
+            match usize::try_from(n) {
+                Ok(n) => {
+                    tokens.truncate(n);
+                    return Ok(tokens);
+                }
+                Err(_) if n == i32::MIN => break,
+                Err(_) => tokens.resize(n.unsigned_abs() as usize, 0),
+            }
+        }
+        Err(fail("llama.cpp refused it"))
+    }
+
+    /// The bytes of a token as text; empty for control tokens. A character may be split
+    /// over several tokens.
+    pub fn token_to_piece(&self, token: Token) -> Vec<u8> {
+        let mut bytes = vec![0u8; 64];
+        for _ in 0..2 {
+            // SAFETY: `bytes` is valid for its length.
+            let n = unsafe {
+                let buf = bytes.as_mut_ptr().cast();
+                sys::llama_token_to_piece(self.vocab(), token, buf, bytes.len() as i32, 0, false)
+            };
+            match usize::try_from(n) {
+                Ok(n) => {
+                    bytes.truncate(n);
+                    return bytes;
+                }
+                Err(_) => bytes.resize(n.unsigned_abs() as usize, 0),
+            }
+        }
+        Vec::new()
+    }
+
+    /// The text of several tokens; bytes that are no UTF-8 become U+FFFD.
+    pub fn detokenize(&self, tokens: &[Token]) -> String {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|t| self.token_to_piece(*t))
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The text that names a token in prompts, control tokens included.
+    pub fn token_text(&self, token: Token) -> String {
+        // SAFETY: the vocabulary is alive; the returned text belongs to it.
+        unsafe {
+            let text = sys::llama_vocab_get_text(self.vocab(), token);
+            if text.is_null() {
+                String::new()
+            } else {
+                CStr::from_ptr(text).to_string_lossy().into_owned()
+            }
+        }
+    }
+
+    /// The model's chat template (Jinja), if it has one.
+    pub fn chat_template(&self) -> Option<String> {
+        // SAFETY: the model is alive; the returned text belongs to it.
+        unsafe {
+            let text = sys::llama_model_chat_template(self.as_ptr(), std::ptr::null());
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+}
