@@ -1,0 +1,352 @@
+//! The command line of `jola-train`: what was typed, and what it means.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{ensure, Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jola_edit::gguf::{Gguf, Metadata};
+use jola_edit::{sidecar, BaseShape, Sidecar};
+use tch::Device;
+
+use crate::batch::Sequence;
+use crate::dataset::{self, Encoded, Sampler};
+use crate::device::{set_threads, DeviceChoice, DtypeChoice};
+use crate::edits::Method;
+use crate::export::{self, Provenance};
+use crate::model::{Model, Precision};
+use crate::penalty::Sparsity;
+use crate::progress::Reporter;
+use crate::train::{Outcome, Recipe, Settings, Trainer};
+use crate::logits;
+
+/// Train a JoLA edit on the GGUF model that llama.cpp serves.
+///
+/// The result is a small sidecar file with a scale and an offset for the few attention
+/// heads that matter for the task. The base model is never changed.
+///
+/// Example: jola-train -m base.gguf --data train.jsonl --valid valid.jsonl -o edit.gguf
+#[derive(Debug, Parser)]
+#[command(name = "jola-train", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: Option<TrainArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the reference model's logits, to compare with llama.cpp's.
+    Logits(LogitsArgs),
+}
+
+#[derive(Debug, Args)]
+struct TrainArgs {
+    /// Base model, a GGUF file: any quantisation, trained on as llama.cpp dequantises it.
+    #[arg(short, long, value_name = "BASE.gguf")]
+    model: PathBuf,
+    /// Training rows, one JSON object a line: {"prompt","completion"}, {"messages":[…]} or
+    /// {"instruction","input","answer"}.
+    #[arg(long, value_name = "TRAIN.jsonl")]
+    data: PathBuf,
+    /// Validation rows; the edit that does best on them is kept.
+    #[arg(long, value_name = "VALID.jsonl", conflicts_with = "valid_share")]
+    valid: Option<PathBuf>,
+    /// Without --valid: the share of the training rows held out for validation.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
+    valid_share: f64,
+    /// Where to write the sidecar.
+    #[arg(short, long, value_name = "EDIT.gguf")]
+    output: PathBuf,
+    /// Share of the gates to close. Each head has two gates, one for its scale and one for
+    /// its offset; a closed gate leaves no trace in the sidecar.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
+    sparsity: f64,
+    /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0).
+    #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
+    lambda: Option<f64>,
+    /// What to train.
+    #[arg(long, value_enum, default_value_t = MethodName::Jola)]
+    method: MethodName,
+    /// Use only the first N training rows.
+    #[arg(long, value_name = "N", value_parser = count)]
+    limit: Option<usize>,
+    /// Times that every row is seen.
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = count)]
+    epochs: usize,
+    /// Instead of --epochs: optimiser steps.
+    #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = count)]
+    steps: Option<usize>,
+    /// Rows per optimiser step.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
+    batch_size: usize,
+    /// Learning rate of the scales and offsets at its peak.
+    #[arg(long, value_name = "X", default_value_t = 0.02, value_parser = positive)]
+    lr: f64,
+    /// Learning rate of the gates (of log alpha).
+    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = positive)]
+    gate_lr: f64,
+    /// Seed of everything random. The same seed and thread count give the same file on a CPU.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Leave out rows of more tokens [default: the base model's context].
+    #[arg(long, value_name = "N", value_parser = count)]
+    max_length: Option<usize>,
+    /// Number format of frozen weights and activations.
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
+    dtype: DtypeChoice,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// CPU threads [default: all cores].
+    #[arg(short, long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+    /// Send plain prompts through the model's chat template, as one user message.
+    #[arg(long)]
+    chat: bool,
+}
+
+#[derive(Debug, Args)]
+struct LogitsArgs {
+    /// Base model, a GGUF file.
+    #[arg(short, long, value_name = "BASE.gguf")]
+    model: PathBuf,
+    /// A sidecar to apply, with a scale after the last colon; may be given several times.
+    #[arg(long, value_name = "EDIT.gguf[:S]")]
+    jola: Vec<String>,
+    /// Token ids, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    tokens: Vec<u32>,
+    /// Where to write them: little-endian float32, [n_tokens, n_vocab].
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// CPU threads [default: all cores].
+    #[arg(short, long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+}
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodName {
+    /// Scale and offset, each behind its own gate.
+    Jola,
+    /// Scale and offset of every head, no gates.
+    Ungated,
+    /// Gated offsets only.
+    Additive,
+    /// Gated scales only.
+    Multiplicative,
+}
+
+impl From<MethodName> for Method {
+    fn from(name: MethodName) -> Method {
+        match name {
+            MethodName::Jola => Method::Jola,
+            MethodName::Ungated => Method::Ungated,
+            MethodName::Additive => Method::Additive,
+            MethodName::Multiplicative => Method::Multiplicative,
+        }
+    }
+}
+
+/// A number in [0, 1).
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err("expected a share from 0 up to, but not including, 1".to_owned()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("expected a positive number".to_owned()),
+    }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
+        Ok(value) => Ok(value),
+    }
+}
+
+impl Cli {
+    /// Does what was typed.
+    ///
+    /// # Errors
+    /// Whatever stopped it, with the file or option concerned.
+    pub fn run(self) -> Result<()> {
+        match (self.command, self.train) {
+            (Some(Command::Logits(args)), _) => run_logits(args),
+            (None, Some(args)) => run_train(&args),
+            (None, None) => unreachable!("clap asks for the required options"),
+        }
+    }
+}
+
+fn run_logits(args: LogitsArgs) -> Result<()> {
+    set_threads(args.threads);
+    let mut sidecars = Vec::with_capacity(args.jola.len());
+    for spec in &args.jola {
+        let (path, scale) = jola_edit::parse_spec(spec)?;
+        sidecars.push((Sidecar::read(path)?, scale));
+    }
+    let device = args.device.resolve()?;
+    logits::write(&args.model, &sidecars, &args.tokens, &args.output, device)?;
+    Ok(())
+}
+
+fn run_train(args: &TrainArgs) -> Result<()> {
+    let start = std::time::Instant::now();
+    check_output(&args.output)?;
+    let threads = set_threads(args.threads);
+    let device = args.device.resolve()?;
+    let precision = args.dtype.resolve(device);
+    let gguf = Gguf::open(&args.model)?;
+    let shape = BaseShape::from_gguf(&gguf)?;
+    let (train, valid) = read_data(args, &gguf)?;
+    let model = Model::from_gguf(&gguf, precision, device)?;
+    let settings = settings(args, train.len());
+    eprintln!(
+        "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
+        train.len(),
+        valid.len(),
+        model.config.n_layer,
+        model.config.n_head,
+        precision.name(),
+        match device {
+            Device::Cpu => format!("{threads} CPU threads"),
+            other => format!("{other:?}"),
+        }
+    );
+    let mut reporter = Reporter::new(settings.steps);
+    let trainer = Trainer::new(&model, &settings, &train, &valid);
+    let (edits, outcome) = trainer.run(&mut reporter)?;
+    let provenance = provenance(args, &gguf, &settings, precision, threads, train.len())?;
+    let sidecar = export::to_sidecar(&edits, &shape, provenance);
+    sidecar.write(&args.output)?;
+    report(&sidecar, &outcome, start.elapsed().as_secs_f64(), &args.output);
+    Ok(())
+}
+
+/// Finds out before the training whether the output can be written.
+fn check_output(output: &Path) -> Result<()> {
+    ensure!(!output.is_dir(), "cannot write {}: it is a folder", output.display());
+    let folder = match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    tempfile::tempfile_in(folder)
+        .map(drop)
+        .with_context(|| format!("cannot write {}", output.display()))
+}
+
+/// Training and validation rows as tokens.
+fn read_data(args: &TrainArgs, gguf: &Gguf) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
+    let config = crate::config::Config::read(gguf)?;
+    let max_length = args.max_length.unwrap_or(config.n_context);
+    let vocabulary = llama_jola::Model::load_vocab(&args.model)?;
+    let encode = |path: &Path, limit| -> Result<Vec<Sequence>> {
+        let Encoded { sequences, too_long } =
+            dataset::encode_file(path, limit, args.chat, max_length, &vocabulary)?;
+        if !too_long.is_empty() {
+            eprintln!(
+                "{}: left out {} rows of more than {max_length} tokens, lines {}",
+                path.display(),
+                too_long.len(),
+                list(&too_long)
+            );
+        }
+        Ok(sequences)
+    };
+    let rows = encode(&args.data, args.limit)?;
+    match &args.valid {
+        Some(path) => Ok((rows, encode(path, None)?)),
+        None => Ok(dataset::split(rows, args.valid_share, args.seed)),
+    }
+}
+
+/// Numbers separated by commas, at most the first 20.
+fn list(numbers: &[usize]) -> String {
+    let shown: Vec<String> = numbers.iter().take(20).map(usize::to_string).collect();
+    let more = if numbers.len() > shown.len() { ", …" } else { "" };
+    shown.join(", ") + more
+}
+
+fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
+    let sampler = Sampler { n_rows, batch_size: args.batch_size, seed: args.seed };
+    Settings {
+        method: args.method.into(),
+        sparsity: match args.lambda {
+            Some(lambda) => Sparsity::Lambda(lambda),
+            None => Sparsity::Target(args.sparsity),
+        },
+        steps: args.steps.unwrap_or(args.epochs * sampler.steps_per_epoch()),
+        batch_size: args.batch_size,
+        lr: args.lr,
+        gate_lr: args.gate_lr,
+        seed: args.seed,
+        recipe: Recipe::default(),
+    }
+}
+
+/// Where the sidecar comes from; nothing in it changes between two runs of one command.
+fn provenance(
+    args: &TrainArgs,
+    gguf: &Gguf,
+    settings: &Settings,
+    precision: Precision,
+    threads: usize,
+    n_rows: usize,
+) -> Result<Provenance> {
+    let stem = |path: &Path| path.file_stem().map_or(String::new(), |s| s.to_string_lossy().into());
+    let mut train = Metadata::new();
+    let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
+    note("version", env!("CARGO_PKG_VERSION").into())?;
+    note("data_sha256", sidecar::sha256(&args.data)?.into())?;
+    note("rows", (n_rows as u64).into())?;
+    note("steps", (settings.steps as u64).into())?;
+    note("batch_size", (settings.batch_size as u64).into())?;
+    note("lr", settings.lr.into())?;
+    note("gate_lr", settings.gate_lr.into())?;
+    match settings.sparsity {
+        Sparsity::Target(target) => note("sparsity", target.into())?,
+        Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
+    }
+    note("seed", settings.seed.into())?;
+    note("dtype", precision.name().into())?;
+    note("threads", (threads as u64).into())?;
+    let base_name = gguf.metadata().get("general.name").and_then(|name| name.as_str());
+    Ok(Provenance {
+        name: stem(&args.output),
+        base_model_name: base_name.map_or_else(|| stem(&args.model), str::to_owned),
+        base_sha256: Some(sidecar::sha256(&args.model)?),
+        train,
+    })
+}
+
+fn report(sidecar: &Sidecar, outcome: &Outcome, seconds: f64, output: &Path) {
+    let stats = sidecar.stats();
+    if let Some(validation) = outcome.validation {
+        eprintln!(
+            "kept the best: validation loss {:.4}, {:.1} % of rows exact",
+            validation.loss,
+            validation.exact * 100.0
+        );
+    }
+    let speed = outcome.tokens as f64 / outcome.training_time.as_secs_f64();
+    eprintln!("{} training tokens, {speed:.0} tokens/s", outcome.tokens);
+    eprintln!(
+        "wrote {}: {} of {} heads edited ({} scales, {} offsets)",
+        output.display(),
+        stats.edited_heads,
+        stats.heads,
+        stats.open_mul,
+        stats.open_add
+    );
+    eprintln!("trained in {seconds:.1} s");
+}

@@ -1,0 +1,106 @@
+//! Everything that can stop the trainer, by cause.
+
+use std::path::PathBuf;
+
+use jola_edit::{BaseMismatch, ComposeError, GgufError, SidecarError};
+
+use crate::config::ARCHITECTURES;
+
+/// An error of the trainer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The base model's file is not a sound GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The base model's architecture is not covered.
+    #[error(
+        "{}: architecture `{found}` cannot be trained yet; supported: {}",
+        path.display(),
+        ARCHITECTURES.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
+    )]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// `general.architecture`.
+        found: String,
+    },
+    /// The base model uses something that the reference model does not compute.
+    #[error("{}: the trainer does not know {what}", path.display())]
+    Base {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        what: String,
+    },
+    /// A tensor of the base model.
+    #[error("{}: tensor `{name}` {reason}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A data file or one of its rows.
+    #[error(transparent)]
+    Data(#[from] llama_jola::data::DataError),
+    /// The tokenizer or the chat template.
+    #[error(transparent)]
+    Engine(#[from] llama_jola::Error),
+    /// A GPU that libtorch does not see.
+    #[error("cuda:{index} is not there: libtorch sees {count} GPUs (is this libtorch built for CUDA?)")]
+    NoCuda {
+        /// The GPU asked for.
+        index: usize,
+        /// GPUs that there are.
+        count: usize,
+    },
+    /// No row is short enough.
+    #[error("{}: no row has at most {max_length} tokens (--max-length)", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        max_length: usize,
+    },
+    /// A sidecar cannot be read or written.
+    #[error(transparent)]
+    Sidecar(#[from] SidecarError),
+    /// A sidecar belongs to another base model.
+    #[error(transparent)]
+    BaseMismatch(#[from] BaseMismatch),
+    /// Sidecars do not go together.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {n_vocab}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Saved optimiser state that does not belong to this run.
+    #[error("saved state: {what}")]
+    State {
+        /// What does not fit.
+        what: String,
+    },
+    /// The loss is no longer a number.
+    #[error("the loss is {loss} at step {step}: lower --lr (or --gate-lr), or train with --dtype f32")]
+    Diverged {
+        /// First such step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
+}

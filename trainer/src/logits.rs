@@ -1,0 +1,55 @@
+//! Logits of the reference model, to compare with llama.cpp's.
+
+use std::io::Write;
+use std::path::Path;
+
+use jola_edit::gguf::Gguf;
+use jola_edit::{BaseShape, EditSet, Sidecar};
+use tch::{no_grad, Device, Tensor};
+
+use crate::batch::Batch;
+use crate::export;
+use crate::model::{Model, Precision};
+use crate::Error;
+
+/// Computes the logits of `tokens` in float32 under composed sidecars, each with its user
+/// scale, and writes them to `out`: little-endian float32, [n_tokens, n_vocab].
+///
+/// # Errors
+/// Base or sidecars that cannot be read or do not fit each other, a token outside the
+/// vocabulary, an output that cannot be written.
+pub fn write(
+    base: &Path,
+    sidecars: &[(Sidecar, f32)],
+    tokens: &[u32],
+    out: &Path,
+    device: Device,
+) -> Result<(), Error> {
+    let gguf = Gguf::open(base)?;
+    let shape = BaseShape::from_gguf(&gguf)?;
+    for (sidecar, _) in sidecars {
+        sidecar.check_base(&shape)?;
+    }
+    let sidecars: Vec<(&Sidecar, f32)> = sidecars.iter().map(|(s, scale)| (s, *scale)).collect();
+    let set = EditSet::compose(&sidecars)?;
+    let model = Model::from_gguf(&gguf, Precision::F32, device)?;
+    let n_vocab = model.config.n_vocab;
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
+        return Err(Error::Token { token, n_vocab });
+    }
+    let edits = export::from_edit_set(&set, model.config.n_layer, Precision::F32.math, device);
+    let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+    let logits = no_grad(|| model.forward(&Batch::all_rows(&tokens, device), &edits));
+    write_f32(&logits.to_device(Device::Cpu), out)
+        .map_err(|source| Error::Write { path: out.to_path_buf(), source })
+}
+
+fn write_f32(logits: &Tensor, out: &Path) -> std::io::Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
+    for row in 0..logits.size()[0] {
+        for value in Vec::<f32>::try_from(logits.get(row)).expect("a row of float32") {
+            file.write_all(&value.to_le_bytes())?;
+        }
+    }
+    file.flush()
+}

@@ -1,0 +1,95 @@
+//! Randomness that depends on nothing but the seed, the purpose and the step.
+//!
+//! Every draw is keyed, so a run that is cut off and continued at step `n` sees the
+//! same noise and the same order of rows as one that ran through, and so does a run on
+//! another device.
+
+/// What a stream of random numbers is for: streams of one seed never overlap in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Initial values of the vectors.
+    Init = 1,
+    /// Order of the rows in an epoch.
+    Shuffle = 2,
+    /// Gate noise of a step.
+    Gates = 3,
+    /// Split of the data into training and validation rows.
+    Split = 4,
+}
+
+/// SplitMix64.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// The stream of `seed` for one purpose and one index (a step or an epoch).
+    pub fn new(seed: u64, purpose: Purpose, index: u64) -> Rng {
+        let mut rng = Rng(seed ^ 0x6a6f_6c61);
+        for part in [purpose as u64, index] {
+            rng.0 = rng.next_u64() ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        }
+        rng
+    }
+
+    /// The next 64 random bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in the open interval (0, 1), with 53 bits.
+    pub fn uniform(&mut self) -> f64 {
+        ((self.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// Standard normal (Box and Muller).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * self.uniform().ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    /// Shuffles in place (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            let j = (self.next_u64() % (i as u64 + 1)) as usize;
+            items.swap(i, j);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_keyed_and_uniform() {
+        let draw = |seed, purpose, index| Rng::new(seed, purpose, index).next_u64();
+        assert_eq!(draw(1, Purpose::Gates, 5), draw(1, Purpose::Gates, 5));
+        assert_ne!(draw(1, Purpose::Gates, 5), draw(1, Purpose::Gates, 6));
+        assert_ne!(draw(1, Purpose::Gates, 5), draw(1, Purpose::Shuffle, 5));
+        assert_ne!(draw(1, Purpose::Gates, 5), draw(2, Purpose::Gates, 5));
+        let mut rng = Rng::new(3, Purpose::Init, 0);
+        let n = 100_000;
+        let mean = (0..n).map(|_| rng.uniform()).sum::<f64>() / n as f64;
+        assert!((mean - 0.5).abs() < 0.01);
+        let (mut sum, mut square) = (0.0, 0.0);
+        for _ in 0..n {
+            let x = rng.normal();
+            sum += x;
+            square += x * x;
+        }
+        assert!((sum / n as f64).abs() < 0.02 && (square / n as f64 - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn shuffle_keeps_every_item() {
+        let mut items: Vec<u32> = (0..97).collect();
+        Rng::new(1, Purpose::Shuffle, 0).shuffle(&mut items);
+        assert_ne!(items, (0..97).collect::<Vec<_>>());
+        items.sort_unstable();
+        assert_eq!(items, (0..97).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,373 @@
+//! The training loop: learn, prune, polish.
+
+use std::time::{Duration, Instant};
+
+use tch::{no_grad, Kind, Reduction, Tensor};
+
+use crate::batch::{Batch, Sequence};
+use crate::dataset::Sampler;
+use crate::edits::{Edits, GateValues, Init, LayerEdit, Method};
+use crate::model::Model;
+use crate::optim::{AdamW, AdamWConfig};
+use crate::penalty::{Penalty, Sparsity};
+use crate::schedule::{sparsity_target, warmup_cosine, Phase, Plan};
+use crate::Error;
+
+/// Optimiser group of the vectors.
+const VECTORS: usize = 0;
+/// Optimiser group of the gates.
+const GATES: usize = 1;
+/// Losses are looked at together after this many steps: each look waits for the device.
+const LOOK_EVERY: usize = 16;
+/// Tokens of one validation batch.
+const VALIDATION_TOKENS: usize = 2048;
+
+/// What a user sets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What is trained.
+    pub method: Method,
+    /// How many gates to close.
+    pub sparsity: Sparsity,
+    /// Optimiser steps in all.
+    pub steps: usize,
+    /// Rows per step.
+    pub batch_size: usize,
+    /// Learning rate of the vectors at its peak.
+    pub lr: f64,
+    /// Learning rate of the gates.
+    pub gate_lr: f64,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// The rest of the recipe.
+    pub recipe: Recipe,
+}
+
+/// The part of the recipe that users rarely touch. Shares are of all steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// Share of the learn phase.
+    pub learn: f64,
+    /// Share of the prune phase; polish takes the rest.
+    pub prune: f64,
+    /// Share of the prune phase over which the sparsity target (or a given λ) rises.
+    pub ramp: f64,
+    /// Share of the linear warm-up.
+    pub warmup: f64,
+    /// The learning rate ends at this part of its peak.
+    pub lr_floor: f64,
+    /// Validations in the polish phase.
+    pub validations: usize,
+    /// Initial values.
+    pub init: Init,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Recipe {
+            learn: 0.35,
+            prune: 0.35,
+            ramp: 0.7,
+            warmup: 0.05,
+            lr_floor: 0.05,
+            validations: 5,
+            init: Init { vector_std: 1e-3, log_alpha: 2.0 },
+        }
+    }
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Phase of the last step.
+    pub phase: Phase,
+    /// Mean loss of the steps since the last report.
+    pub loss: f64,
+    /// λ of the penalty; 0 outside the prune phase.
+    pub lambda: f64,
+    /// Gates that are open by their deterministic value.
+    pub open: usize,
+    /// All gates.
+    pub gates: usize,
+    /// Training tokens per second so far.
+    pub tokens_per_second: f64,
+}
+
+/// Loss and accuracy on held-out rows, with deterministic gates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validation {
+    /// Mean cross-entropy per response token.
+    pub loss: f64,
+    /// Share of rows whose every response token is the most likely one: what greedy
+    /// decoding would get exactly right.
+    pub exact: f64,
+}
+
+/// Watches a run.
+pub trait Observer {
+    /// Whether a report is wanted now; asked after every step.
+    fn due(&mut self) -> bool;
+    /// A report.
+    fn progress(&mut self, progress: &Progress);
+    /// A line for the log.
+    fn log(&mut self, line: &str);
+}
+
+/// What a run gives back.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Validation of the returned edits; none without validation rows.
+    pub validation: Option<Validation>,
+    /// Tokens of all training steps.
+    pub tokens: usize,
+    /// Time of the training steps alone.
+    pub training_time: Duration,
+    /// Time of the whole run.
+    pub total_time: Duration,
+}
+
+/// A run: the model and data it uses and everything that changes from step to step.
+pub struct Trainer<'a> {
+    model: &'a Model,
+    settings: &'a Settings,
+    train: &'a [Sequence],
+    valid: &'a [Sequence],
+    sampler: Sampler,
+    plan: Plan,
+    edits: Edits,
+    optim: AdamW,
+    penalty: Penalty,
+    /// Gates of the polish phase.
+    fixed: Option<Vec<GateValues>>,
+    best: Option<(Validation, Vec<Tensor>)>,
+}
+
+impl<'a> Trainer<'a> {
+    /// A run at its start. `train` must not be empty; `valid` may be.
+    pub fn new(
+        model: &'a Model,
+        settings: &'a Settings,
+        train: &'a [Sequence],
+        valid: &'a [Sequence],
+    ) -> Trainer<'a> {
+        let Settings { method, recipe, seed, steps, .. } = *settings;
+        let options = (model.precision.math, model.device());
+        let edits = Edits::new(method, &model.config, recipe.init, seed, options);
+        let mut optim = AdamW::new(AdamWConfig::default());
+        for half in &edits.halves {
+            let (vectors, log_alpha) = half.half.parameter_names();
+            optim.add(vectors, VECTORS, &half.vectors);
+            optim.add(log_alpha, GATES, &half.log_alpha);
+        }
+        let plan = match method.gated() {
+            true => Plan::new(steps, recipe.learn, recipe.prune),
+            false => Plan { learn: 0, prune: 0, polish: steps },
+        };
+        Trainer {
+            model,
+            settings,
+            train,
+            valid,
+            sampler: Sampler { n_rows: train.len(), batch_size: settings.batch_size, seed },
+            plan,
+            edits,
+            optim,
+            penalty: Penalty::new(settings.sparsity, model.device()),
+            fixed: None,
+            best: None,
+        }
+    }
+
+    /// Runs all steps and returns the best edits of the polish phase.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] when the loss stops being a number.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Edits, Outcome), Error> {
+        let start = Instant::now();
+        let (mut tokens, mut training_time) = (0, Duration::ZERO);
+        let mut losses: Vec<Tensor> = Vec::new();
+        let steps = self.plan.steps();
+        for step in 0..steps {
+            let phase = self.plan.phase(step);
+            if phase == Phase::Polish && self.fixed.is_none() {
+                self.fix_gates(observer);
+            }
+            let begun = Instant::now();
+            let batch = self.batch(step);
+            tokens += batch.n_tokens();
+            losses.push(self.step(step, phase, &batch));
+            let due = observer.due() || step + 1 == steps;
+            if due || losses.len() >= LOOK_EVERY {
+                let loss = check(&mut losses, step)?;
+                training_time += begun.elapsed();
+                if due {
+                    let lambda = self.penalty.lambda(self.ramp(step));
+                    observer.progress(&Progress {
+                        step: step + 1,
+                        steps,
+                        phase,
+                        loss,
+                        lambda: if phase == Phase::Prune { lambda } else { 0.0 },
+                        open: self.edits.n_open(),
+                        gates: self.edits.n_gates(),
+                        tokens_per_second: tokens as f64 / training_time.as_secs_f64(),
+                    });
+                }
+            } else {
+                training_time += begun.elapsed();
+            }
+            if phase == Phase::Polish && self.validate_after(step) {
+                self.validate(step, observer);
+            }
+        }
+        if self.fixed.is_none() {
+            self.fix_gates(observer);
+        }
+        let validation = self.restore_best();
+        let total_time = start.elapsed();
+        Ok((self.edits, Outcome { validation, tokens, training_time, total_time }))
+    }
+
+    fn batch(&self, step: usize) -> Batch {
+        let rows = self.sampler.rows(step);
+        Batch::pack(rows.iter().map(|&row| &self.train[row]), self.model.device())
+    }
+
+    /// How far λ or the sparsity target has risen at `step`, 0 to 1.
+    fn ramp(&self, step: usize) -> f64 {
+        sparsity_target(self.plan.prune_progress(step), 1.0, self.settings.recipe.ramp)
+    }
+
+    /// One optimiser step; returns the cross-entropy, still on the device.
+    fn step(&mut self, step: usize, phase: Phase, batch: &Batch) -> Tensor {
+        let Settings { lr, gate_lr, recipe, seed, .. } = *self.settings;
+        let edits = match &self.fixed {
+            Some(fixed) => self.edits.layer_edits(fixed),
+            None => self.edits.layer_edits(&self.edits.sample_gates(seed, step)),
+        };
+        let loss = cross_entropy(self.model, batch, &edits);
+        let mut total = loss.shallow_clone();
+        if phase == Phase::Prune {
+            let ramp = self.ramp(step);
+            let target = match self.settings.sparsity {
+                Sparsity::Target(share) => share * ramp,
+                Sparsity::Lambda(_) => 0.0,
+            };
+            total = total + self.penalty.apply(&self.edits.log_alphas(), target, ramp);
+        }
+        total.backward();
+        let steps = self.plan.steps();
+        let warmup = (steps as f64 * recipe.warmup).round() as usize;
+        let rate = lr * warmup_cosine(step, steps, warmup, recipe.lr_floor);
+        let gate_rate = if phase == Phase::Polish { 0.0 } else { gate_lr };
+        self.optim.step(&[rate, gate_rate]);
+        self.optim.zero_grad();
+        loss.detach()
+    }
+
+    /// Ends the choice of heads: closes what is missing to the target and fixes the rest.
+    fn fix_gates(&mut self, observer: &mut dyn Observer) {
+        if self.edits.method.gated() {
+            if let Sparsity::Target(share) = self.settings.sparsity {
+                let closed = self.edits.close_to(share);
+                if closed > 0 {
+                    observer.log(&format!(
+                        "pruning ended {closed} gates short of sparsity {share}: closed those with the lowest log_alpha"
+                    ));
+                }
+            }
+        }
+        let (open, gates) = (self.edits.n_open(), self.edits.n_gates());
+        observer.log(&format!("gates fixed: {open} of {gates} open"));
+        self.fixed = Some(self.edits.fixed_gates());
+    }
+
+    /// Whether `step` of the polish phase is followed by a validation: `validations` times
+    /// in even distances, the last after the last step.
+    fn validate_after(&self, step: usize) -> bool {
+        let done = step + 1 - self.plan.learn - self.plan.prune;
+        let count = self.settings.recipe.validations.clamp(1, self.plan.polish);
+        done * count / self.plan.polish != (done - 1) * count / self.plan.polish
+    }
+
+    fn validate(&mut self, step: usize, observer: &mut dyn Observer) {
+        let (Some(fixed), false) = (&self.fixed, self.valid.is_empty()) else { return };
+        let edits = self.edits.layer_edits(fixed);
+        let validation = evaluate(self.model, &edits, self.valid);
+        let Validation { loss, exact } = validation;
+        observer.log(&format!(
+            "step {}: validation loss {loss:.4}, {:.1} % of rows exact", step + 1, exact * 100.0
+        ));
+        if self.best.as_ref().is_none_or(|(best, _)| loss < best.loss) {
+            let vectors = self.edits.halves.iter().map(|half| half.vectors.detach().copy());
+            self.best = Some((validation, vectors.collect()));
+        }
+    }
+
+    fn restore_best(&mut self) -> Option<Validation> {
+        let (validation, vectors) = self.best.take()?;
+        no_grad(|| {
+            for (half, best) in self.edits.halves.iter_mut().zip(&vectors) {
+                half.vectors.copy_(best);
+            }
+        });
+        Some(validation)
+    }
+}
+
+/// Mean cross-entropy of the batch's targets, one number with a gradient.
+pub fn cross_entropy(model: &Model, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
+    let logits = model.forward(batch, edits);
+    logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Mean, -100, 0.0)
+}
+
+/// Loss and exact matches of `sequences` under `edits`; `sequences` must not be empty.
+pub fn evaluate(model: &Model, edits: &[LayerEdit], sequences: &[Sequence]) -> Validation {
+    let (mut loss, mut targets, mut exact) = (0.0, 0, 0);
+    let mut rest = sequences;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(fitting(rest, VALIDATION_TOKENS));
+        rest = later;
+        let batch = Batch::pack(now, model.device());
+        let (sum, hits) = no_grad(|| {
+            let logits = model.forward(&batch, edits);
+            let sum =
+                logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Sum, -100, 0.0);
+            (sum.double_value(&[]), logits.argmax(-1, false).eq_tensor(&batch.targets))
+        });
+        loss += sum;
+        targets += batch.n_rows();
+        let mut hits = Vec::<bool>::try_from(hits).expect("one bool per target").into_iter();
+        for sequence in now {
+            let hits = hits.by_ref().take(sequence.n_targets());
+            exact += usize::from(hits.fold(true, |all, hit| all && hit));
+        }
+    }
+    Validation { loss: loss / targets as f64, exact: exact as f64 / sequences.len() as f64 }
+}
+
+/// How many of the first sequences have at most `tokens` tokens together; at least one.
+fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
+    let mut sum = 0;
+    let fits = sequences.iter().take_while(|sequence| {
+        sum += sequence.tokens.len();
+        sum <= tokens
+    });
+    fits.count().max(1)
+}
+
+/// Mean of the losses since the last look, which are then forgotten.
+fn check(losses: &mut Vec<Tensor>, last_step: usize) -> Result<f64, Error> {
+    let stacked = Tensor::stack(losses, 0).to_kind(Kind::Double);
+    let values = Vec::<f64>::try_from(stacked).expect("one number per step");
+    losses.clear();
+    let first_step = last_step + 1 - values.len();
+    match values.iter().position(|loss| !loss.is_finite()) {
+        Some(index) => Err(Error::Diverged { step: first_step + index + 1, loss: values[index] }),
+        None => Ok(values.iter().sum::<f64>() / values.len() as f64),
+    }
+}
