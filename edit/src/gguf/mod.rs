@@ -27,7 +27,7 @@ mod file;
 mod metadata;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 mod value;
 mod writer;

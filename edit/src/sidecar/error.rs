@@ -40,14 +40,22 @@ pub enum SidecarErrorKind {
         /// The key.
         key: &'static str,
     },
-    /// A number beyond a limit of the format.
-    #[error("{what} is {found}, the limit is {limit}")]
-    TooLarge {
-        /// What is too large.
-        what: &'static str,
+    /// More layers than any model has.
+    #[error("`jola.block_count` is {found}, the limit is {limit}")]
+    TooManyLayers {
         /// The stored number.
-        found: u64,
+        found: u32,
         /// The largest accepted number.
+        limit: u32,
+    },
+    /// Head outputs that are together wider than any model's.
+    #[error("`jola.head_count` {head_count} times `jola.head_dim` {head_dim} exceeds {limit}")]
+    RowTooLong {
+        /// The largest stored head count.
+        head_count: u32,
+        /// The stored head width.
+        head_dim: u32,
+        /// The largest accepted product.
         limit: u64,
     },
     /// The array of head counts does not have one element per layer.

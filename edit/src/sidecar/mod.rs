@@ -11,7 +11,7 @@ mod naming;
 mod read;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod validate;
 mod write;
 

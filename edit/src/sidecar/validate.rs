@@ -24,7 +24,13 @@ impl Sidecar {
 
     /// The rules about everything but the layers.
     pub(super) fn check_header(&self) -> Result<(), SidecarErrorKind> {
-        check_count(keys::BLOCK_COUNT, self.block_count, MAX_BLOCK_COUNT.into())?;
+        check_positive(keys::BLOCK_COUNT, self.block_count)?;
+        if self.block_count > MAX_BLOCK_COUNT {
+            return Err(SidecarErrorKind::TooManyLayers {
+                found: self.block_count,
+                limit: MAX_BLOCK_COUNT,
+            });
+        }
         if let HeadCount::PerLayer(counts) = &self.head_count {
             if counts.len() != self.block_count as usize {
                 return Err(SidecarErrorKind::HeadCountLength {
@@ -33,13 +39,16 @@ impl Sidecar {
                 });
             }
         }
-        check_count(keys::HEAD_COUNT, self.head_count.max(), MAX_ROW_LEN)?;
-        check_count(keys::HEAD_DIM, self.head_dim, MAX_ROW_LEN)?;
-        check_limit(
-            "`jola.head_count` times `jola.head_dim`",
-            u64::from(self.head_count.max()) * u64::from(self.head_dim),
-            MAX_ROW_LEN,
-        )?;
+        let (head_count, head_dim) = (self.head_count.max(), self.head_dim);
+        check_positive(keys::HEAD_COUNT, head_count)?;
+        check_positive(keys::HEAD_DIM, head_dim)?;
+        if u64::from(head_count) * u64::from(head_dim) > MAX_ROW_LEN {
+            return Err(SidecarErrorKind::RowTooLong {
+                head_count,
+                head_dim,
+                limit: MAX_ROW_LEN,
+            });
+        }
         match &self.base_sha256 {
             Some(digest) if !is_sha256(digest) => Err(SidecarErrorKind::Sha256 {
                 found: digest.clone(),
@@ -124,19 +133,11 @@ fn check_heads(
     Ok(())
 }
 
-/// 1 to `limit`.
-fn check_count(key: &'static str, found: u32, limit: u64) -> Result<(), SidecarErrorKind> {
-    if found == 0 {
-        return Err(SidecarErrorKind::Zero { key });
+fn check_positive(key: &'static str, found: u32) -> Result<(), SidecarErrorKind> {
+    match found {
+        0 => Err(SidecarErrorKind::Zero { key }),
+        _ => Ok(()),
     }
-    check_limit(key, found.into(), limit)
-}
-
-fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<(), SidecarErrorKind> {
-    if found > limit {
-        return Err(SidecarErrorKind::TooLarge { what, found, limit });
-    }
-    Ok(())
 }
 
 fn is_sha256(text: &str) -> bool {

@@ -3,7 +3,7 @@
 
 mod errors;
 mod other_crate;
-mod properties;
+pub(crate) mod properties;
 
 use std::fs;
 
