@@ -2,16 +2,13 @@
 //! the target is replaced only by a complete file.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::reader::alignment_of;
 use super::{align_up, Array, GgufError, GgufErrorKind, Metadata, TensorInfo, Value};
 use super::{MAGIC, MAX_ARRAY_LEN, MAX_METADATA, MAX_STRING_LEN, MAX_TENSORS, VERSION};
-
-/// Bytes gathered before the system is asked to write.
-const BUFFER_LEN: usize = 1 << 20;
+use crate::atomic::AtomicFile;
 
 /// Collects metadata and tensors, then writes one file.
 ///
@@ -137,8 +134,12 @@ impl<'a> GgufWriter<'a> {
     /// `Io`, and `DataLength` if a stream wrote another number of bytes than its tensor has.
     pub fn write(self, path: impl AsRef<Path>) -> Result<(), GgufError> {
         let path = path.as_ref();
-        write_atomically(path, |file| self.write_to(file))
-            .map_err(|kind| GgufError::new(path, kind))
+        let write = || {
+            let mut file = AtomicFile::create(path).map_err(GgufErrorKind::io("create it"))?;
+            self.write_to(&mut file)?;
+            file.commit().map_err(GgufErrorKind::io("replace it"))
+        };
+        write().map_err(|kind| GgufError::new(path, kind))
     }
 
     /// Writes to any stream.
@@ -294,46 +295,4 @@ impl<W: Write> Write for Counted<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
-}
-
-/// Runs `write` on a temporary file beside `path`, syncs it and renames it to `path`.
-fn write_atomically(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), GgufErrorKind>,
-) -> Result<(), GgufErrorKind> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut temporary =
-        new_temporary(folder).map_err(GgufErrorKind::io("create a temporary file beside it"))?;
-    let mut buffered = BufWriter::with_capacity(BUFFER_LEN, temporary.as_file_mut());
-    write(&mut buffered)?;
-    buffered.flush().map_err(GgufErrorKind::io("write it"))?;
-    drop(buffered);
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(GgufErrorKind::io("sync it"))?;
-    temporary
-        .persist(path)
-        .map_err(|failed| GgufErrorKind::io("replace it")(failed.error))?;
-    sync_folder(folder).map_err(GgufErrorKind::io("sync its folder"))
-}
-
-/// A temporary file that gets the usual permissions of new files, not those of a secret.
-fn new_temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".jola-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
-}
-
-/// Makes the rename itself durable where folders can be synced.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
 }

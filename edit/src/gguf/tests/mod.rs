@@ -247,21 +247,6 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-#[cfg(unix)]
-#[test]
-fn written_files_have_the_usual_permissions() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::tempdir().unwrap();
-    let mode = |name: &str| {
-        let metadata = fs::metadata(folder.path().join(name)).unwrap();
-        metadata.permissions().mode()
-    };
-    fs::write(folder.path().join("usual"), "").unwrap();
-    let writer = GgufWriter::new(Metadata::new()).unwrap();
-    writer.write(folder.path().join("ours")).unwrap();
-    assert_eq!(mode("ours"), mode("usual"));
-}
-
 #[test]
 fn a_large_vocabulary_survives_a_file() {
     let folder = tempfile::tempdir().unwrap();
