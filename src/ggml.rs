@@ -11,32 +11,35 @@ use crate::Error;
 
 /// The linked ggml functions.
 pub(crate) fn api() -> GgmlApi {
-    use std::mem::transmute;
-    // SAFETY: both sides are the same C functions. The table names ggml's structs with its
-    // own opaque types, so only the pointee names of the pointers differ; ggml_init takes a
-    // struct by value that is #[repr(C)] with the same three fields on both sides.
-    unsafe {
-        GgmlApi {
-            ggml_tensor_overhead: sys::ggml_tensor_overhead,
-            ggml_init: transmute::<*const (), _>(sys::ggml_init as *const ()),
-            ggml_free: transmute::<*const (), _>(sys::ggml_free as *const ()),
-            ggml_new_tensor_1d: transmute::<*const (), _>(sys::ggml_new_tensor_1d as *const ()),
-            ggml_set_name: transmute::<*const (), _>(sys::ggml_set_name as *const ()),
-            ggml_nelements: transmute::<*const (), _>(sys::ggml_nelements as *const ()),
-            ggml_nrows: transmute::<*const (), _>(sys::ggml_nrows as *const ()),
-            ggml_mul: transmute::<*const (), _>(sys::ggml_mul as *const ()),
-            ggml_add: transmute::<*const (), _>(sys::ggml_add as *const ()),
-            ggml_backend_alloc_ctx_tensors_from_buft: transmute::<*const (), _>(
-                sys::ggml_backend_alloc_ctx_tensors_from_buft as *const (),
-            ),
-            ggml_backend_tensor_set: transmute::<*const (), _>(
-                sys::ggml_backend_tensor_set as *const (),
-            ),
-            ggml_backend_buffer_free: transmute::<*const (), _>(
-                sys::ggml_backend_buffer_free as *const (),
-            ),
-        }
+    // Both sides are the same C functions. The table names ggml's structs with its own opaque
+    // types, so only the pointee names of pointers differ; ggml_init takes by value a struct
+    // that is #[repr(C)] with the same three fields on both sides.
+    macro_rules! table {
+        ($($name:ident),* $(,)?) => {
+            GgmlApi {
+                $($name: {
+                    let function = sys::$name as *const ();
+                    #[allow(clippy::missing_transmute_annotations)] // the field gives the type
+                    // SAFETY: the field has the function's C signature, as said above.
+                    unsafe { std::mem::transmute(function) }
+                }),*
+            }
+        };
     }
+    table!(
+        ggml_tensor_overhead,
+        ggml_init,
+        ggml_free,
+        ggml_new_tensor_1d,
+        ggml_set_name,
+        ggml_nelements,
+        ggml_nrows,
+        ggml_mul,
+        ggml_add,
+        ggml_backend_alloc_ctx_tensors_from_buft,
+        ggml_backend_tensor_set,
+        ggml_backend_buffer_free,
+    )
 }
 
 /// Turns the bytes of a tensor, or of whole rows of it, into floats exactly as ggml does
@@ -54,7 +57,7 @@ pub fn dequantize(ggml_type: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), E
     // SAFETY: the id is below GGML_TYPE_COUNT, for which ggml has a static table.
     let traits = unsafe { &*sys::ggml_get_type_traits(ggml_type) };
     let block = usize::try_from(traits.blck_size).unwrap_or(0);
-    if block == 0 || out.len() % block != 0 {
+    if block == 0 || !out.len().is_multiple_of(block) {
         return Err(fail(format!(
             "{} elements are not whole blocks of {block}",
             out.len()
@@ -77,19 +80,21 @@ pub fn dequantize(ggml_type: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), E
     let to_float = traits
         .to_float
         .ok_or_else(|| fail("ggml has no to_float for it".into()))?;
-    // SAFETY: `bytes` holds the blocks of out.len() elements, `out` takes as many floats.
-    // ggml reads its block structs, whose alignment is at most 2 or 4: copied when the
-    // caller's bytes are not aligned that far.
-    if bytes.as_ptr().align_offset(8) == 0 {
-        unsafe { to_float(bytes.as_ptr().cast(), out.as_mut_ptr(), out.len() as i64) };
+    // ggml reads its block structs, which are aligned to 2, 4 or 8 bytes: bytes that are not
+    // aligned that far are copied first.
+    let mut copy = Vec::new();
+    let aligned: *const u8 = if bytes.as_ptr().align_offset(8) == 0 {
+        bytes.as_ptr()
     } else {
-        let mut aligned = vec![0u64; bytes.len().div_ceil(8)];
-        // SAFETY: `aligned` holds at least bytes.len() bytes and does not overlap `bytes`.
+        copy.resize(bytes.len().div_ceil(8), 0u64);
+        // SAFETY: `copy` has room for bytes.len() bytes and does not overlap `bytes`.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), aligned.as_mut_ptr().cast(), bytes.len());
-            to_float(aligned.as_ptr().cast(), out.as_mut_ptr(), out.len() as i64);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy.as_mut_ptr().cast(), bytes.len());
         }
-    }
+        copy.as_ptr().cast()
+    };
+    // SAFETY: `aligned` holds the blocks of out.len() elements, `out` takes as many floats.
+    unsafe { to_float(aligned.cast(), out.as_mut_ptr(), out.len() as i64) };
     Ok(())
 }
 
