@@ -311,6 +311,12 @@ impl Context {
         Ok(logits)
     }
 
+    /// Waits until everything that was decoded is computed; reading logits waits by itself.
+    pub fn synchronize(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
+    }
+
     /// Forgets all sequences.
     pub fn clear(&mut self) {
         // SAFETY: the context is alive.

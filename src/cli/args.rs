@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use jola_edit::parse_spec;
 use llama_jola::{
-    log_to_stderr, CacheType, Context, ContextParams, FlashAttention, LogLevel, Model, ModelParams,
-    Sidecar,
+    log_to_stderr, CacheType, Context, ContextParams, EditSet, FlashAttention, LogLevel, Model,
+    ModelParams, Sidecar,
 };
 
 /// llama.cpp's single-dash flags of several letters, which clap cannot parse as such.
@@ -102,12 +102,23 @@ fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
 }
 
 impl ModelArgs {
-    /// Loads the model and the sidecars and creates a context for `n_seq_max` sequences,
-    /// with the edits attached. Warnings go to stderr.
+    /// Loads everything and creates a context for `n_seq_max` sequences with the edits
+    /// attached. Warnings go to stderr.
     ///
     /// # Errors
     /// Any file that is missing, broken or does not belong to the model.
     pub fn open(&self, n_seq_max: u32) -> Result<Context> {
+        let (model, edits, params) = self.load(n_seq_max)?;
+        let mut context = Context::new(&model, &params)?;
+        context.set_edits(&edits)?;
+        Ok(context)
+    }
+
+    /// Loads the model and the sidecars, composed, and says how to create contexts.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn load(&self, n_seq_max: u32) -> Result<(Model, EditSet, ContextParams)> {
         log_to_stderr(if self.verbose {
             LogLevel::Info
         } else {
@@ -132,10 +143,16 @@ impl ModelArgs {
                 format!("{} does not fit {}", path.display(), self.model.display())
             })?;
         }
-        let pairs: Vec<(&Sidecar, f32)> =
-            sidecars.iter().map(|(_, s, scale)| (s, *scale)).collect();
+        let pairs: Vec<(&Sidecar, f32)> = sidecars
+            .iter()
+            .map(|(_, sidecar, scale)| (sidecar, *scale))
+            .collect();
         let edits = model.compose(&pairs)?;
-        let params = ContextParams {
+        Ok((model, edits, self.context_params(n_seq_max)))
+    }
+
+    fn context_params(&self, n_seq_max: u32) -> ContextParams {
+        ContextParams {
             n_ctx: self.ctx_size,
             n_ubatch: self.ubatch_size,
             n_seq_max,
@@ -148,10 +165,7 @@ impl ModelArgs {
                 FlashArg::On => FlashAttention::On,
             },
             ..ContextParams::default()
-        };
-        let mut context = Context::new(&model, &params)?;
-        context.set_edits(&edits)?;
-        Ok(context)
+        }
     }
 
     /// The sidecars with their scales, in the order of application.

@@ -74,7 +74,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     let mut context = args.model.open(sequences)?;
     let items = items(&rows, &context)?;
-    let bar = progress::rows(items.len(), "eval");
+    let bar = progress::bar(items.len(), "eval", "rows");
     let done = |rows: usize| bar.set_position(rows as u64);
     let report = match args.metric {
         Metric::Exact => eval::exact(&mut context, &items, args.n_predict, done)?,

@@ -3,6 +3,7 @@ The command line: what was typed, turned into calls of the library.
 */
 
 mod args;
+mod bench;
 mod eval;
 mod heatmap;
 mod inspect;
@@ -38,6 +39,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Write the logits of every position to a file
     Logits(logits::LogitsArgs),
+    /// Measure what edits cost in speed
+    Bench(bench::BenchArgs),
     /// Show what a sidecar edits
     Inspect(inspect::InspectArgs),
 }
@@ -52,6 +55,7 @@ pub fn run() -> Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }
