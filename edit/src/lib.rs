@@ -13,6 +13,7 @@
 //!
 //! It links nothing: no llama.cpp, no libtorch.
 
+pub mod architectures;
 pub mod atomic;
 pub mod edit_set;
 mod error;

@@ -1,34 +1,20 @@
 //! What the trainer must know about a base model, read from its GGUF metadata.
+//!
+//! Keys that are absent get llama.cpp's defaults; what the reference model would compute
+//! differently from llama.cpp is refused.
 
-use jola_edit::gguf::{Gguf, GgufErrorKind, Value};
+use jola_edit::gguf::Gguf;
 
+use crate::arch::{Architecture, Experts, LocalRope, RopePairs, Window, ARCHITECTURES};
+use crate::keys::{all_but_last, Keys};
+use crate::rope::Rope;
 use crate::Error;
-
-/// Which numbers of a head form the pairs that rotary embedding turns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RopePairs {
-    /// (0, 1), (2, 3), …: ggml's "norm" order, in which GGUF stores the llama architecture.
-    Adjacent,
-}
-
-/// An architecture that the reference model covers.
-#[derive(Clone, Copy, Debug)]
-pub struct Architecture {
-    /// `general.architecture`.
-    pub name: &'static str,
-    /// Pairs of rotary embedding.
-    pub rope_pairs: RopePairs,
-}
-
-/// What can be trained. One row per architecture; the model itself is written once.
-pub const ARCHITECTURES: &[Architecture] =
-    &[Architecture { name: "llama", rope_pairs: RopePairs::Adjacent }];
 
 /// Hyper-parameters of a base model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `general.architecture`.
-    pub architecture: String,
+    /// What is special about its architecture.
+    pub architecture: &'static Architecture,
     /// Layers.
     pub n_layer: usize,
     /// d, width of the residual stream.
@@ -39,20 +25,57 @@ pub struct Config {
     pub n_head_kv: usize,
     /// D, width of one head.
     pub head_dim: usize,
-    /// F, width of the feed-forward layer.
+    /// F, width of the feed-forward layer, or of one expert.
     pub n_ff: usize,
+    /// Mixture of experts in place of the feed-forward layer.
+    pub experts: Option<ExpertCount>,
     /// V, size of the vocabulary.
     pub n_vocab: usize,
     /// Longest sequence that the base was trained for, in tokens.
     pub n_context: usize,
     /// Added to the mean square in RMSNorm.
     pub rms_eps: f64,
-    /// Base of the rotation's frequencies.
-    pub rope_base: f64,
-    /// Positions are divided by this (linear scaling; 1 without).
-    pub rope_divisor: f64,
+    /// How each layer rotates and how far it looks back.
+    pub layers: Vec<LayerConfig>,
+    /// Tokens that a layer with a window sees, its own included; 0 without such layers.
+    pub window: usize,
     /// Pairs of rotary embedding.
     pub rope_pairs: RopePairs,
+    /// Rotation in most layers.
+    pub rope: Rope,
+    /// Rotation in layers with a window.
+    pub local_rope: Rope,
+    /// Attention scores are products of queries and keys times this.
+    pub score_scale: f64,
+    /// Scores s become cap·tanh(s/cap).
+    pub score_cap: Option<f64>,
+    /// Token embeddings are multiplied by this.
+    pub embedding_scale: f64,
+    /// What attention and feed-forward layer add is multiplied by this.
+    pub residual_scale: f64,
+    /// Logits are multiplied by this.
+    pub logit_scale: f64,
+    /// Logits y become cap·tanh(y/cap).
+    pub logit_cap: Option<f64>,
+}
+
+/// What differs from layer to layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// Whether it sees only the last [`Config::window`] tokens, and rotates by
+    /// [`Config::local_rope`].
+    pub local: bool,
+    /// Whether it rotates at all.
+    pub rotated: bool,
+}
+
+/// Size of a mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertCount {
+    /// E, experts per layer.
+    pub all: usize,
+    /// Experts that compute for one token.
+    pub used: usize,
 }
 
 impl Config {
@@ -64,146 +87,235 @@ impl Config {
     /// [`Error::Gguf`] for missing or ill-typed keys.
     pub fn read(gguf: &Gguf) -> Result<Config, Error> {
         let keys = Keys::new(gguf)?;
-        let Some(architecture) = ARCHITECTURES.iter().find(|a| a.name == keys.architecture) else {
+        let find = |row: &&Architecture| row.name == keys.architecture;
+        let Some(architecture) = ARCHITECTURES.iter().find(find) else {
             return Err(Error::Architecture {
                 path: gguf.path().to_path_buf(),
                 found: keys.architecture.to_owned(),
             });
         };
+        refuse_unknown(&keys, architecture)?;
+        let n_layer = keys.count("block_count")?;
         let n_embd = keys.count("embedding_length")?;
         let n_head = keys.count("attention.head_count")?;
-        let head_dim = keys.optional_count("attention.key_length")?.unwrap_or(n_embd / n_head);
+        let head_dim = keys.count_or("attention.key_length", n_embd / n_head)?;
+        let n_context = keys.count("context_length")?;
+        let rope_dim = keys.count_or("rope.dimension_count", head_dim)?;
+        let rope = Rope::read(&keys, rope_dim, n_context)?;
+        let (window, local) = windows(&keys, architecture, n_layer)?;
+        let experts = experts(&keys, architecture)?;
+        let factor = |name| -> Result<f64, Error> { multiplier(&keys, architecture, name) };
         let config = Config {
-            architecture: architecture.name.to_owned(),
-            n_layer: keys.count("block_count")?,
+            architecture,
+            n_layer,
             n_embd,
             n_head,
-            n_head_kv: keys.optional_count("attention.head_count_kv")?.unwrap_or(n_head),
+            n_head_kv: keys.count_or("attention.head_count_kv", n_head)?,
             head_dim,
-            n_ff: keys.count("feed_forward_length")?,
-            n_vocab: vocabulary(gguf)?,
-            n_context: keys.count("context_length")?,
-            rms_eps: keys.float("attention.layer_norm_rms_epsilon", None)?,
-            rope_base: keys.float("rope.freq_base", Some(10_000.0))?,
-            rope_divisor: keys.rope_divisor()?,
+            n_ff: feed_forward(&keys, architecture, experts)?,
+            experts,
+            n_vocab: keys.vocabulary()?,
+            n_context,
+            rms_eps: keys.float("attention.layer_norm_rms_epsilon")?,
+            layers: layers(&keys, architecture, &local)?,
+            window,
             rope_pairs: architecture.rope_pairs,
+            rope,
+            local_rope: local_rope(&keys, architecture, rope)?,
+            score_scale: match factor("attention.scale")? {
+                0.0 if architecture.wide_scale_layers == Some(n_layer) => {
+                    ((n_embd / n_head) as f64).powf(-0.5)
+                }
+                0.0 => (head_dim as f64).powf(-0.5),
+                scale => scale,
+            },
+            score_cap: match architecture.score_cap {
+                true => Some(keys.float_or("attn_logit_softcapping", 50.0)?),
+                false => None,
+            },
+            embedding_scale: match factor("embedding_scale")? {
+                0.0 if architecture.embedding_root => (n_embd as f64).sqrt(),
+                0.0 => 1.0,
+                scale => scale,
+            },
+            residual_scale: match factor("residual_scale")? {
+                0.0 => 1.0,
+                scale => scale,
+            },
+            logit_scale: match architecture.multipliers {
+                true => 1.0 / keys.float("logit_scale")?,
+                false => 1.0,
+            },
+            logit_cap: logit_cap(&keys, architecture)?,
         };
-        let value_dim = keys.optional_count("attention.value_length")?.unwrap_or(head_dim);
-        let rope_dim = keys.optional_count("rope.dimension_count")?.unwrap_or(head_dim);
+        config.check(&keys)?;
+        Ok(config)
+    }
+
+    /// Refuses shapes that the reference model does not compute.
+    fn check(&self, keys: &Keys) -> Result<(), Error> {
+        let head_dim = self.head_dim;
+        let partial = self.rope.dim != head_dim;
+        let value_dim = keys.count_or("attention.value_length", head_dim)?;
         let refusals = [
-            (config.n_head % config.n_head_kv != 0, "query heads are not a multiple of key-value heads"),
-            (head_dim % 2 != 0, "an odd head width"),
+            (
+                self.n_head % self.n_head_kv != 0,
+                "query heads that are not a multiple of key-value heads",
+            ),
             (value_dim != head_dim, "values of another width than keys"),
-            (rope_dim != head_dim, "rotary embedding of a part of the head"),
-            (keys.optional_count("expert_count")?.is_some(), "a mixture of experts"),
-            (keys.has("attention.scale"), "its own attention scale"),
-            (keys.has("logit_scale"), "a logit scale"),
-            (keys.has("attention.sliding_window"), "sliding-window attention"),
+            (
+                partial && !self.architecture.rope_partial,
+                "rotary embedding of a part of the head in this architecture",
+            ),
+            (
+                self.rope.dim % 2 != 0 || self.rope.dim > head_dim,
+                "rotary embedding of this width",
+            ),
         ];
         match refusals.iter().find(|(refuse, _)| *refuse) {
             Some((_, what)) => Err(keys.refuse(what)),
-            None => Ok(config),
+            None => Ok(()),
         }
     }
 }
 
-/// Size of the vocabulary: the list of tokens decides.
-fn vocabulary(gguf: &Gguf) -> Result<usize, Error> {
-    let length = |value: &Value| match value {
-        Value::Array(tokens) => Some(tokens.len()),
-        _ => None,
+/// Refuses what llama.cpp would compute and no row of the table says.
+fn refuse_unknown(keys: &Keys, architecture: &Architecture) -> Result<(), Error> {
+    let positive = |name: &str| -> Result<bool, Error> {
+        Ok(keys.optional_count(name)?.is_some_and(|count| count > 0))
     };
-    let tokens = gguf.metadata().required("tokenizer.ggml.tokens", "array", length);
-    tokens.map_err(|kind| gguf.error(kind).into())
+    let own_widths = keys.has("attention.key_length_swa") || keys.has("rope.dimension_count_swa");
+    let experts = positive("expert_count")? && architecture.experts == Experts::No;
+    let refusals = [
+        (
+            keys.flag("attention.causal")? == Some(false),
+            "attention to later tokens",
+        ),
+        (experts, "a mixture of experts in this architecture"),
+        (positive("expert_group_count")?, "groups of experts"),
+        (
+            positive("expert_shared_feed_forward_length")?,
+            "shared experts",
+        ),
+        (
+            positive("nextn_predict_layers")?,
+            "layers that predict several tokens",
+        ),
+        (own_widths, "head widths that differ between layers"),
+        (keys.has("deepstack_mapping"), "image layers"),
+    ];
+    match refusals.iter().find(|(refuse, _)| *refuse) {
+        Some((_, what)) => Err(keys.refuse(what)),
+        None => Ok(()),
+    }
 }
 
-/// Metadata under the architecture's prefix.
-struct Keys<'a> {
-    gguf: &'a Gguf,
-    architecture: &'a str,
+/// Width of the window (0 without) and whether each layer has it.
+fn windows(
+    keys: &Keys,
+    architecture: &Architecture,
+    n_layer: usize,
+) -> Result<(usize, Vec<bool>), Error> {
+    let given = keys.optional_count("attention.sliding_window")?;
+    let (width, pattern) = match architecture.window {
+        Window::No => (0, 0),
+        Window::IfGiven { pattern } => (given.unwrap_or(0), pattern),
+        Window::Always { pattern, width } => (given.unwrap_or(width), pattern),
+    };
+    if width == 0 {
+        return Ok((0, vec![false; n_layer]));
+    }
+    let own = keys.layer_flags("attention.sliding_window_pattern", n_layer)?;
+    Ok((width, own.unwrap_or_else(|| all_but_last(pattern, n_layer))))
 }
 
-impl<'a> Keys<'a> {
-    fn new(gguf: &'a Gguf) -> Result<Keys<'a>, Error> {
-        let architecture = gguf.metadata().str("general.architecture");
-        let architecture = architecture.map_err(|kind| gguf.error(kind))?;
-        Ok(Keys { gguf, architecture })
-    }
+fn layers(
+    keys: &Keys,
+    architecture: &Architecture,
+    local: &[bool],
+) -> Result<Vec<LayerConfig>, Error> {
+    let off = architecture.rope_switch && keys.flag("rope.scaling.finetuned")? == Some(false);
+    let rotated = |l: usize| match architecture.unrotated_every {
+        _ if off => false,
+        Some(every) => (l + 1) % every != 0,
+        None => true,
+    };
+    let layer = |(l, &local): (usize, &bool)| LayerConfig {
+        local,
+        rotated: rotated(l),
+    };
+    Ok(local.iter().enumerate().map(layer).collect())
+}
 
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture)
-    }
+fn local_rope(keys: &Keys, architecture: &Architecture, rope: Rope) -> Result<Rope, Error> {
+    let base = |default| keys.float_or("rope.freq_base_swa", default);
+    Ok(match architecture.local_rope {
+        LocalRope::Global => Rope {
+            base: base(rope.base)?,
+            ..rope
+        },
+        LocalRope::OwnBase => Rope {
+            base: base(10_000.0)?,
+            scale: 1.0,
+            ..rope
+        },
+        LocalRope::Unscaled => Rope {
+            scale: 1.0,
+            yarn: false,
+            attention_factor: 1.0,
+            ..rope
+        },
+    })
+}
 
-    fn has(&self, name: &str) -> bool {
-        self.gguf.metadata().get(&self.key(name)).is_some()
-    }
-
-    /// A positive count, or the one value of an array that repeats it for each layer.
-    fn optional_count(&self, name: &str) -> Result<Option<usize>, Error> {
-        let key = self.key(name);
-        let count = |value: &Value| match value {
-            Value::Array(array) => {
-                let counts = array.to_u32s()?;
-                let first = *counts.first()?;
-                counts.iter().all(|&c| c == first).then_some(first as u64)
+fn experts(keys: &Keys, architecture: &Architecture) -> Result<Option<ExpertCount>, Error> {
+    let all = match architecture.experts {
+        Experts::No => None,
+        Experts::IfGiven => keys.optional_count("expert_count")?,
+        Experts::Always => Some(keys.count("expert_count")?),
+    };
+    match all {
+        None | Some(0) => Ok(None),
+        Some(all) => {
+            let used = keys.count("expert_used_count")?;
+            if used > all {
+                return Err(keys.refuse("more experts per token than there are"));
             }
-            other => other.as_u64(),
-        };
-        let expected = "one count for all layers";
-        let value = self.gguf.metadata().optional(&key, expected, count);
-        match value.map_err(|kind| self.gguf.error(kind))? {
-            Some(0) => Err(self.gguf.error(bad_value(&key, "a positive count", "0")).into()),
-            other => Ok(other.map(|count| count as usize)),
+            Ok(Some(ExpertCount { all, used }))
         }
-    }
-
-    fn count(&self, name: &str) -> Result<usize, Error> {
-        self.optional_count(name)?.ok_or_else(|| {
-            self.gguf.error(GgufErrorKind::MissingKey { key: self.key(name) }).into()
-        })
-    }
-
-    /// A positive float32; `default` when the key may be absent.
-    fn float(&self, name: &str, default: Option<f64>) -> Result<f64, Error> {
-        let key = self.key(name);
-        let metadata = self.gguf.metadata();
-        let value = match default {
-            None => metadata.required(&key, "f32", Value::as_f32).map(f64::from),
-            Some(default) => metadata
-                .optional(&key, "f32", Value::as_f32)
-                .map(|value| value.map_or(default, f64::from)),
-        };
-        let value = value.map_err(|kind| self.gguf.error(kind))?;
-        if value.is_finite() && value > 0.0 {
-            Ok(value)
-        } else {
-            let kind = bad_value(&key, "a positive number", &value.to_string());
-            Err(self.gguf.error(kind).into())
-        }
-    }
-
-    fn rope_divisor(&self) -> Result<f64, Error> {
-        let kind = self.gguf.metadata().optional(
-            &self.key("rope.scaling.type"),
-            "string",
-            Value::as_str,
-        );
-        match kind.map_err(|kind| self.gguf.error(kind))? {
-            None | Some("none") => Ok(1.0),
-            Some("linear") => self.float("rope.scaling.factor", Some(1.0)),
-            Some(other) => Err(self.refuse(&format!("rope scaling of type {other}"))),
-        }
-    }
-
-    fn refuse(&self, what: &str) -> Error {
-        Error::Base { path: self.gguf.path().to_path_buf(), what: what.to_owned() }
     }
 }
 
-fn bad_value(key: &str, expected: &str, found: &str) -> GgufErrorKind {
-    GgufErrorKind::KeyValue {
-        key: key.to_owned(),
-        expected: expected.to_owned(),
-        found: found.to_owned(),
+/// F, of the feed-forward layer or of one expert.
+fn feed_forward(
+    keys: &Keys,
+    architecture: &Architecture,
+    experts: Option<ExpertCount>,
+) -> Result<usize, Error> {
+    match experts {
+        Some(experts) if architecture.experts == Experts::Always => {
+            match keys.optional_count("expert_feed_forward_length")? {
+                None | Some(0) => Ok(keys.count("feed_forward_length")? / experts.used),
+                Some(width) => Ok(width),
+            }
+        }
+        _ => keys.count("feed_forward_length"),
     }
+}
+
+/// A multiplier where the architecture has them, 0 where it is not given.
+fn multiplier(keys: &Keys, architecture: &Architecture, name: &str) -> Result<f64, Error> {
+    if architecture.multipliers {
+        Ok(keys.optional_float(name)?.unwrap_or(0.0))
+    } else {
+        Ok(0.0)
+    }
+}
+
+fn logit_cap(keys: &Keys, architecture: &Architecture) -> Result<Option<f64>, Error> {
+    let Some(default) = architecture.logit_cap else {
+        return Ok(None);
+    };
+    let cap = keys.optional_float("final_logit_softcapping")?;
+    Ok(Some(cap.unwrap_or(default)).filter(|cap| *cap > 0.0))
 }

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use jola_edit::{BaseMismatch, ComposeError, GgufError, SidecarError};
 
-use crate::config::ARCHITECTURES;
-
 /// An error of the trainer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,7 +14,7 @@ pub enum Error {
     #[error(
         "{}: architecture `{found}` cannot be trained yet; supported: {}",
         path.display(),
-        ARCHITECTURES.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
+        jola_edit::architectures::trainable_names()
     )]
     Architecture {
         /// The file.

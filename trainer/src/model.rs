@@ -7,11 +7,13 @@
 //! The weights are frozen: gradients flow through them to the edits only, and reach no
 //! layer below the lowest edited one.
 
-use tch::{Device, Kind, Tensor};
+use tch::{no_grad, Device, Kind, Tensor};
 
+use crate::attention::Shared;
 use crate::batch::Batch;
-use crate::config::{Config, RopePairs};
+use crate::config::Config;
 use crate::edits::LayerEdit;
+use crate::feed_forward::FeedForward;
 
 /// Number formats of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +26,20 @@ pub struct Precision {
 
 impl Precision {
     /// float32 throughout.
-    pub const F32: Precision = Precision { storage: Kind::Float, math: Kind::Float };
+    pub const F32: Precision = Precision {
+        storage: Kind::Float,
+        math: Kind::Float,
+    };
     /// bfloat16 weights and activations, float32 arithmetic around them.
-    pub const BF16: Precision = Precision { storage: Kind::BFloat16, math: Kind::Float };
+    pub const BF16: Precision = Precision {
+        storage: Kind::BFloat16,
+        math: Kind::Float,
+    };
     /// float64 throughout: for checks of gradients.
-    pub const F64: Precision = Precision { storage: Kind::Double, math: Kind::Double };
+    pub const F64: Precision = Precision {
+        storage: Kind::Double,
+        math: Kind::Double,
+    };
 
     /// The name used on the command line and in files.
     pub fn name(self) -> &'static str {
@@ -40,22 +51,70 @@ impl Precision {
     }
 }
 
+/// A frozen matrix, with a bias where the file has one.
+#[derive(Debug)]
+pub struct Linear {
+    /// [out, in]
+    pub weight: Tensor,
+    /// [out]
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// [·, out] for `x` [·, in].
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
 /// Frozen weights of one layer. Matrices are [out, in] as in the file; those that read
-/// the same input are joined along `out`.
+/// the same input are joined along `out`. Norms that the architecture lacks are `None`.
 #[derive(Debug)]
 pub struct Layer {
-    /// [d]
-    pub attn_norm: Tensor,
+    /// [d]: on what attention reads
+    pub attn_norm: Option<Tensor>,
     /// [(H + 2K)·D, d]: query, key and value heads
-    pub attn_qkv: Tensor,
+    pub attn_qkv: Linear,
+    /// [D] or [H·D]: on queries, by head or by token
+    pub attn_q_norm: Option<Tensor>,
+    /// [D] or [K·D]: on keys, by head or by token
+    pub attn_k_norm: Option<Tensor>,
     /// [d, H·D]: W_O
-    pub attn_output: Tensor,
-    /// [d]
-    pub ffn_norm: Tensor,
-    /// [2F, d]: gate, then up
-    pub ffn_gate_up: Tensor,
-    /// [d, F]
-    pub ffn_down: Tensor,
+    pub attn_output: Linear,
+    /// [d]: on what attention adds
+    pub attn_post_norm: Option<Tensor>,
+    /// [d]: on what the feed-forward layer reads
+    pub ffn_norm: Option<Tensor>,
+    /// Feed-forward layer.
+    pub ffn: FeedForward,
+    /// [d]: on what the feed-forward layer adds
+    pub ffn_post_norm: Option<Tensor>,
+}
+
+/// The angle of each pair at position 1, [rotated/2] float64.
+#[derive(Debug)]
+pub struct Frequencies {
+    /// In most layers, up to the original context.
+    pub short: Tensor,
+    /// In most layers, beyond the original context, where the model tells them apart.
+    pub long: Option<Tensor>,
+    /// In layers with a window.
+    pub local: Tensor,
+    /// The context, in tokens, that the model is served with.
+    pub served_context: usize,
+    /// The longest context for which `short` holds.
+    pub short_context: usize,
+}
+
+impl Frequencies {
+    /// Those for sequences of up to `longest` tokens. llama.cpp goes by the size of its
+    /// context, not by the length of a sequence.
+    pub fn of_context(&self, longest: usize) -> &Tensor {
+        match &self.long {
+            Some(long) if longest.max(self.served_context) > self.short_context => long,
+            _ => &self.short,
+        }
+    }
 }
 
 /// The frozen base model.
@@ -72,9 +131,9 @@ pub struct Model {
     /// [d]
     pub output_norm: Tensor,
     /// [V, d]; the same storage as `token_embd` when tied
-    pub output: Tensor,
-    /// [D/2], float64: angle of pair i at position 1
-    pub rope_frequencies: Tensor,
+    pub output: Linear,
+    /// Rotary embedding.
+    pub frequencies: Frequencies,
 }
 
 impl Model {
@@ -87,90 +146,64 @@ impl Model {
     ///
     /// `edits` holds one entry per layer; what requires a gradient in it receives one.
     pub fn forward(&self, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
-        let rotation = self.rotation(&batch.positions);
-        let mut x = Tensor::embedding(&self.token_embd, &batch.tokens, -1, false, false); // [T, d]
+        let config = &self.config;
+        let shared = Shared::new(self, &batch.positions, &batch.lengths);
+        let x = Tensor::embedding(&self.token_embd, &batch.tokens, -1, false, false);
+        let mut x = scaled(x, config.embedding_scale); // [T, d]
         let last = self.layers.len() - 1;
         for (l, (layer, edit)) in self.layers.iter().zip(edits).enumerate() {
-            let h = self.rms_norm(&x, &layer.attn_norm); // [T, d]
-            let mut z = self.attention(layer, &h, &batch.lengths, &rotation); // [T, H·D]
+            let h = self.norm(&x, layer.attn_norm.as_ref()); // [T, d]
+            let mut z = self.attention(layer, config.layers[l], &h, &shared); // [T, H·D]
             if l == last {
                 // Nothing mixes positions after the last attention.
                 z = z.index_select(0, &batch.rows); // [R, H·D]
                 x = x.index_select(0, &batch.rows); // [R, d]
             }
             let z = edit.apply(z);
-            x = x + linear(&z, &layer.attn_output);
-            let h = self.rms_norm(&x, &layer.ffn_norm);
-            x = x + feed_forward(layer, &h);
+            let y = self.norm(
+                &layer.attn_output.forward(&z),
+                layer.attn_post_norm.as_ref(),
+            );
+            x = x + scaled(y, config.residual_scale);
+            let h = self.norm(&x, layer.ffn_norm.as_ref());
+            let y = layer
+                .ffn
+                .forward(&h, config.architecture.activation, self.precision.math);
+            let y = self.norm(&y, layer.ffn_post_norm.as_ref());
+            x = x + scaled(y, config.residual_scale);
         }
-        let h = self.rms_norm(&x, &self.output_norm);
-        linear(&h, &self.output).to_kind(self.precision.math)
+        let h = self.norm(&x, Some(&self.output_norm));
+        let y = self.output.forward(&h).to_kind(self.precision.math);
+        let y = scaled(y, config.logit_scale);
+        match config.logit_cap {
+            Some(cap) => (y / cap).tanh() * cap,
+            None => y,
+        }
     }
 
-    /// Head outputs [T, H·D] before W_O, for input `h` [T, d].
-    fn attention(&self, layer: &Layer, h: &Tensor, lengths: &[i64], rotation: &Tensor) -> Tensor {
-        let Config { n_head, n_head_kv, head_dim, .. } = self.config;
-        let (n_head, n_head_kv, head_dim) = (n_head as i64, n_head_kv as i64, head_dim as i64);
-        let qkv = linear(h, &layer.attn_qkv).view([-1, n_head + 2 * n_head_kv, head_dim]);
-        let parts = qkv.split_with_sizes([n_head + n_head_kv, n_head_kv], 1);
-        let qk = self.rotate(&parts[0], rotation); // [T, H + K, D]
-        let qk = qk.split_with_sizes([n_head, n_head_kv], 1);
-        // Sequences do not see each other: one causal attention each, [1, H, t, D].
-        let by_sequence = |tensor: &Tensor| -> Vec<Tensor> {
-            let heads_first = tensor.transpose(0, 1).unsqueeze(0);
-            heads_first.split_with_sizes(lengths, 2)
-        };
-        let (q, k, v) = (by_sequence(&qk[0]), by_sequence(&qk[1]), by_sequence(&parts[1]));
-        let z: Vec<Tensor> = q
-            .iter()
-            .zip(k.iter().zip(&v))
-            .map(|(q, (k, v))| {
-                let gqa = n_head != n_head_kv;
-                Tensor::scaled_dot_product_attention::<Tensor>(q, k, v, None, 0.0, true, None, gqa)
-            })
-            .collect();
-        let z = Tensor::cat(&z, 2); // [1, H, T, D]
-        z.squeeze_dim(0).transpose(0, 1).reshape([-1, n_head * head_dim])
-    }
-
-    /// e^(i·position·frequency), complex [T, 1, D/2].
-    fn rotation(&self, positions: &Tensor) -> Tensor {
-        let angles = positions.to_kind(Kind::Double).unsqueeze(1) * self.rope_frequencies.unsqueeze(0);
-        let complex = match self.precision.math {
-            Kind::Double => Kind::ComplexDouble,
-            _ => Kind::ComplexFloat,
-        };
-        Tensor::polar(&angles.ones_like(), &angles).unsqueeze(1).to_kind(complex)
-    }
-
-    /// Rotary position embedding of heads [T, n, D]: each pair is a complex number.
-    fn rotate(&self, heads: &Tensor, rotation: &Tensor) -> Tensor {
-        let half = self.config.head_dim as i64 / 2;
-        let (n_token, n) = (heads.size()[0], heads.size()[1]);
-        let x = heads.to_kind(self.precision.math);
-        let pairs = match self.config.rope_pairs {
-            RopePairs::Adjacent => x.reshape([n_token, n, half, 2]),
-        };
-        let rotated = pairs.view_as_complex() * rotation;
-        rotated.view_as_real().reshape(heads.size()).to_kind(self.precision.storage)
-    }
-
-    /// x / rms(x) · weight over the last dimension.
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        let math = self.precision.math;
-        let x = x.to_kind(math);
-        let scale = (x.square().mean_dim(-1, true, math) + self.config.rms_eps).rsqrt();
-        (x * scale * weight).to_kind(self.precision.storage)
+    /// `x` after the norm, if there is one.
+    fn norm(&self, x: &Tensor, weight: Option<&Tensor>) -> Tensor {
+        match weight {
+            Some(weight) => rms_norm(x, weight, self.config.rms_eps),
+            None => x.shallow_clone(),
+        }
     }
 }
 
-/// SwiGLU: W_down (silu(W_gate h) ⊙ W_up h).
-fn feed_forward(layer: &Layer, h: &Tensor) -> Tensor {
-    let gate_up = linear(h, &layer.ffn_gate_up).chunk(2, -1); // 2 × [·, F]
-    linear(&(gate_up[0].silu() * &gate_up[1]), &layer.ffn_down)
+/// x / rms(x) · weight over the last dimension, in the format of `weight`; the result is in
+/// the format of `x`.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
+    let math = weight.kind();
+    let y = x.to_kind(math);
+    let scale = (y.square().mean_dim(-1, true, math) + eps).rsqrt();
+    (y * scale * weight).to_kind(x.kind())
 }
 
-/// x [·, in] times weight [out, in], transposed.
-fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
-    x.linear::<Tensor>(weight, None)
+/// x · factor
+fn scaled(x: Tensor, factor: f64) -> Tensor {
+    if factor == 1.0 {
+        x
+    } else {
+        x * factor
+    }
 }

@@ -1,0 +1,42 @@
+//! Which architectures the trainer covers, where every part of the project can read it.
+//!
+//! Inference needs no such list: the hook sits in llama.cpp's own attention code, which
+//! almost every architecture passes (`docs/models.md`).
+
+/// An architecture that edits can be trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trainable {
+    /// `general.architecture` of the base model.
+    pub name: &'static str,
+    /// Well-known models of it.
+    pub models: &'static str,
+}
+
+/// Every architecture that the trainer's reference model computes as llama.cpp does.
+pub const TRAINABLE: &[Trainable] = &[
+    trainable("llama", "Llama 2 and 3, Mistral, Mixtral, SmolLM2"),
+    trainable("qwen2", "Qwen2, Qwen2.5"),
+    trainable("qwen3", "Qwen3"),
+    trainable("qwen3moe", "Qwen3 mixtures of experts"),
+    trainable("gemma2", "Gemma 2"),
+    trainable("gemma3", "Gemma 3 (text)"),
+    trainable("phi3", "Phi-3, Phi-3.5, Phi-4"),
+    trainable("olmo2", "OLMo 2, Olmo 3"),
+    trainable("smollm3", "SmolLM3"),
+    trainable("granite", "Granite 3"),
+];
+
+const fn trainable(name: &'static str, models: &'static str) -> Trainable {
+    Trainable { name, models }
+}
+
+/// The entry of `architecture` in [`TRAINABLE`].
+pub fn find_trainable(architecture: &str) -> Option<&'static Trainable> {
+    TRAINABLE.iter().find(|entry| entry.name == architecture)
+}
+
+/// The names in [`TRAINABLE`], for messages: `llama, qwen2, …`.
+pub fn trainable_names() -> String {
+    let names: Vec<&str> = TRAINABLE.iter().map(|entry| entry.name).collect();
+    names.join(", ")
+}

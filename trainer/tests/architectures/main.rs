@@ -1,0 +1,7 @@
+//! Every architecture, on small seeded random models: the trainer's reference model against
+//! llama.cpp, and the hook's input and output inside llama.cpp.
+
+mod compare;
+mod decoder;
+mod parity;
+mod tiny;
