@@ -75,7 +75,7 @@ pub enum Experts {
 }
 
 /// An architecture that the reference model covers.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Architecture {
     /// `general.architecture`.
     pub name: &'static str,

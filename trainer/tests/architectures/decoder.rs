@@ -54,7 +54,11 @@ pub fn decoder(architecture: &str, shape: Shape, seed: u64) -> Tiny {
     let mut tiny = Tiny::new(architecture, seed);
     keys(&mut tiny, row, shape);
     let d = shape.n_embd;
-    let unit = if row.embedding_root { (d as f32).powf(-0.5) } else { 1.0 };
+    let unit = if row.embedding_root {
+        (d as f32).powf(-0.5)
+    } else {
+        1.0
+    };
     tiny.random_values("token_embd.weight", &[d, VOCABULARY], 0.0, unit);
     if !shape.tied {
         tiny.weight("output.weight", &[d, VOCABULARY], 3.0);
@@ -106,11 +110,16 @@ fn attention(tiny: &mut Tiny, row: &Architecture, shape: Shape, block: &str) {
         tiny.norm(&name("attn_norm.weight"), d);
     }
     if row.post_norm {
-        tiny.norm(&name("post_attention_norm.weight"), d);
+        let mean = 1.5 * (shape.n_layer as f32).powf(-0.5);
+        tiny.random_values(&name("post_attention_norm.weight"), &[d], mean, 0.3 * mean);
     }
     let widths = match shape.joined {
         true => vec![("attn_qkv", query + 2 * key_value)],
-        false => vec![("attn_q", query), ("attn_k", key_value), ("attn_v", key_value)],
+        false => vec![
+            ("attn_q", query),
+            ("attn_k", key_value),
+            ("attn_v", key_value),
+        ],
     };
     for (what, width) in widths {
         tiny.weight(&name(&format!("{what}.weight")), &[d, width], 1.5);
@@ -139,7 +148,10 @@ fn feed_forward(tiny: &mut Tiny, row: &Architecture, shape: Shape, block: &str) 
         tiny.norm(&name("ffn_norm"), d);
     }
     if row.post_norm {
-        tiny.norm(&name("post_ffw_norm"), d);
+        // Small: llama.cpp looks GELU up in a table of half precision, and what that rounds
+        // away grows from layer to layer.
+        let mean = 0.5 * (shape.n_layer as f32).powf(-0.5);
+        tiny.random_values(&name("post_ffw_norm"), &[d], mean, 0.3 * mean);
     }
     if row.experts == Experts::Always {
         return experts(tiny, d, block);

@@ -3,5 +3,6 @@
 
 mod compare;
 mod decoder;
+mod mutations;
 mod parity;
 mod tiny;

@@ -108,6 +108,15 @@ impl Tiny {
         self.random_values(name, &[len], 0.0, 0.5);
     }
 
+    /// Multiplies all tensors whose name ends in `suffix`.
+    pub fn scale(&mut self, suffix: &str, factor: f32) {
+        let hits = self
+            .tensors
+            .iter_mut()
+            .filter(|(name, _, _)| name.ends_with(suffix));
+        hits.for_each(|(_, _, values)| values.iter_mut().for_each(|value| *value *= factor));
+    }
+
     /// Takes a tensor out.
     pub fn drop_tensor(&mut self, name: &str) {
         self.tensors.retain(|(found, _, _)| found != name);
@@ -121,7 +130,10 @@ impl Tiny {
         }
         let mut writer = GgufWriter::new(metadata).unwrap();
         for (name, dims, values) in &self.tensors {
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             writer.add_tensor(name, F32, dims, bytes).unwrap();
         }
         let path = folder.join(format!("{name}.gguf"));
