@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_void, CString};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::edit_set::EditSet;
+use crate::edit_set::{DenseEdit, EditSet};
 
 /// `struct ggml_context`, only ever behind a pointer.
 #[repr(C)]
@@ -119,6 +119,13 @@ struct LayerTensors {
     mismatch: AtomicBool,
 }
 
+impl LayerTensors {
+    /// Whether nothing is in device memory yet.
+    fn waits(&self) -> bool {
+        self.mul.is_null() && self.add.is_null()
+    }
+}
+
 /// The rows of an [`EditSet`] in device memory, ready to become graph nodes.
 ///
 /// Built once per edit set and context; freed when dropped. Graphs that hold its tensors
@@ -153,13 +160,7 @@ impl DeviceEdits {
         edits: &EditSet,
         mut buffer_type: impl FnMut(u32) -> *mut GgmlBufferType,
     ) -> Result<Self, GraphError> {
-        let mut device = Self {
-            api,
-            contexts: Vec::new(),
-            buffers: Vec::new(),
-            layers: BTreeMap::new(),
-            found_width: std::sync::atomic::AtomicI64::new(0),
-        };
+        let mut device = Self::deferred(api, edits);
         let mut by_type: BTreeMap<*mut GgmlBufferType, Vec<u32>> = BTreeMap::new();
         for &layer in edits.layers.keys() {
             let kind = buffer_type(layer);
@@ -175,7 +176,110 @@ impl DeviceEdits {
         Ok(device)
     }
 
-    /// Allocates and fills the rows of `layers` in one buffer of type `kind`.
+    /// The rows of `edits` with nothing in device memory yet, for a caller who learns where
+    /// a layer lives only while its graph is built: each layer waits for
+    /// [`Self::upload_layer`].
+    pub fn deferred(api: GgmlApi, edits: &EditSet) -> Self {
+        let waiting = |edit: &DenseEdit| LayerTensors {
+            width: edit.width(),
+            mul: std::ptr::null_mut(),
+            add: std::ptr::null_mut(),
+            fired: AtomicBool::new(false),
+            mismatch: AtomicBool::new(false),
+        };
+        Self {
+            api,
+            contexts: Vec::new(),
+            buffers: Vec::new(),
+            layers: edits
+                .layers
+                .iter()
+                .map(|(&layer, edit)| (layer, waiting(edit)))
+                .collect(),
+            found_width: std::sync::atomic::AtomicI64::new(0),
+        }
+    }
+
+    /// Whether `layer` has an edit that still waits for [`Self::upload_layer`].
+    pub fn waits_for(&self, layer: u32) -> bool {
+        self.layers.get(&layer).is_some_and(LayerTensors::waits)
+    }
+
+    /// Copies the rows of one layer of [`Self::deferred`] to a buffer of type `kind`.
+    ///
+    /// # Errors
+    /// [`GraphError::NoBufferType`] and [`GraphError::Alloc`]; the layer goes on waiting.
+    ///
+    /// # Safety
+    /// As for [`Self::upload`]; `edits` must be those given to [`Self::deferred`].
+    pub unsafe fn upload_layer(
+        &mut self,
+        edits: &EditSet,
+        layer: u32,
+        kind: *mut GgmlBufferType,
+    ) -> Result<(), GraphError> {
+        if kind.is_null() {
+            return Err(GraphError::NoBufferType { layer });
+        }
+        // SAFETY: the caller vouches for `kind`.
+        unsafe { self.upload_to(kind, &[layer], edits) }
+    }
+
+    /// Overwrites the rows in place when `edits` has rows of the same widths for the same
+    /// layers and every layer is in device memory: graphs that hold them stay valid and
+    /// apply `edits` from their next computation on. Otherwise changes nothing and returns
+    /// false.
+    ///
+    /// # Safety
+    /// As for [`Self::upload`]; no graph that holds the rows may be under computation.
+    pub unsafe fn overwrite(&mut self, edits: &EditSet) -> bool {
+        let fits = |(layer, edit): (&u32, &DenseEdit)| {
+            self.layers.get(layer).is_some_and(|tensors| {
+                tensors.width == edit.width()
+                    && tensors.mul.is_null() == edit.mul.is_none()
+                    && tensors.add.is_null() == edit.add.is_none()
+            })
+        };
+        if edits.layers.len() != self.layers.len() || !edits.layers.iter().all(fits) {
+            return false;
+        }
+        for &layer in edits.layers.keys() {
+            // SAFETY: every row of `edits` has a tensor of its size, as checked above.
+            unsafe { self.write_rows(edits, layer) };
+        }
+        true
+    }
+
+    /// Forgets which layers have become part of a graph, before graphs are built anew.
+    pub fn forget_fired(&self) {
+        for tensors in self.layers.values() {
+            tensors.fired.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the rows of `layer` to its tensors.
+    ///
+    /// # Safety
+    /// The layer's tensors must be allocated, with one element for each of a row.
+    unsafe fn write_rows(&self, edits: &EditSet, layer: u32) {
+        let [mul, add] = rows(edits, layer);
+        let tensors = &self.layers[&layer];
+        for (row, tensor) in [(mul, tensors.mul), (add, tensors.add)] {
+            let Some(row) = row else { continue };
+            // SAFETY: the tensor has row.len() F32 elements (contract).
+            unsafe {
+                (self.api.ggml_backend_tensor_set)(
+                    tensor,
+                    row.as_ptr().cast(),
+                    0,
+                    std::mem::size_of_val(row.as_slice()),
+                );
+            }
+        }
+    }
+
+    /// Allocates and fills the rows of `layers` in one buffer of type `kind`. A failure
+    /// leaves those layers waiting.
     ///
     /// # Safety
     /// As for [`Self::upload`].
@@ -208,6 +312,7 @@ impl DeviceEdits {
             return Err(failed);
         }
         self.contexts.push(context);
+        let mut allocated = Vec::with_capacity(layers.len());
         for &layer in layers {
             let [mul, add] = rows(edits, layer);
             let tensor = |row: Option<&Vec<f32>>, what: &str| match row {
@@ -219,17 +324,7 @@ impl DeviceEdits {
                     tensor
                 },
             };
-            let width = mul.or(add).map_or(0, Vec::len);
-            self.layers.insert(
-                layer,
-                LayerTensors {
-                    width,
-                    mul: tensor(mul, "jola_scale"),
-                    add: tensor(add, "jola_offset"),
-                    fired: AtomicBool::new(false),
-                    mismatch: AtomicBool::new(false),
-                },
-            );
+            allocated.push((layer, tensor(mul, "jola_scale"), tensor(add, "jola_offset")));
         }
         // SAFETY: `context` holds unallocated tensors only, `kind` is a live buffer type.
         let buffer = unsafe { (api.ggml_backend_alloc_ctx_tensors_from_buft)(context, kind) };
@@ -237,29 +332,20 @@ impl DeviceEdits {
             return Err(failed);
         }
         self.buffers.push(buffer);
-        for &layer in layers {
-            let [mul, add] = rows(edits, layer);
-            let tensors = &self.layers[&layer];
-            for (row, tensor) in [(mul, tensors.mul), (add, tensors.add)] {
-                let Some(row) = row else { continue };
-                // SAFETY: the tensor was allocated above with row.len() F32 elements.
-                unsafe {
-                    (api.ggml_backend_tensor_set)(
-                        tensor,
-                        row.as_ptr().cast(),
-                        0,
-                        std::mem::size_of_val(row.as_slice()),
-                    );
-                }
+        for (layer, mul, add) in allocated {
+            if let Some(tensors) = self.layers.get_mut(&layer) {
+                (tensors.mul, tensors.add) = (mul, add);
             }
+            // SAFETY: the layer's tensors were allocated above from these very rows.
+            unsafe { self.write_rows(edits, layer) };
         }
         Ok(())
     }
 
     /// Adds the edit of `layer` to the graph under construction in `graph`: a product and
     /// a sum, each only where the layer has such a row. `cur` is F32
-    /// `[head_dim * n_head, n_tokens]`. Returns `cur` itself for a layer without edits, and
-    /// for a tensor of another width, which [`Self::check`] then reports.
+    /// `[head_dim * n_head, n_tokens]`. Returns `cur` itself for a layer without edits and for
+    /// one that waits for its rows or has another width, which [`Self::check`] then reports.
     ///
     /// # Safety
     /// `graph` and `cur` must be live objects of the ggml given to [`Self::upload`].
@@ -278,6 +364,9 @@ impl DeviceEdits {
         if width != tensors.width as i64 {
             self.found_width.store(width, Ordering::Relaxed);
             tensors.mismatch.store(true, Ordering::Relaxed);
+            return cur;
+        }
+        if tensors.waits() {
             return cur;
         }
         let mut edited = cur;

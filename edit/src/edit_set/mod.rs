@@ -34,6 +34,13 @@ pub struct DenseEdit {
     pub add: Option<Vec<f32>>,
 }
 
+impl DenseEdit {
+    /// Length of the rows.
+    pub fn width(&self) -> usize {
+        self.mul.as_ref().or(self.add.as_ref()).map_or(0, Vec::len)
+    }
+}
+
 /// Why sidecars cannot be composed. Positions count from 0 in the order given.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {

@@ -128,7 +128,11 @@ impl BaseShape {
         Self::from_metadata(gguf.metadata()).map_err(|kind| gguf.error(kind))
     }
 
-    fn from_metadata(metadata: &Metadata) -> Result<Self, GgufErrorKind> {
+    /// As [`Self::from_gguf`], from metadata alone.
+    ///
+    /// # Errors
+    /// As [`Self::from_gguf`].
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self, GgufErrorKind> {
         let architecture = metadata.str("general.architecture")?;
         let key = |name: &str| format!("{architecture}.{name}");
         let block_count = metadata.u32(&key("block_count"))?;

@@ -1,0 +1,1 @@
+//! The slower way for programs into which nothing can be loaded.

@@ -1,0 +1,297 @@
+/*!
+The llama.cpp of the host process: its functions, and where its tensors live.
+*/
+
+use std::collections::HashMap;
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ptr::null_mut;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use jola_edit::graph::{
+    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTensor, GGML_TYPE_F32,
+};
+
+use crate::resolve::{beside, next, object_of, ResolveError};
+
+macro_rules! opaque {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        pub struct $name {
+            _opaque: [u8; 0],
+        }
+    )*};
+}
+
+opaque! {
+    /// `struct llama_model`, only ever behind a pointer.
+    LlamaModel,
+    /// `struct llama_context`, only ever behind a pointer.
+    LlamaContext,
+    /// What `llama_memory_t` points to.
+    LlamaMemory,
+    /// `struct ggml_backend_device`, only ever behind a pointer.
+    GgmlDevice,
+}
+
+/// A struct that llama.cpp passes by value and that differs between its versions, passed on
+/// untouched. Larger than any of them: what lies behind the real one is the caller's stack
+/// frame, copied along and looked at by nobody.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ByValue([u64; 64]);
+
+macro_rules! table {
+    (
+        $(#[$doc:meta])* $table:ident {
+            $($field:ident: unsafe extern "C" fn($($arg:ty),*) $(-> $ret:ty)?,)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        #[allow(missing_docs)] // the fields are the host's functions, documented there
+        pub struct $table {
+            $(pub $field: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
+        }
+
+        impl $table {
+            /// Looks every function up.
+            fn find(find: &dyn Fn(&CStr) -> Result<usize, ResolveError>) -> Result<Self, ResolveError> {
+                $(let $field = find(cname(concat!(stringify!($field), "\0")))?;)*
+                // SAFETY: the functions of these names have these types in every llama.cpp
+                // that has them.
+                unsafe {
+                    Ok(Self {
+                        $($field: std::mem::transmute::<usize, unsafe extern "C" fn($($arg),*) $(-> $ret)?>($field),)*
+                    })
+                }
+            }
+        }
+    };
+}
+
+/// A name that ends with its NUL.
+fn cname(name: &'static str) -> &'static CStr {
+    CStr::from_bytes_with_nul(name.as_bytes()).expect("a literal with one NUL")
+}
+
+table! {
+    /// The llama.cpp functions that the plugin calls.
+    LlamaApi {
+        llama_model_meta_val_str: unsafe extern "C" fn(*const LlamaModel, *const c_char, *mut c_char, usize) -> i32,
+        llama_decode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
+        llama_encode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
+        llama_free: unsafe extern "C" fn(*mut LlamaContext),
+        llama_synchronize: unsafe extern "C" fn(*mut LlamaContext),
+        llama_get_memory: unsafe extern "C" fn(*const LlamaContext) -> *mut LlamaMemory,
+        llama_memory_clear: unsafe extern "C" fn(*mut LlamaMemory, bool),
+        llama_pooling_type: unsafe extern "C" fn(*const LlamaContext) -> c_int,
+        llama_set_adapter_cvec: unsafe extern "C" fn(*mut LlamaContext, *const f32, usize, i32, i32, i32) -> i32,
+    }
+}
+
+table! {
+    /// The ggml functions that tell where a weight lives.
+    PlacementApi {
+        ggml_get_data: unsafe extern "C" fn(*const GgmlTensor) -> *mut c_void,
+        ggml_backend_cpu_buffer_type: unsafe extern "C" fn() -> *mut GgmlBufferType,
+        ggml_backend_buffer_is_host: unsafe extern "C" fn(*mut GgmlBuffer) -> bool,
+        ggml_backend_buffer_get_size: unsafe extern "C" fn(*mut GgmlBuffer) -> usize,
+        ggml_backend_buffer_get_type: unsafe extern "C" fn(*mut GgmlBuffer) -> *mut GgmlBufferType,
+        ggml_backend_buft_get_device: unsafe extern "C" fn(*mut GgmlBufferType) -> *mut GgmlDevice,
+        ggml_backend_buft_name: unsafe extern "C" fn(*mut GgmlBufferType) -> *const c_char,
+        ggml_backend_dev_buffer_type: unsafe extern "C" fn(*mut GgmlDevice) -> *mut GgmlBufferType,
+    }
+}
+
+/// Why a llama.cpp cannot be worked with.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HostError {
+    /// A function is missing.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// `struct ggml_tensor` is laid out another way.
+    #[error("this ggml keeps a tensor's buffer in another place than expected")]
+    Layout,
+}
+
+/// One loaded llama.cpp with its ggml.
+pub struct Host {
+    /// Its llama.cpp functions.
+    pub llama: LlamaApi,
+    /// Its ggml functions.
+    pub ggml: GgmlApi,
+    placement: PlacementApi,
+}
+
+/// Offset of `buffer` in `struct ggml_tensor`: behind `type`, in every ggml with backends.
+/// Proven for each ggml before it is used.
+const BUFFER_OFFSET: usize = 8;
+
+/// Where a weight lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere yet: the model was loaded without its weights, to measure it.
+    Unallocated,
+    /// On a device with this plain buffer type.
+    Device(*mut GgmlBufferType),
+}
+
+impl Host {
+    /// The llama.cpp that `function`, one of its addresses, belongs to.
+    ///
+    /// # Errors
+    /// Any [`HostError`], again at each call.
+    pub fn of(function: usize) -> Result<&'static Self, HostError> {
+        type Hosts = Mutex<HashMap<usize, Result<&'static Host, HostError>>>;
+        static HOSTS: OnceLock<Hosts> = OnceLock::new();
+        let base = object_of(function).map_or(0, |(base, _)| base);
+        let hosts = HOSTS.get_or_init(Hosts::default);
+        let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts
+            .entry(base)
+            .or_insert_with(|| Self::find(function).map(|host| &*Box::leak(Box::new(host))))
+            .clone()
+    }
+
+    fn find(function: usize) -> Result<Self, HostError> {
+        let find = |name: &CStr| {
+            let found = next(name).or_else(|| beside(function, name));
+            found.ok_or_else(|| ResolveError::Missing {
+                name: name.to_string_lossy().into_owned(),
+            })
+        };
+        let host = Self {
+            llama: LlamaApi::find(&find)?,
+            ggml: find_ggml(&find)?,
+            placement: PlacementApi::find(&find)?,
+        };
+        // SAFETY: the functions are those of one ggml.
+        if !unsafe { host.buffer_offset_holds() } {
+            return Err(HostError::Layout);
+        }
+        Ok(host)
+    }
+
+    /// Whether a fresh tensor's buffer stands at [`BUFFER_OFFSET`].
+    ///
+    /// # Safety
+    /// The functions of `self` must be those of one ggml.
+    unsafe fn buffer_offset_holds(&self) -> bool {
+        let ggml = &self.ggml;
+        // SAFETY: plain use of ggml's allocation functions; results are checked. The tensor
+        // is far longer than BUFFER_OFFSET + 8 bytes: its name alone takes 64.
+        unsafe {
+            let context = (ggml.ggml_init)(GgmlInitParams {
+                mem_size: (ggml.ggml_tensor_overhead)(),
+                mem_buffer: null_mut(),
+                no_alloc: true,
+            });
+            if context.is_null() {
+                return false;
+            }
+            let tensor = (ggml.ggml_new_tensor_1d)(context, GGML_TYPE_F32, 1);
+            let before = buffer_of(tensor);
+            let kind = (self.placement.ggml_backend_cpu_buffer_type)();
+            let buffer = (ggml.ggml_backend_alloc_ctx_tensors_from_buft)(context, kind);
+            let after = buffer_of(tensor);
+            if !buffer.is_null() {
+                (ggml.ggml_backend_buffer_free)(buffer);
+            }
+            (ggml.ggml_free)(context);
+            before.is_null() && !buffer.is_null() && after == buffer
+        }
+    }
+
+    /// Where `weight` lives. Plain memory of its device is named even when the weight itself
+    /// is in a special buffer (repacked, mapped, pinned), which could not hold other tensors.
+    ///
+    /// # Safety
+    /// `weight` must be a live weight of this host.
+    pub unsafe fn place(&self, weight: *const GgmlTensor) -> Place {
+        let api = &self.placement;
+        // SAFETY: `weight` is live, so its buffer is null or live, and so are the buffer's
+        // type and the type's device.
+        unsafe {
+            let buffer = buffer_of(weight);
+            if buffer.is_null()
+                || (api.ggml_get_data)(weight).is_null()
+                || (api.ggml_backend_buffer_get_size)(buffer) == 0
+            {
+                return Place::Unallocated;
+            }
+            let kind = (api.ggml_backend_buffer_get_type)(buffer);
+            let device = (api.ggml_backend_buft_get_device)(kind);
+            Place::Device(
+                if device.is_null() || (api.ggml_backend_buffer_is_host)(buffer) {
+                    (api.ggml_backend_cpu_buffer_type)()
+                } else {
+                    (api.ggml_backend_dev_buffer_type)(device)
+                },
+            )
+        }
+    }
+
+    /// The name of a buffer type, for messages.
+    ///
+    /// # Safety
+    /// `kind` must be a buffer type of this host.
+    pub unsafe fn buffer_type_name(&self, kind: *mut GgmlBufferType) -> String {
+        // SAFETY: ggml returns a NUL-terminated text that lives as long as the type.
+        let name = unsafe { CStr::from_ptr((self.placement.ggml_backend_buft_name)(kind)) };
+        name.to_string_lossy().into_owned()
+    }
+}
+
+/// The field `buffer` of a tensor.
+///
+/// # Safety
+/// `tensor` must be a live tensor of a ggml for which [`BUFFER_OFFSET`] holds or is being
+/// tried.
+unsafe fn buffer_of(tensor: *const GgmlTensor) -> *mut GgmlBuffer {
+    // SAFETY: the struct is longer than BUFFER_OFFSET + 8 bytes, and malloc'd memory of ggml
+    // is aligned for pointers.
+    unsafe {
+        tensor
+            .cast::<u8>()
+            .add(BUFFER_OFFSET)
+            .cast::<*mut GgmlBuffer>()
+            .read()
+    }
+}
+
+/// Looks up the functions that edits need.
+fn find_ggml(find: &dyn Fn(&CStr) -> Result<usize, ResolveError>) -> Result<GgmlApi, ResolveError> {
+    table! {
+        /// [`GgmlApi`] by names.
+        Found {
+            ggml_tensor_overhead: unsafe extern "C" fn() -> usize,
+            ggml_init: unsafe extern "C" fn(GgmlInitParams) -> *mut GgmlContext,
+            ggml_free: unsafe extern "C" fn(*mut GgmlContext),
+            ggml_new_tensor_1d: unsafe extern "C" fn(*mut GgmlContext, c_int, i64) -> *mut GgmlTensor,
+            ggml_set_name: unsafe extern "C" fn(*mut GgmlTensor, *const c_char) -> *mut GgmlTensor,
+            ggml_nelements: unsafe extern "C" fn(*const GgmlTensor) -> i64,
+            ggml_nrows: unsafe extern "C" fn(*const GgmlTensor) -> i64,
+            ggml_mul: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
+            ggml_add: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
+            ggml_backend_alloc_ctx_tensors_from_buft: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlBufferType) -> *mut GgmlBuffer,
+            ggml_backend_tensor_set: unsafe extern "C" fn(*mut GgmlTensor, *const c_void, usize, usize),
+            ggml_backend_buffer_free: unsafe extern "C" fn(*mut GgmlBuffer),
+        }
+    }
+    let found = Found::find(find)?;
+    Ok(GgmlApi {
+        ggml_tensor_overhead: found.ggml_tensor_overhead,
+        ggml_init: found.ggml_init,
+        ggml_free: found.ggml_free,
+        ggml_new_tensor_1d: found.ggml_new_tensor_1d,
+        ggml_set_name: found.ggml_set_name,
+        ggml_nelements: found.ggml_nelements,
+        ggml_nrows: found.ggml_nrows,
+        ggml_mul: found.ggml_mul,
+        ggml_add: found.ggml_add,
+        ggml_backend_alloc_ctx_tensors_from_buft: found.ggml_backend_alloc_ctx_tensors_from_buft,
+        ggml_backend_tensor_set: found.ggml_backend_tensor_set,
+        ggml_backend_buffer_free: found.ggml_backend_buffer_free,
+    })
+}

@@ -1,0 +1,263 @@
+/*!
+What happens in the functions that stand in, except for a context's creation.
+*/
+
+use std::ffi::{c_char, c_void, CStr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use jola_edit::graph::{GgmlContext, GgmlTensor};
+
+use super::sites::Site;
+use crate::host::{ByValue, LlamaContext};
+use crate::log;
+use crate::operand::{may_matter, product, Product};
+use crate::request::{defaults, enabled};
+use crate::resolve::{lookup, real_dlsym};
+use crate::state::{self, ContextState};
+
+/// Ends the process: for calls that can neither be passed on nor be refused.
+fn die(text: impl std::fmt::Display) -> ! {
+    log::error(text);
+    // SAFETY: ends the process at once, without destructors that might wait for others.
+    unsafe { libc::_exit(1) }
+}
+
+/// Runs `body`, whose panics must not reach the host.
+fn caught<T>(body: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(body)).ok()
+}
+
+/// `ggml_mul_mat`.
+pub(super) unsafe extern "C" fn mul_mat(
+    graph: *mut GgmlContext,
+    a: *mut GgmlTensor,
+    b: *mut GgmlTensor,
+    caller: usize,
+) -> *mut GgmlTensor {
+    let site = match Site::of(caller) {
+        Ok(site) => site,
+        Err(error) => die(error),
+    };
+    if !enabled() {
+        // SAFETY: the caller's arguments, passed on.
+        return unsafe { (site.mul_mat)(graph, a, b) };
+    }
+    // SAFETY: the operands are live tensors of this ggml (the caller's contract).
+    unsafe {
+        if !may_matter(site.name(b).to_bytes()) {
+            return (site.mul_mat)(graph, a, b);
+        }
+        caught(|| edited_mul_mat(&site, graph, a, b))
+            .unwrap_or_else(|| die("internal error while a graph was built"))
+    }
+}
+
+/// The product `a × b` where `b` may be head outputs.
+///
+/// # Safety
+/// `graph`, `a` and `b` must be live objects of the site's ggml.
+unsafe fn edited_mul_mat(
+    site: &Site,
+    graph: *mut GgmlContext,
+    a: *mut GgmlTensor,
+    b: *mut GgmlTensor,
+) -> *mut GgmlTensor {
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let name = |tensor| site.name(tensor).to_str().unwrap_or_default();
+        let Some(product) = product(name(a), name(b)) else {
+            return (site.mul_mat)(graph, a, b);
+        };
+        let Some(state) = state::current() else {
+            refuse_unknown(site, product, a);
+            return (site.mul_mat)(graph, a, b);
+        };
+        let b = state.operand(product, graph, a, b);
+        let result = (site.mul_mat)(graph, a, b);
+        if let Product::Rotation(layer) = product {
+            state.name_unrotated(result, layer);
+        }
+        result
+    }
+}
+
+/// A model's graph is being built for a context that this library did not see: it must not
+/// be computed without the edits that were asked for. Measuring a model computes nothing.
+///
+/// # Safety
+/// `a` must be a live tensor of the site's ggml.
+unsafe fn refuse_unknown(site: &Site, product: Product, a: *mut GgmlTensor) {
+    let wanted = !matches!(defaults(), Ok(None));
+    // SAFETY: the caller vouches for `a`.
+    let in_memory = unsafe { !(site.get_data)(a).is_null() };
+    if wanted && in_memory && matches!(product, Product::Projection(_)) {
+        die(
+            "a context was created in a way that cannot be edited (its llama.cpp is not called \
+             through shared library functions); stopping before it computes without the edits",
+        );
+    }
+}
+
+/// `llama_decode`.
+pub(super) unsafe extern "C" fn decode(
+    context: *mut LlamaContext,
+    batch: *const ByValue,
+    caller: usize,
+) -> i32 {
+    // SAFETY: the caller's arguments, passed on.
+    unsafe {
+        compute(context, batch, caller, c"llama_decode", |state| {
+            state.host.llama.llama_decode
+        })
+    }
+}
+
+/// `llama_encode`.
+pub(super) unsafe extern "C" fn encode(
+    context: *mut LlamaContext,
+    batch: *const ByValue,
+    caller: usize,
+) -> i32 {
+    // SAFETY: the caller's arguments, passed on.
+    unsafe {
+        compute(context, batch, caller, c"llama_encode", |state| {
+            state.host.llama.llama_encode
+        })
+    }
+}
+
+type Compute = unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32;
+
+/// A status of `llama_decode` that says "fatal error", and `llama_encode`'s for any.
+const FATAL: i32 = -3;
+
+/// # Safety
+/// As for `llama_decode`; `batch` points to the caller's struct.
+unsafe fn compute(
+    context: *mut LlamaContext,
+    batch: *const ByValue,
+    caller: usize,
+    name: &CStr,
+    function: fn(&ContextState) -> Compute,
+) -> i32 {
+    let state = if enabled() {
+        state::find(context)
+    } else {
+        None
+    };
+    let Some(state) = state else {
+        // SAFETY: the function of this name has this type.
+        return match real::<Compute>(name, caller) {
+            // SAFETY: the caller's arguments, passed on.
+            Ok(real) => unsafe { real(context, *batch) },
+            Err(error) => die(error),
+        };
+    };
+    let entered = state::enter(&state);
+    // SAFETY: the caller's arguments, passed on.
+    let status = unsafe { function(&state)(context, *batch) };
+    drop(entered);
+    if status != 0 {
+        return status;
+    }
+    match caught(|| state.after_compute()) {
+        Some(Ok(())) => status,
+        Some(Err(error)) => {
+            log::error(error);
+            FATAL
+        }
+        None => FATAL,
+    }
+}
+
+/// The host's function `name` for a call from `caller`.
+fn real<F: Copy>(name: &CStr, caller: usize) -> Result<F, crate::resolve::ResolveError> {
+    let address = lookup(name, caller)?;
+    const { assert!(size_of::<F>() == size_of::<usize>()) };
+    // SAFETY: F is a function pointer type; the callers name the function of that type.
+    Ok(unsafe { std::mem::transmute_copy::<usize, F>(&address) })
+}
+
+/// `llama_free`.
+pub(super) unsafe extern "C" fn free(context: *mut LlamaContext, caller: usize) {
+    let state = if enabled() {
+        state::forget(context)
+    } else {
+        None
+    };
+    let real = match &state {
+        Some(state) => Ok(state.host.llama.llama_free),
+        None => real::<unsafe extern "C" fn(*mut LlamaContext)>(c"llama_free", caller),
+    };
+    match real {
+        // SAFETY: the caller's argument, passed on. The edits' rows go when `state` is
+        // dropped, after the graphs that hold them.
+        Ok(real) => unsafe { real(context) },
+        Err(error) => die(error),
+    }
+}
+
+/// `llama_set_adapter_cvec`.
+///
+/// # Safety
+/// As for llama.cpp's function.
+pub(super) unsafe fn set_adapter_cvec(
+    context: *mut LlamaContext,
+    data: *const f32,
+    len: usize,
+    n_embd: i32,
+    il_start: i32,
+    il_end: i32,
+) -> i32 {
+    type Set = unsafe extern "C" fn(*mut LlamaContext, *const f32, usize, i32, i32, i32) -> i32;
+    let state = if enabled() {
+        state::find(context)
+    } else {
+        None
+    };
+    let real = match &state {
+        Some(state) => Ok(state.host.llama.llama_set_adapter_cvec as Set),
+        None => real::<Set>(c"llama_set_adapter_cvec", 0),
+    };
+    let status = match real {
+        // SAFETY: the caller's arguments, passed on.
+        Ok(real) => unsafe { real(context, data, len, n_embd, il_start, il_end) },
+        Err(error) => die(error),
+    };
+    if let (0, Some(state)) = (status, state) {
+        let data = if data.is_null() {
+            &[]
+        } else {
+            // SAFETY: llama.cpp has just read `len` floats there.
+            unsafe { std::slice::from_raw_parts(data, len) }
+        };
+        state.remember_control_vector(data, n_embd, il_start, il_end);
+    }
+    status
+}
+
+/// `dlsym`: our function of that name, when the one that would be found is one that we stand
+/// in for; null when the call is to go on to the C library.
+pub(super) unsafe extern "C" fn looked_up(handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    let real = real_dlsym();
+    if name.is_null() || handle == libc::RTLD_NEXT || !enabled() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: dlsym's contract: a NUL-terminated name.
+    let ours = match unsafe { CStr::from_ptr(name) }.to_bytes() {
+        b"llama_init_from_model" => super::llama_init_from_model as *const c_void,
+        b"llama_new_context_with_model" => super::llama_new_context_with_model as *const c_void,
+        b"llama_decode" => super::llama_decode as *const c_void,
+        b"llama_encode" => super::llama_encode as *const c_void,
+        b"llama_free" => super::llama_free as *const c_void,
+        b"llama_set_adapter_cvec" => super::llama_set_adapter_cvec as *const c_void,
+        _ => return std::ptr::null_mut(),
+    };
+    // SAFETY: the caller's arguments. What is not there must go on not being there.
+    let found = unsafe { real(handle, name) };
+    if found.is_null() {
+        found
+    } else {
+        ours.cast_mut()
+    }
+}

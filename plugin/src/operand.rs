@@ -1,0 +1,125 @@
+/*!
+Which products of a graph concern a layer's edit, told by the names that llama.cpp gives
+its tensors.
+
+llama.cpp names a layer's head outputs `kqv_out-<layer>` and multiplies them with the
+weight `blk.<layer>.attn_output.weight`, and with that weight's `.lora_a` when a LoRA is
+loaded. When the cached values are quantised it stores them rotated and turns the head
+outputs back in between: a reshaped `kqv_out-<layer>` is multiplied with `attn_inp_v_rot`
+(or `_k_rot`), and the reshaped product is what meets the weight. That inner product is
+given a name of ours, so that the outer one can be told.
+*/
+
+/// What a product `a × b` is to an edit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// Head outputs with the output projection: `b` is to be edited.
+    Projection(u32),
+    /// Head outputs with a LoRA of the output projection: `b` was edited before.
+    Lora(u32),
+    /// Head outputs turned back after the cache's rotation: the product is to be named
+    /// [`unrotated`].
+    Rotation(u32),
+}
+
+const HEAD_OUTPUTS: &str = "kqv_out-";
+const UNROTATED: &str = "jola_unrotated-";
+const RESHAPED: [&str; 2] = [" (reshaped)", " (cont)"];
+
+/// The name of the head outputs of `layer` after they were turned back.
+pub fn unrotated(layer: u32) -> String {
+    format!("{UNROTATED}{layer}")
+}
+
+/// Whether a tensor of this name may be the second operand of a product that matters: a
+/// cheap test for all the others.
+pub fn may_matter(b: &[u8]) -> bool {
+    b.starts_with(HEAD_OUTPUTS.as_bytes()) || b.starts_with(UNROTATED.as_bytes())
+}
+
+/// The layer of a tensor named `kqv_out-<layer>` exactly.
+pub fn head_outputs(name: &str) -> Option<u32> {
+    name.strip_prefix(HEAD_OUTPUTS)?.parse().ok()
+}
+
+/// The layer of a tensor that is a reshaped `kqv_out-<layer>`.
+pub fn reshaped_head_outputs(name: &str) -> Option<u32> {
+    head_outputs(strip_reshaped(name)?)
+}
+
+fn strip_reshaped(name: &str) -> Option<&str> {
+    RESHAPED.iter().find_map(|end| name.strip_suffix(end))
+}
+
+/// What the product of tensors named `a` and `b` is to an edit, if anything.
+pub fn product(a: &str, b: &str) -> Option<Product> {
+    if a.starts_with("attn_inp_") && a.ends_with("_rot") {
+        return reshaped_head_outputs(b).map(Product::Rotation);
+    }
+    let layer = head_outputs(b).or_else(|| {
+        let turned = strip_reshaped(b)?.strip_prefix(UNROTATED)?;
+        turned.parse().ok()
+    })?;
+    let weight = a.strip_prefix("blk.")?;
+    let (of_layer, what) = weight.split_once('.')?;
+    if of_layer.parse() != Ok(layer) {
+        return None;
+    }
+    match what {
+        "attn_output.weight" => Some(Product::Projection(layer)),
+        "attn_output.weight.lora_a" => Some(Product::Lora(layer)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_head_outputs_are_told_by_name() {
+        let of = product;
+        assert_eq!(
+            of("blk.12.attn_output.weight", "kqv_out-12"),
+            Some(Product::Projection(12))
+        );
+        assert_eq!(
+            of("blk.0.attn_output.weight.lora_a", "kqv_out-0"),
+            Some(Product::Lora(0))
+        );
+        assert_eq!(
+            of("attn_inp_v_rot", "kqv_out-3 (reshaped)"),
+            Some(Product::Rotation(3))
+        );
+        let turned = unrotated(3) + " (reshaped)";
+        assert_eq!(
+            of("blk.3.attn_output.weight", &turned),
+            Some(Product::Projection(3))
+        );
+    }
+
+    #[test]
+    fn other_products_do_not_matter() {
+        for (a, b) in [
+            ("blk.1.attn_output.weight", "kqv_out-2"),
+            ("blk.1.attn_output.weight", "kqv_out-1 (reshaped)"),
+            ("blk.1.attn_output.weight.lora_b", "kqv_out-1"),
+            ("blk.1.ffn_up.weight", "kqv_out-1"),
+            ("v.blk.1.attn_out.weight", "kqv_out-1"),
+            ("attn_inp_v_rot", "Vcur-1 (reshaped)"),
+            ("attn_inp_v_rot", "kqv_out-1"),
+            ("blk.1.attn_output.weight", "kqv_out-"),
+            ("", ""),
+        ] {
+            assert_eq!(product(a, b), None, "{a} × {b}");
+        }
+    }
+
+    #[test]
+    fn the_cheap_test_passes_whatever_matters() {
+        assert!(may_matter(b"kqv_out-1 (reshaped)"));
+        assert!(may_matter(unrotated(1).as_bytes()));
+        assert!(!may_matter(b"attn_norm-1"));
+        assert!(!may_matter(b""));
+    }
+}

@@ -1,0 +1,113 @@
+/*!
+What a sidecar must agree with, read from the host's model through its public API.
+*/
+
+use std::ffi::CString;
+
+use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
+use jola_edit::sidecar::{BaseMismatch, BaseShape};
+use jola_edit::Sidecar;
+
+use crate::host::{LlamaApi, LlamaModel};
+use crate::request::Request;
+
+/// Why edits are not for a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ShapeError {
+    /// The model's metadata lack what is compared, or contradict themselves.
+    #[error("the model's metadata do not tell its attention heads: {0}")]
+    Metadata(#[from] GgufErrorKind),
+    /// It is another model than the sidecar's.
+    #[error("{file}: {mismatch}")]
+    Mismatch {
+        /// The sidecar.
+        file: String,
+        /// The first difference.
+        mismatch: BaseMismatch,
+    },
+}
+
+/// Keys below the architecture's name that decide the shape; all are numbers.
+const NUMBERS: [&str; 5] = [
+    "block_count",
+    "embedding_length",
+    "attention.value_length",
+    "attention.value_length_mla",
+    "attention.value_length_swa",
+];
+
+/// Checks that every sidecar of `request` is for `model`.
+///
+/// # Errors
+/// Any [`ShapeError`].
+///
+/// # Safety
+/// `model` must be a live model of the llama.cpp behind `api`.
+pub unsafe fn check(
+    api: &LlamaApi,
+    model: *const LlamaModel,
+    request: &Request,
+) -> Result<(), ShapeError> {
+    for (path, sidecar) in &request.sidecars {
+        // SAFETY: the caller vouches for `model`.
+        let shape = unsafe { read(api, model, sidecar)? };
+        sidecar
+            .check_base(&shape)
+            .map_err(|mismatch| ShapeError::Mismatch {
+                file: path.display().to_string(),
+                mismatch,
+            })?;
+    }
+    Ok(())
+}
+
+/// The shape of a model. llama.cpp does not tell metadata that are arrays: head counts that
+/// differ by layer are taken to be the sidecar's, and the graph then shows whether each
+/// edited layer has that width.
+///
+/// # Safety
+/// As for [`check`].
+unsafe fn read(
+    api: &LlamaApi,
+    model: *const LlamaModel,
+    sidecar: &Sidecar,
+) -> Result<BaseShape, GgufErrorKind> {
+    // SAFETY: the caller vouches for `model`.
+    let text = |key: &str| unsafe { value(api, model, key) };
+    let mut metadata = Metadata::new();
+    let architecture = text("general.architecture").unwrap_or_default();
+    for name in NUMBERS {
+        let key = format!("{architecture}.{name}");
+        if let Some(number) = text(&key).and_then(|text| text.parse::<u32>().ok()) {
+            metadata.insert(key, number)?;
+        }
+    }
+    let key = format!("{architecture}.attention.head_count");
+    match text(&key).and_then(|text| text.parse::<u32>().ok()) {
+        Some(count) => metadata.insert(key, count)?,
+        None => {
+            let counts = (0..sidecar.block_count)
+                .map(|layer| sidecar.head_count.at(layer).unwrap_or(0))
+                .collect();
+            metadata.insert(key, Array::U32(counts))?;
+        }
+    }
+    metadata.insert("general.architecture", architecture)?;
+    BaseShape::from_metadata(&metadata)
+}
+
+/// The text of a metadata key.
+///
+/// # Safety
+/// As for [`check`].
+unsafe fn value(api: &LlamaApi, model: *const LlamaModel, key: &str) -> Option<String> {
+    let key = CString::new(key).ok()?;
+    let mut text = [0u8; 256];
+    // SAFETY: `text` is valid for its length; llama.cpp terminates what it writes and
+    // returns the whole length, negative when there is no such key.
+    let len = unsafe {
+        (api.llama_model_meta_val_str)(model, key.as_ptr(), text.as_mut_ptr().cast(), text.len())
+    };
+    let bytes = text.get(..usize::try_from(len).ok()?)?;
+    String::from_utf8(bytes.to_vec()).ok()
+}
