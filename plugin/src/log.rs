@@ -1,5 +1,5 @@
 /*!
-Lines on stderr. Errors always appear, the rest when `LLAMA_JOLA_LOG` asks for it.
+Lines on stderr. Errors and warnings always appear, the rest when `LLAMA_JOLA_LOG` asks for it.
 */
 
 use std::fmt::Display;
@@ -32,6 +32,11 @@ fn line(text: impl Display) {
 /// What went wrong; always shown.
 pub fn error(text: impl Display) {
     line(format_args!("error: {text}"));
+}
+
+/// What may not be what the user meant; always shown.
+pub fn warning(text: impl Display) {
+    line(format_args!("warning: {text}"));
 }
 
 /// What a user may want to know; shown at `info` and `debug`.

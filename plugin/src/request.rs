@@ -46,7 +46,7 @@ impl Request {
             let (path, scale) = parse_spec(spec)?;
             let sidecar = Sidecar::read(&path)?;
             for warning in &sidecar.warnings {
-                crate::log::info(format_args!("warning: {}: {warning}", path.display()));
+                crate::log::warning(format_args!("{}: {warning}", path.display()));
             }
             sidecars.push((path, sidecar));
             scales.push(scale);

@@ -2,14 +2,22 @@
 What a sidecar must agree with, read from the host's model through its public API.
 */
 
-use std::ffi::CString;
+use std::ffi::{c_char, CString};
 
 use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
 use jola_edit::sidecar::{BaseMismatch, BaseShape};
 use jola_edit::Sidecar;
 
-use crate::host::{LlamaApi, LlamaModel};
+use crate::host::LlamaModel;
 use crate::request::Request;
+
+/// `llama_model_meta_val_str` of the host.
+pub type MetaValue = unsafe extern "C" fn(
+    model: *const LlamaModel,
+    key: *const c_char,
+    buf: *mut c_char,
+    buf_size: usize,
+) -> i32;
 
 /// Why edits are not for a model.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +50,9 @@ const NUMBERS: [&str; 5] = [
 /// Any [`ShapeError`].
 ///
 /// # Safety
-/// `model` must be a live model of the llama.cpp behind `api`.
+/// `model` must be a live model of the llama.cpp that `api` belongs to.
 pub unsafe fn check(
-    api: &LlamaApi,
+    api: MetaValue,
     model: *const LlamaModel,
     request: &Request,
 ) -> Result<(), ShapeError> {
@@ -68,7 +76,7 @@ pub unsafe fn check(
 /// # Safety
 /// As for [`check`].
 unsafe fn read(
-    api: &LlamaApi,
+    api: MetaValue,
     model: *const LlamaModel,
     sidecar: &Sidecar,
 ) -> Result<BaseShape, GgufErrorKind> {
@@ -100,14 +108,12 @@ unsafe fn read(
 ///
 /// # Safety
 /// As for [`check`].
-unsafe fn value(api: &LlamaApi, model: *const LlamaModel, key: &str) -> Option<String> {
+unsafe fn value(api: MetaValue, model: *const LlamaModel, key: &str) -> Option<String> {
     let key = CString::new(key).ok()?;
     let mut text = [0u8; 256];
     // SAFETY: `text` is valid for its length; llama.cpp terminates what it writes and
     // returns the whole length, negative when there is no such key.
-    let len = unsafe {
-        (api.llama_model_meta_val_str)(model, key.as_ptr(), text.as_mut_ptr().cast(), text.len())
-    };
+    let len = unsafe { api(model, key.as_ptr(), text.as_mut_ptr().cast(), text.len()) };
     let bytes = text.get(..usize::try_from(len).ok()?)?;
     String::from_utf8(bytes.to_vec()).ok()
 }

@@ -275,7 +275,7 @@ impl ContextState {
         // graph is under computation.
         unsafe {
             if let Some(request) = &request {
-                shape::check(llama, self.model, request)?;
+                shape::check(llama.llama_model_meta_val_str, self.model, request)?;
             }
             (llama.llama_synchronize)(context);
             let overwritten = match (&request, &mut inner.device) {

@@ -11,7 +11,7 @@ use jola_edit::atomic::write_atomically;
 use jola_edit::gguf::Gguf;
 use jola_edit::sidecar::{sha256, BaseShape, SidecarStats};
 use jola_edit::Sidecar;
-use serde_json::{json, Value};
+use serde_json::json;
 
 use super::heatmap;
 
@@ -50,7 +50,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             .with_context(|| format!("writing {}", path.display()))?;
     }
     if args.json {
-        println!("{}", to_json(&sidecar, &stats, bytes, same_file));
+        let summary = sidecar.summary(bytes, same_file.flatten());
+        println!("{}", serde_json::to_string(&summary)?);
     } else {
         print_table(&args.edit, &sidecar, &stats, bytes, same_file);
     }
@@ -71,38 +72,6 @@ fn check_base(sidecar: &Sidecar, base: &Path) -> Result<Option<bool>> {
         Ok(found) => Ok(Some(found == *expected)),
         Err(error) => bail!("reading {}: {error}", base.display()),
     }
-}
-
-fn to_json(
-    sidecar: &Sidecar,
-    stats: &SidecarStats,
-    bytes: u64,
-    same: Option<Option<bool>>,
-) -> Value {
-    let train: serde_json::Map<String, Value> = sidecar
-        .train
-        .iter()
-        .map(|(key, value)| (key.to_owned(), json!(value)))
-        .collect();
-    json!({
-        "architecture": sidecar.architecture,
-        "name": sidecar.name,
-        "base_model": sidecar.base_model_name,
-        "base_sha256": sidecar.base_sha256,
-        "base_is_training_file": same.flatten(),
-        "method": sidecar.method,
-        "bytes": bytes,
-        "layers_total": stats.layers,
-        "layers_edited": stats.edited_layers,
-        "heads_total": stats.heads,
-        "heads_edited": stats.edited_heads,
-        "head_dim": sidecar.head_dim,
-        "scale_gates_open": stats.open_mul,
-        "offset_gates_open": stats.open_add,
-        "values": stats.values,
-        "heads": stats.norms,
-        "train": train,
-    })
 }
 
 fn print_table(

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 pub use base::{BaseMismatch, BaseShape};
 pub use error::{SidecarError, SidecarErrorKind};
 pub use naming::{file_name, sha256};
-pub use stats::{HeadNorms, SidecarStats};
+pub use stats::{HeadNorms, SidecarStats, SidecarSummary};
 
 use crate::gguf::Metadata;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{HeadVectors, Sidecar};
+use crate::gguf::Metadata;
 
 /// How much of the base model a sidecar edits, and how strongly.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -42,7 +43,57 @@ pub struct HeadNorms {
     pub add: Option<f64>,
 }
 
+/// A sidecar as one object for programs, such as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)] // the fields of Sidecar and SidecarStats under their published names
+pub struct SidecarSummary<'a> {
+    pub architecture: &'a str,
+    pub name: &'a str,
+    pub base_model: &'a str,
+    pub base_sha256: Option<&'a str>,
+    /// Whether a base model at hand is the very file that the edit was trained on.
+    pub base_is_training_file: Option<bool>,
+    pub method: &'a str,
+    /// Size of the file.
+    pub bytes: u64,
+    pub layers_total: u32,
+    pub layers_edited: usize,
+    pub heads_total: u64,
+    pub heads_edited: usize,
+    pub head_dim: u32,
+    pub scale_gates_open: usize,
+    pub offset_gates_open: usize,
+    pub values: u64,
+    pub heads: Vec<HeadNorms>,
+    pub train: &'a Metadata,
+}
+
 impl Sidecar {
+    /// All about a valid sidecar whose file has `bytes` bytes; `base_is_training_file` as in
+    /// [`SidecarSummary`].
+    pub fn summary(&self, bytes: u64, base_is_training_file: Option<bool>) -> SidecarSummary<'_> {
+        let stats = self.stats();
+        SidecarSummary {
+            architecture: &self.architecture,
+            name: &self.name,
+            base_model: &self.base_model_name,
+            base_sha256: self.base_sha256.as_deref(),
+            base_is_training_file,
+            method: &self.method,
+            bytes,
+            layers_total: stats.layers,
+            layers_edited: stats.edited_layers,
+            heads_total: stats.heads,
+            heads_edited: stats.edited_heads,
+            head_dim: self.head_dim,
+            scale_gates_open: stats.open_mul,
+            offset_gates_open: stats.open_add,
+            values: stats.values,
+            heads: stats.norms,
+            train: &self.train,
+        }
+    }
+
     /// Counts and norms of a valid sidecar.
     pub fn stats(&self) -> SidecarStats {
         let norms: Vec<HeadNorms> = self

@@ -74,9 +74,11 @@ unsafe fn init(
     }
 }
 
-/// Whether a context with edits exists or existed: what does not match after it belongs to
-/// a draft or an embedding model that works beside it.
+/// Whether a model that matches the edits was seen: one that does not, after it, is a draft
+/// or an embedding model that works beside it.
 static MATCHED: AtomicBool = AtomicBool::new(false);
+/// Whether a context with edits exists or existed.
+static EDITED: AtomicBool = AtomicBool::new(false);
 
 /// Creates a context by `create` and follows it, or says why it cannot have the edits.
 ///
@@ -88,11 +90,10 @@ unsafe fn followed(
     model: *mut LlamaModel,
     create: &dyn Fn() -> *mut LlamaContext,
 ) -> Result<*mut LlamaContext, String> {
-    let mismatch = match &request {
-        // SAFETY: the caller vouches for `model`.
-        Some(request) => unsafe { shape::check(&host.llama, model, request) }.err(),
-        None => None,
-    };
+    let meta_value = host.llama.llama_model_meta_val_str;
+    // SAFETY: the caller vouches for `model`.
+    let check = |request: &Arc<Request>| unsafe { shape::check(meta_value, model, request) }.err();
+    let mismatch = request.as_ref().and_then(check);
     let wanted = if mismatch.is_some() { None } else { request };
     let edited = wanted.clone();
     let state = Arc::new(ContextState::new(host, model, wanted));
@@ -124,6 +125,7 @@ fn accept(state: &ContextState, request: Option<&Request>) -> Result<(), String>
     match state.outcome().map_err(|error| error.to_string())? {
         Outcome::Ready => {
             MATCHED.store(true, Ordering::Relaxed);
+            EDITED.store(true, Ordering::Relaxed);
             log::info(format_args!(
                 "{}: {} layers edited",
                 request.names(),
@@ -136,7 +138,7 @@ fn accept(state: &ContextState, request: Option<&Request>) -> Result<(), String>
         }
         // A second context of the same model that runs other layers, such as those that
         // predict several tokens at once.
-        Outcome::NoLayer if MATCHED.load(Ordering::Relaxed) => {
+        Outcome::NoLayer if EDITED.load(Ordering::Relaxed) => {
             state.give_up();
             log::info("a context runs none of the edited layers: left alone");
         }
@@ -157,9 +159,12 @@ unsafe fn leave_alone(
 ) -> Result<(), String> {
     // SAFETY: the caller vouches for `context`.
     let pooled = unsafe { (host.llama.llama_pooling_type)(context) } > 0;
-    if pooled || MATCHED.load(Ordering::Relaxed) {
+    if MATCHED.load(Ordering::Relaxed) {
         log::info(format_args!("another model is left alone: {mismatch}"));
-        return Ok(());
+    } else if pooled {
+        log::warning(format_args!("an embedding model is left alone: {mismatch}"));
+    } else {
+        return Err(mismatch.to_string());
     }
-    Err(mismatch.to_string())
+    Ok(())
 }

@@ -1,0 +1,42 @@
+//! `jola.h` is what cbindgen makes of `src/ffi.rs`.
+
+use std::path::Path;
+
+fn generate() -> String {
+    let folder = crate::package();
+    let config = cbindgen::Config::from_file(folder.join("cbindgen.toml")).expect("cbindgen.toml");
+    let bindings = cbindgen::Builder::new()
+        .with_config(config)
+        .with_src(folder.join("src/ffi.rs"))
+        .generate()
+        .expect("bindings of ffi.rs");
+    let mut text = Vec::new();
+    bindings.write(&mut text);
+    let text = String::from_utf8(text).expect("a text");
+    with_guide(&text, &folder.join("src/ffi.rs"))
+}
+
+/// The header with the module's own text, which is the guide for its users, at its head.
+fn with_guide(header: &str, source: &Path) -> String {
+    let source = std::fs::read_to_string(source).expect("ffi.rs");
+    let guide = source
+        .strip_prefix("/*!\n")
+        .and_then(|rest| rest.split_once("*/"))
+        .expect("ffi.rs starts with a guide")
+        .0;
+    format!("/*\n{guide}*/\n\n{header}")
+}
+
+#[test]
+fn the_header_is_current() {
+    let path = crate::package().join("jola.h");
+    let made = generate();
+    if std::env::var_os("JOLA_WRITE_HEADER").is_some() {
+        std::fs::write(&path, &made).expect("jola.h written");
+    }
+    let committed = std::fs::read_to_string(&path).expect("jola.h");
+    assert!(
+        committed == made,
+        "plugin/jola.h is not what ffi.rs says: run `make jola-header`"
+    );
+}
