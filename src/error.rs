@@ -88,4 +88,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Floats cannot be turned into a tensor's type.
+    #[error("cannot quantise to ggml type {ggml_type}: {reason}")]
+    Quantize {
+        /// ggml's type id.
+        ggml_type: u32,
+        /// Why.
+        reason: String,
+    },
 }

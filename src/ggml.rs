@@ -98,6 +98,79 @@ pub fn dequantize(ggml_type: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), E
     Ok(())
 }
 
+/// Turns whole rows of floats into blocks of `ggml_type`, as llama.cpp's own quantisation does
+/// without an importance matrix. `row` is the length of one row.
+///
+/// # Errors
+/// [`Error::Quantize`] for a type that ggml does not quantise to, or not without an importance
+/// matrix, and for values that are not whole rows or rows that are not whole blocks.
+pub fn quantize(ggml_type: u32, values: &[f32], row: usize) -> Result<Vec<u8>, Error> {
+    let fail = |reason: String| Error::Quantize { ggml_type, reason };
+    if let Some(obstacle) = quantize_obstacle(ggml_type) {
+        return Err(fail(obstacle.to_owned()));
+    }
+    // SAFETY: the id is below GGML_TYPE_COUNT, for which ggml has a static table.
+    let traits = unsafe { &*sys::ggml_get_type_traits(ggml_type) };
+    let block = usize::try_from(traits.blck_size).unwrap_or(0);
+    if row == 0 || block == 0 || !row.is_multiple_of(block) {
+        return Err(fail(format!(
+            "rows of {row} are not whole blocks of {block}"
+        )));
+    }
+    if !values.len().is_multiple_of(row) {
+        let len = values.len();
+        return Err(fail(format!("{len} values are not whole rows of {row}")));
+    }
+    let len = values.len() / block * traits.type_size;
+    // ggml writes its block structs, which are aligned to at most 8 bytes.
+    let mut aligned = vec![0u64; len.div_ceil(8)];
+    let rows = (values.len() / row) as i64;
+    // SAFETY: `values` holds `rows` rows of `row` floats, `aligned` their blocks; the type
+    // needs no importance matrix, so null is allowed for it.
+    let written = unsafe {
+        sys::ggml_quantize_chunk(
+            ggml_type,
+            values.as_ptr(),
+            aligned.as_mut_ptr().cast(),
+            0,
+            rows,
+            row as i64,
+            std::ptr::null(),
+        )
+    };
+    if written != len {
+        return Err(fail(format!("ggml wrote {written} bytes, expected {len}")));
+    }
+    let mut bytes: Vec<u8> = aligned.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Why [`quantize`] refuses a type, `None` if it does not.
+pub fn quantize_obstacle(ggml_type: u32) -> Option<&'static str> {
+    // Types for which ggml_quantize_chunk would stop the process: integers, f64 and the
+    // blocks that only hold activations.
+    const NOT_WEIGHTS: [u32; 7] = [
+        sys::GGML_TYPE_Q8_1,
+        sys::GGML_TYPE_Q8_K,
+        sys::GGML_TYPE_I8,
+        sys::GGML_TYPE_I16,
+        sys::GGML_TYPE_I32,
+        sys::GGML_TYPE_I64,
+        sys::GGML_TYPE_F64,
+    ];
+    if jola_edit::gguf::GgmlType::from_id(ggml_type).is_none() || ggml_type >= sys::GGML_TYPE_COUNT
+    {
+        return Some("no such type in this ggml");
+    }
+    if NOT_WEIGHTS.contains(&ggml_type) {
+        return Some("ggml does not quantise weights to it");
+    }
+    // SAFETY: a comparison of ids.
+    let needs_imatrix = unsafe { sys::ggml_quantize_requires_imatrix(ggml_type) };
+    needs_imatrix.then_some("it needs an importance matrix")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +209,45 @@ mod tests {
         assert!(dequantize(sys::GGML_TYPE_Q8_0, &[0; 34], &mut out[..31]).is_err());
         assert!(dequantize(sys::GGML_TYPE_COUNT, &[0; 34], &mut out).is_err());
         assert!(dequantize(sys::GGML_TYPE_I32, &[0; 128], &mut out).is_err());
+    }
+
+    #[test]
+    fn what_is_quantised_comes_back() {
+        let values: Vec<f32> = (0..512).map(|i| (i as f32 / 100.0).sin()).collect();
+        for (id, error) in [
+            (sys::GGML_TYPE_F32, 0.0),
+            (sys::GGML_TYPE_F16, 1e-3),
+            (sys::GGML_TYPE_BF16, 1e-2),
+            (sys::GGML_TYPE_Q8_0, 1e-2),
+            (sys::GGML_TYPE_Q4_1, 0.1),
+            (sys::GGML_TYPE_Q4_K, 0.1),
+        ] {
+            let bytes = quantize(id, &values, 256).unwrap();
+            let mut out = vec![0.0; 512];
+            dequantize(id, &bytes, &mut out).unwrap();
+            for (found, expected) in out.iter().zip(&values) {
+                assert!(
+                    (found - expected).abs() <= error,
+                    "type {id}: {found} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn types_and_rows_that_do_not_quantise_are_errors() {
+        let values = [0.0; 64];
+        for id in [
+            sys::GGML_TYPE_I32,
+            sys::GGML_TYPE_Q8_K,
+            sys::GGML_TYPE_IQ1_S,
+            4,
+            9999,
+        ] {
+            assert!(quantize(id, &values, 64).is_err(), "type {id}");
+        }
+        assert!(quantize(sys::GGML_TYPE_Q8_0, &values, 16).is_err());
+        assert!(quantize(sys::GGML_TYPE_Q8_0, &values[..40], 32).is_err());
+        assert!(quantize(sys::GGML_TYPE_F32, &values, 0).is_err());
     }
 }

@@ -25,6 +25,7 @@ How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
 `docs/sidecar-format.md`.
 */
 
+pub mod bake;
 pub mod bench;
 pub mod chat;
 pub mod context;

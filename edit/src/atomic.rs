@@ -36,6 +36,16 @@ impl AtomicFile {
         })
     }
 
+    /// The file as written so far, under the name it has until it is committed: for a look at
+    /// the result before it becomes one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn preview(&mut self) -> io::Result<&Path> {
+        self.temporary.flush()?;
+        Ok(self.temporary.get_ref().path())
+    }
+
     /// Creates or replaces the file at the path, once all bytes are on disk.
     ///
     /// # Errors

@@ -125,11 +125,7 @@ impl ModelArgs {
             LogLevel::Silent
         });
         let sidecars = self.sidecars()?;
-        let params = ModelParams {
-            n_gpu_layers: self.n_gpu_layers,
-            ..ModelParams::default()
-        };
-        let model = Model::load(&self.model, &params)?;
+        let model = Model::load(&self.model, &self.model_params())?;
         for (path, sidecar, _) in &sidecars {
             for warning in sidecar
                 .warnings
@@ -151,6 +147,14 @@ impl ModelArgs {
         Ok((model, edits, self.context_params(n_seq_max)))
     }
 
+    /// How to load the model.
+    pub fn model_params(&self) -> ModelParams {
+        ModelParams {
+            n_gpu_layers: self.n_gpu_layers,
+            ..ModelParams::default()
+        }
+    }
+
     fn context_params(&self, n_seq_max: u32) -> ContextParams {
         ContextParams {
             n_ctx: self.ctx_size,
@@ -169,7 +173,10 @@ impl ModelArgs {
     }
 
     /// The sidecars with their scales, in the order of application.
-    fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
+    ///
+    /// # Errors
+    /// Any file that is missing or broken.
+    pub fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
         let plain = self.jola.iter().map(|path| (path.clone(), 1.0));
         plain
             .chain(self.jola_scaled.iter().cloned())

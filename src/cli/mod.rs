@@ -3,6 +3,7 @@ The command line: what was typed, turned into calls of the library.
 */
 
 mod args;
+mod bake;
 mod bench;
 mod eval;
 mod heatmap;
@@ -41,6 +42,8 @@ enum Command {
     Logits(logits::LogitsArgs),
     /// Measure what edits cost in speed
     Bench(bench::BenchArgs),
+    /// Write a plain model with the edits as weights
+    Bake(bake::BakeArgs),
     /// Show what a sidecar edits
     Inspect(inspect::InspectArgs),
 }
@@ -56,6 +59,7 @@ pub fn run() -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Bake(args) => bake::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -26,6 +26,7 @@ mod error;
 mod file;
 mod metadata;
 mod reader;
+mod splits;
 #[cfg(test)]
 pub(crate) mod tests;
 mod types;
@@ -35,6 +36,7 @@ mod writer;
 pub use error::{GgufError, GgufErrorKind};
 pub use file::{Gguf, Tensor, TensorInfo};
 pub use metadata::Metadata;
+pub use splits::{Splits, SPLIT_KEYS};
 pub use types::{GgmlType, BF16, F16, F32, I32};
 pub use value::{Array, Value};
 pub use writer::{GgufWriter, TensorData};

@@ -1,0 +1,110 @@
+//! A model in one GGUF file, or split over several as `llama-gguf-split` does it.
+
+use std::path::{Path, PathBuf};
+
+use super::{Gguf, GgufError, GgufErrorKind, Metadata, Tensor, Value};
+
+/// Number of this file among its siblings, from 0.
+const SPLIT_NO: &str = "split.no";
+/// Number of files.
+const SPLIT_COUNT: &str = "split.count";
+/// Tensors in all files together.
+const SPLIT_TENSORS: &str = "split.tensors.count";
+
+/// The keys that only make sense in one of several files.
+pub const SPLIT_KEYS: [&str; 3] = [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS];
+
+/// All files of a model, open.
+#[derive(Debug)]
+pub struct Splits {
+    /// At least one; the first holds the model's metadata.
+    files: Vec<Gguf>,
+}
+
+impl Splits {
+    /// Opens a model by its only file, or by the first of `NAME-00001-of-0000N.gguf`.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`] for every file, and [`KeyValue`](GgufErrorKind::KeyValue) for a file
+    /// that is not the one its name says.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
+        let first = Gguf::open(path)?;
+        let count = split_number(&first, SPLIT_COUNT)?.unwrap_or(1);
+        let mut files = vec![first];
+        if count > 1 {
+            open_rest(&mut files, count)?;
+        }
+        Ok(Self { files })
+    }
+
+    /// The file with the model's metadata.
+    pub fn first(&self) -> &Gguf {
+        &self.files[0]
+    }
+
+    /// All files, in order.
+    pub fn files(&self) -> &[Gguf] {
+        &self.files
+    }
+
+    /// The model's metadata.
+    pub fn metadata(&self) -> &Metadata {
+        self.first().metadata()
+    }
+
+    /// A tensor by name, and the file that holds it.
+    pub fn tensor(&self, name: &str) -> Option<(&Gguf, Tensor<'_>)> {
+        let mut found = self.files.iter().filter_map(|f| Some((f, f.tensor(name)?)));
+        found.next()
+    }
+
+    /// All tensors with their data, file by file.
+    pub fn iter(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.files.iter().flat_map(Gguf::iter)
+    }
+}
+
+/// Opens files 1 to `count - 1` behind the first and checks that all belong together.
+fn open_rest(files: &mut Vec<Gguf>, count: u64) -> Result<(), GgufError> {
+    let path = files[0].path().to_path_buf();
+    expect_number(&files[0], SPLIT_NO, 0)?;
+    for index in 1..count {
+        let Some(sibling) = sibling(&path, index, count) else {
+            return Err(files[0].error(GgufErrorKind::KeyValue {
+                key: SPLIT_COUNT.to_owned(),
+                expected: format!("a file name that ends in -00001-of-{count:05}.gguf"),
+                found: format!("{count} in a file of another name"),
+            }));
+        };
+        let file = Gguf::open(sibling)?;
+        expect_number(&file, SPLIT_NO, index)?;
+        expect_number(&file, SPLIT_COUNT, count)?;
+        files.push(file);
+    }
+    let tensors = files.iter().map(|file| file.tensors().len() as u64).sum();
+    expect_number(&files[0], SPLIT_TENSORS, tensors)
+}
+
+/// The path of file `index` of `count` beside the first one.
+fn sibling(first: &Path, index: u64, count: u64) -> Option<PathBuf> {
+    let name = first.file_name()?.to_str()?;
+    let prefix = name.strip_suffix(&format!("-00001-of-{count:05}.gguf"))?;
+    Some(first.with_file_name(format!("{prefix}-{:05}-of-{count:05}.gguf", index + 1)))
+}
+
+fn split_number(file: &Gguf, key: &str) -> Result<Option<u64>, GgufError> {
+    let metadata = file.metadata();
+    let found = metadata.optional(key, "a whole number", Value::as_u64);
+    found.map_err(|kind| file.error(kind))
+}
+
+fn expect_number(file: &Gguf, key: &str, expected: u64) -> Result<(), GgufError> {
+    match split_number(file, key)? {
+        Some(found) if found == expected => Ok(()),
+        found => Err(file.error(GgufErrorKind::KeyValue {
+            key: key.to_owned(),
+            expected: expected.to_string(),
+            found: found.map_or("missing".to_owned(), |found| found.to_string()),
+        })),
+    }
+}
