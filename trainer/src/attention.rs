@@ -66,7 +66,10 @@ fn rotation(positions: &Tensor, frequencies: &Tensor, magnitude: f64, math: Kind
 }
 
 impl Model {
-    /// Head outputs [T, H·D] before W_O, for input `h` [T, d].
+    /// Head outputs [T, H·D] before W_O in `precision.math`, for input `h` [T, d].
+    ///
+    /// Only the projection is in `precision.storage`: attention itself is a small part of
+    /// the work, and its backward pass on CPUs is three times slower in bfloat16.
     pub(crate) fn attention(
         &self,
         layer: &Layer,
@@ -81,7 +84,7 @@ impl Model {
             ..
         } = self.config;
         let (n_head, n_head_kv, head_dim) = (n_head as i64, n_head_kv as i64, head_dim as i64);
-        let qkv = layer.attn_qkv.forward(h); // [T, (H + 2K)·D]
+        let qkv = layer.attn_qkv.forward(h).to_kind(self.precision.math); // [T, (H + 2K)·D]
         let widths = [n_head, n_head_kv, n_head_kv].map(|n| n * head_dim);
         let parts = qkv.split_with_sizes(widths, 1);
         let heads = |part: &Tensor, norm: Option<&Tensor>| -> Tensor {
@@ -142,9 +145,7 @@ impl Model {
         };
         let group = (n_head / n_head_kv) as i64;
         let each = |tensor: &Tensor| tensor.repeat_interleave_self_int(group, 1, None);
-        let scores = q
-            .matmul(&each(k).transpose(-1, -2))
-            .to_kind(self.precision.math);
+        let scores = q.matmul(&each(k).transpose(-1, -2));
         let scores = (scores * (score_scale / cap)).tanh() * cap; // [1, H, t, t]
         let seen = match window {
             Some(window) => window.shallow_clone(),
@@ -154,8 +155,7 @@ impl Model {
             }
         };
         let scores = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
-        let shares = scores.softmax(-1, self.precision.math);
-        shares.to_kind(self.precision.storage).matmul(&each(v))
+        scores.softmax(-1, self.precision.math).matmul(&each(v))
     }
 
     /// Rotary position embedding of heads [T, n, D]: each pair is a complex number.
@@ -170,7 +170,7 @@ impl Model {
         };
         let (dim, head_dim) = (rope.dim as i64, heads.size()[2]);
         let (n_token, n) = (heads.size()[0], heads.size()[1]);
-        let x = heads.narrow(2, 0, dim).to_kind(self.precision.math);
+        let x = heads.narrow(2, 0, dim);
         let pairs = match self.config.rope_pairs {
             RopePairs::Adjacent => x.reshape([n_token, n, dim / 2, 2]),
             RopePairs::Halves => x
@@ -183,9 +183,7 @@ impl Model {
             RopePairs::Adjacent => turned,
             RopePairs::Halves => turned.transpose(2, 3),
         };
-        let turned = turned
-            .reshape([n_token, n, dim])
-            .to_kind(self.precision.storage);
+        let turned = turned.reshape([n_token, n, dim]);
         if dim == head_dim {
             return turned;
         }

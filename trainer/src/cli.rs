@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jola_edit::gguf::{Gguf, Metadata};
-use jola_edit::{sidecar, BaseShape, Sidecar};
+use jola_edit::gguf::Metadata;
+use jola_edit::{sidecar, Sidecar};
 use tch::Device;
 
+use crate::base::{self, Base};
 use crate::batch::Sequence;
 use crate::dataset::{self, Encoded, Sampler};
 use crate::device::{set_threads, DeviceChoice, DtypeChoice};
@@ -42,8 +43,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct TrainArgs {
-    /// Base model, a GGUF file: any quantisation, trained on as llama.cpp dequantises it.
-    #[arg(short, long, value_name = "BASE.gguf")]
+    /// Base model: a GGUF file of any quantisation, trained on as llama.cpp dequantises it,
+    /// or a directory in Hugging Face's layout.
+    #[arg(short, long, value_name = "BASE.gguf|DIR")]
     model: PathBuf,
     /// Training rows, one JSON object a line: {"prompt","completion"}, {"messages":[…]} or
     /// {"instruction","input","answer"}.
@@ -83,9 +85,9 @@ struct TrainArgs {
     /// Learning rate of the scales and offsets at its peak.
     #[arg(long, value_name = "X", default_value_t = 0.02, value_parser = positive)]
     lr: f64,
-    /// Learning rate of the gates (of log alpha).
-    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = positive)]
-    gate_lr: f64,
+    /// Learning rate of the gates (of log alpha) [default: by the number of steps].
+    #[arg(long, value_name = "X", value_parser = positive)]
+    gate_lr: Option<f64>,
     /// Seed of everything random. The same seed and thread count give the same file on a CPU.
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
@@ -108,8 +110,8 @@ struct TrainArgs {
 
 #[derive(Debug, Args)]
 struct LogitsArgs {
-    /// Base model, a GGUF file.
-    #[arg(short, long, value_name = "BASE.gguf")]
+    /// Base model: a GGUF file, or a directory in Hugging Face's layout.
+    #[arg(short, long, value_name = "BASE.gguf|DIR")]
     model: PathBuf,
     /// A sidecar to apply, with a scale after the last colon; may be given several times.
     #[arg(long, value_name = "EDIT.gguf[:S]")]
@@ -206,10 +208,10 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let threads = set_threads(args.threads);
     let device = args.device.resolve()?;
     let precision = args.dtype.resolve(device);
-    let gguf = Gguf::open(&args.model)?;
-    let shape = BaseShape::from_gguf(&gguf)?;
-    let (train, valid) = read_data(args, &gguf)?;
-    let model = Model::from_gguf(&gguf, precision, device)?;
+    let base = base::open(&args.model)?;
+    let shape = base.shape()?;
+    let (train, valid) = read_data(args, &*base)?;
+    let model = Model::from_base(&*base, precision, device)?;
     let settings = settings(args, train.len());
     eprintln!(
         "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
@@ -226,7 +228,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let mut reporter = Reporter::new(settings.steps);
     let trainer = Trainer::new(&model, &settings, &train, &valid);
     let (edits, outcome) = trainer.run(&mut reporter)?;
-    let provenance = provenance(args, &gguf, &settings, precision, threads, train.len())?;
+    let provenance = provenance(args, &*base, &settings, precision, threads, train.len())?;
     let sidecar = export::to_sidecar(&edits, &shape, provenance);
     sidecar.write(&args.output)?;
     report(&sidecar, &outcome, start.elapsed().as_secs_f64(), &args.output);
@@ -246,13 +248,13 @@ fn check_output(output: &Path) -> Result<()> {
 }
 
 /// Training and validation rows as tokens.
-fn read_data(args: &TrainArgs, gguf: &Gguf) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
-    let config = crate::config::Config::read(gguf)?;
+fn read_data(args: &TrainArgs, base: &dyn Base) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
+    let config = crate::config::Config::read(base)?;
     let max_length = args.max_length.unwrap_or(config.n_context);
-    let vocabulary = llama_jola::Model::load_vocab(&args.model)?;
+    let vocabulary = base.vocabulary()?;
     let encode = |path: &Path, limit| -> Result<Vec<Sequence>> {
         let Encoded { sequences, too_long } =
-            dataset::encode_file(path, limit, args.chat, max_length, &vocabulary)?;
+            dataset::encode_file(path, limit, args.chat, max_length, &*vocabulary)?;
         if !too_long.is_empty() {
             eprintln!(
                 "{}: left out {} rows of more than {max_length} tokens, lines {}",
@@ -297,7 +299,7 @@ fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
 /// Where the sidecar comes from; nothing in it changes between two runs of one command.
 fn provenance(
     args: &TrainArgs,
-    gguf: &Gguf,
+    base: &dyn Base,
     settings: &Settings,
     precision: Precision,
     threads: usize,
@@ -312,7 +314,9 @@ fn provenance(
     note("steps", (settings.steps as u64).into())?;
     note("batch_size", (settings.batch_size as u64).into())?;
     note("lr", settings.lr.into())?;
-    note("gate_lr", settings.gate_lr.into())?;
+    if let Some(gate_lr) = settings.gate_lr {
+        note("gate_lr", gate_lr.into())?;
+    }
     match settings.sparsity {
         Sparsity::Target(target) => note("sparsity", target.into())?,
         Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
@@ -320,11 +324,11 @@ fn provenance(
     note("seed", settings.seed.into())?;
     note("dtype", precision.name().into())?;
     note("threads", (threads as u64).into())?;
-    let base_name = gguf.metadata().get("general.name").and_then(|name| name.as_str());
+    let base_name = base.metadata().get("general.name").and_then(|name| name.as_str());
     Ok(Provenance {
         name: stem(&args.output),
         base_model_name: base_name.map_or_else(|| stem(&args.model), str::to_owned),
-        base_sha256: Some(sidecar::sha256(&args.model)?),
+        base_sha256: base.gguf_sha256()?,
         train,
     })
 }

@@ -1,11 +1,10 @@
-//! What the trainer must know about a base model, read from its GGUF metadata.
+//! What the trainer must know about a base model, read from metadata as GGUF has them.
 //!
 //! Keys that are absent get llama.cpp's defaults; what the reference model would compute
 //! differently from llama.cpp is refused.
 
-use jola_edit::gguf::Gguf;
-
 use crate::arch::{Architecture, Experts, LocalRope, RopePairs, Window, ARCHITECTURES};
+use crate::base::Base;
 use crate::keys::{all_but_last, Keys};
 use crate::rope::Rope;
 use crate::Error;
@@ -85,12 +84,12 @@ impl Config {
     /// [`Error::Architecture`] for one that is not in [`ARCHITECTURES`], [`Error::Base`] for
     /// what the reference model would compute differently from llama.cpp, and
     /// [`Error::Gguf`] for missing or ill-typed keys.
-    pub fn read(gguf: &Gguf) -> Result<Config, Error> {
-        let keys = Keys::new(gguf)?;
+    pub fn read(base: &dyn Base) -> Result<Config, Error> {
+        let keys = Keys::new(base)?;
         let find = |row: &&Architecture| row.name == keys.architecture;
         let Some(architecture) = ARCHITECTURES.iter().find(find) else {
             return Err(Error::Architecture {
-                path: gguf.path().to_path_buf(),
+                path: base.path().to_path_buf(),
                 found: keys.architecture.to_owned(),
             });
         };

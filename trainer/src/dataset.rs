@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use llama_jola::chat::ChatTemplate;
 use llama_jola::data::{self, Prompt, Row};
+use llama_jola::Vocabulary;
 
 use crate::batch::Sequence;
 use crate::rng::{Purpose, Rng};
@@ -31,19 +31,19 @@ pub fn encode_file(
     limit: Option<usize>,
     chat: bool,
     max_length: usize,
-    model: &llama_jola::Model,
+    vocabulary: &dyn Vocabulary,
 ) -> Result<Encoded, Error> {
     let mut rows = data::read_rows(path, limit)?;
     if chat {
         rows = rows.into_iter().map(Row::into_chat).collect();
     }
     let template = match rows.iter().any(|row| matches!(row.prompt, Prompt::Chat(_))) {
-        true => Some(ChatTemplate::from_model(model)?),
+        true => Some(vocabulary.chat()?),
         false => None,
     };
     let mut encoded = Encoded { sequences: Vec::with_capacity(rows.len()), too_long: Vec::new() };
     for row in &rows {
-        let example = data::encode(row, model, template.as_ref())?;
+        let example = data::encode(row, vocabulary, template.as_ref())?;
         if example.tokens.len() > max_length {
             encoded.too_long.push(row.line);
             continue;

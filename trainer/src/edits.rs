@@ -5,7 +5,6 @@
 
 use tch::{no_grad, Device, Kind, Tensor};
 
-use crate::config::Config;
 use crate::gates;
 use crate::rng::{Purpose, Rng};
 
@@ -72,10 +71,20 @@ impl Half {
 pub struct GatedVectors {
     /// Which half.
     pub half: Half,
-    /// [L, H, D], requires a gradient
+    /// [L, H, D], requires a gradient; in units of `unit`
     pub vectors: Tensor,
+    /// [L, H, 1]: 1 for scales; for offsets the size of the head's outputs in the base
+    /// model, so that one learning rate fits all heads of all models
+    pub unit: Tensor,
     /// [L, H], requires a gradient
     pub log_alpha: Tensor,
+}
+
+impl GatedVectors {
+    /// Gate times vector, what the edit really is: [L, H, D].
+    pub fn product(&self, gate: &GateValues) -> Tensor {
+        &self.vectors * (gate.values.unsqueeze(-1) * &self.unit)
+    }
 }
 
 /// All trainable parameters.
@@ -115,17 +124,13 @@ pub struct LayerEdit {
 }
 
 impl LayerEdit {
-    /// Head outputs `z` [·, H·D] after the edit, in the format of `z`; computed in the
-    /// format of the edit.
+    /// Head outputs `z` [·, H·D] after the edit; both in the same format.
     pub fn apply(&self, z: Tensor) -> Tensor {
-        let kind = z.kind();
         match (&self.factor, &self.offset) {
             (None, None) => z,
-            (Some(factor), None) => (z.to_kind(factor.kind()) * factor).to_kind(kind),
-            (None, Some(offset)) => (z.to_kind(offset.kind()) + offset).to_kind(kind),
-            (Some(factor), Some(offset)) => {
-                (z.to_kind(factor.kind()) * factor + offset).to_kind(kind)
-            }
+            (Some(factor), None) => z * factor,
+            (None, Some(offset)) => z + offset,
+            (Some(factor), Some(offset)) => offset.addcmul(&z, factor),
         }
     }
 
@@ -136,15 +141,12 @@ impl LayerEdit {
 }
 
 impl Edits {
-    /// Fresh parameters in number format `kind`.
-    pub fn new(
-        method: Method,
-        config: &Config,
-        init: Init,
-        seed: u64,
-        (kind, device): (Kind, Device),
-    ) -> Edits {
-        let shape = [config.n_layer, config.n_head, config.head_dim].map(|n| n as i64);
+    /// Fresh parameters for heads whose outputs in the base model have the root mean
+    /// square `head_rms` [L, H]; in its number format and on its device.
+    pub fn new(method: Method, head_dim: usize, head_rms: &Tensor, init: Init, seed: u64) -> Edits {
+        let (kind, device) = (head_rms.kind(), head_rms.device());
+        let (n_layer, n_head) = head_rms.size2().expect("layers by heads");
+        let shape = [n_layer, n_head, head_dim as i64];
         let halves = method.halves().iter().map(|&half| {
             let mut rng = Rng::new(seed, Purpose::Init, half as u64);
             let n = shape.iter().product::<i64>();
@@ -153,6 +155,11 @@ impl Edits {
             GatedVectors {
                 half,
                 vectors: leaf(Tensor::from_slice(&values).view(shape)),
+                unit: match half {
+                    Half::Scale => head_rms.ones_like(),
+                    Half::Offset => head_rms.copy(),
+                }
+                .unsqueeze(-1),
                 log_alpha: leaf(Tensor::full(&shape[..2], init.log_alpha, (kind, Device::Cpu))),
             }
         });
@@ -194,7 +201,7 @@ impl Edits {
         let n_layer = self.halves[0].vectors.size()[0] as usize;
         let mut edits = LayerEdit::none(n_layer);
         for (half, gate) in self.halves.iter().zip(gates) {
-            let product = half.vectors.shallow_clone() * gate.values.unsqueeze(-1); // [L, H, D]
+            let product = half.product(gate); // [L, H, D]
             let rows = match half.half {
                 Half::Scale => product + 1.0,
                 Half::Offset => product,
@@ -230,36 +237,22 @@ impl Edits {
         }
     }
 
-    /// Closes open gates, those with the lowest `log_alpha` first, until at least the share
-    /// `sparsity` of all gates is closed. Returns how many it closed.
-    pub fn close_to(&mut self, sparsity: f64) -> usize {
-        let excess = self.n_open().saturating_sub(allowed_open(self.n_gates(), sparsity));
-        if excess == 0 {
-            return 0;
-        }
-        let edge = gates::closing_log_alpha();
-        let mut open: Vec<(f64, usize, usize)> = Vec::new();
-        for (h, half) in self.halves.iter().enumerate() {
-            let log_alpha = half.log_alpha.detach().flatten(0, -1).to_kind(Kind::Double);
-            let values = gates::deterministic(&half.log_alpha.detach()).flatten(0, -1);
-            let log_alpha = Vec::<f64>::try_from(log_alpha).expect("one value per gate");
-            let values = Vec::<f64>::try_from(values.to_kind(Kind::Double)).expect("as many");
-            let gates = log_alpha.into_iter().zip(values).enumerate();
-            open.extend(gates.filter(|(_, (_, g))| *g > 0.0).map(|(i, (la, _))| (la, h, i)));
-        }
-        open.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+    /// Closes the gates with the lowest `log_alpha` until the share `sparsity` of all gates
+    /// is closed; more may be closed already.
+    pub fn close_to(&mut self, sparsity: f64) {
+        let wanted = (self.n_gates() as f64 * sparsity - 1e-9).ceil() as i64;
+        let closed = gates::closing_log_alpha() - 1.0;
         no_grad(|| {
-            for &(_, h, i) in &open[..excess] {
-                let _ = self.halves[h].log_alpha.view(-1).get(i as i64).fill_(edge - 1.0);
+            let flat: Vec<Tensor> = self.log_alphas().iter().map(|la| la.flatten(0, -1)).collect();
+            let all = Tensor::cat(&flat, 0);
+            let (lowest, indices) = all.topk(wanted, 0, false, false);
+            let all = all.index_copy(0, &indices, &lowest.clamp_max(closed));
+            let sizes: Vec<i64> = flat.iter().map(|la| la.numel() as i64).collect();
+            for (half, values) in self.halves.iter_mut().zip(all.split_with_sizes(sizes, 0)) {
+                half.log_alpha.copy_(&values.view_as(&half.log_alpha));
             }
         });
-        excess
     }
-}
-
-/// How many of `n` gates may stay open when the share `sparsity` is to be closed.
-fn allowed_open(n: usize, sparsity: f64) -> usize {
-    n - ((n as f64 * sparsity) - 1e-9).ceil().max(0.0) as usize
 }
 
 impl GateValues {

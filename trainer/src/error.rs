@@ -4,12 +4,17 @@ use std::path::PathBuf;
 
 use jola_edit::{BaseMismatch, ComposeError, GgufError, SidecarError};
 
+use crate::hf::HfError;
+
 /// An error of the trainer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The base model's file is not a sound GGUF.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// A directory in Hugging Face's layout cannot be used.
+    #[error(transparent)]
+    HuggingFace(#[from] HfError),
     /// The base model's architecture is not covered.
     #[error(
         "{}: architecture `{found}` cannot be trained yet; supported: {}",
@@ -78,6 +83,14 @@ pub enum Error {
         token: u32,
         /// Size of the vocabulary.
         n_vocab: usize,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]

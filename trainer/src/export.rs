@@ -26,7 +26,7 @@ pub struct Provenance {
 pub fn to_sidecar(edits: &Edits, base: &BaseShape, provenance: Provenance) -> Sidecar {
     let mut layers: BTreeMap<u32, SidecarLayer> = BTreeMap::new();
     for (half, gate) in edits.halves.iter().zip(edits.fixed_gates()) {
-        let products = half.vectors.detach() * gate.values.unsqueeze(-1); // [L, H, D]
+        let products = half.product(&gate).detach(); // [L, H, D]
         for layer in 0..base.block_count {
             let index = i64::from(layer);
             let open = open_heads(&gate.values.get(index), &products.get(index));

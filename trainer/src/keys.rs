@@ -1,21 +1,32 @@
 //! Metadata under an architecture's prefix, checked as they are read.
 
-use jola_edit::gguf::{Array, Gguf, GgufErrorKind, Value};
+use jola_edit::gguf::{Array, GgufError, GgufErrorKind, Metadata, Value};
 
+use crate::base::Base;
 use crate::Error;
 
 /// Reads `<architecture>.<name>`.
 pub(crate) struct Keys<'a> {
-    gguf: &'a Gguf,
+    base: &'a dyn Base,
+    metadata: &'a Metadata,
     /// `general.architecture`
     pub architecture: &'a str,
 }
 
 impl<'a> Keys<'a> {
-    pub fn new(gguf: &'a Gguf) -> Result<Keys<'a>, Error> {
-        let architecture = gguf.metadata().str("general.architecture");
-        let architecture = architecture.map_err(|kind| gguf.error(kind))?;
-        Ok(Keys { gguf, architecture })
+    pub fn new(base: &'a dyn Base) -> Result<Keys<'a>, Error> {
+        let metadata = base.metadata();
+        let architecture = metadata.str("general.architecture");
+        let architecture = architecture.map_err(|kind| GgufError::new(base.path(), kind))?;
+        Ok(Keys {
+            base,
+            metadata,
+            architecture,
+        })
+    }
+
+    fn error(&self, kind: GgufErrorKind) -> Error {
+        GgufError::new(self.base.path(), kind).into()
     }
 
     /// What `get` takes from the value of `name`, if there is one.
@@ -25,11 +36,8 @@ impl<'a> Keys<'a> {
         expected: &'static str,
         get: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let value = self
-            .gguf
-            .metadata()
-            .optional(&self.key(name), expected, get);
-        value.map_err(|kind| self.gguf.error(kind).into())
+        let value = self.metadata.optional(&self.key(name), expected, get);
+        value.map_err(|kind| self.error(kind))
     }
 
     fn key(&self, name: &str) -> String {
@@ -38,7 +46,7 @@ impl<'a> Keys<'a> {
 
     /// Whether the key is there.
     pub fn has(&self, name: &str) -> bool {
-        self.gguf.metadata().get(&self.key(name)).is_some()
+        self.metadata.get(&self.key(name)).is_some()
     }
 
     /// A count, or the one value of an array that repeats it for each layer.
@@ -62,7 +70,7 @@ impl<'a> Keys<'a> {
             Some(count) => Ok(count),
             None => {
                 let key = self.key(name);
-                Err(self.gguf.error(GgufErrorKind::MissingKey { key }).into())
+                Err(self.error(GgufErrorKind::MissingKey { key }))
             }
         }
     }
@@ -93,7 +101,7 @@ impl<'a> Keys<'a> {
             Some(value) => Ok(value),
             None => {
                 let key = self.key(name);
-                Err(self.gguf.error(GgufErrorKind::MissingKey { key }).into())
+                Err(self.error(GgufErrorKind::MissingKey { key }))
             }
         }
     }
@@ -140,21 +148,24 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Size of the vocabulary: the list of tokens decides.
+    /// Size of the vocabulary: the list of tokens decides, without one `vocab_size`.
     pub fn vocabulary(&self) -> Result<usize, Error> {
         let length = |value: &Value| match value {
             Value::Array(tokens) => Some(tokens.len()),
             _ => None,
         };
-        let metadata = self.gguf.metadata();
-        let tokens = metadata.required("tokenizer.ggml.tokens", "array", length);
-        tokens.map_err(|kind| self.gguf.error(kind).into())
+        let key = "tokenizer.ggml.tokens";
+        let tokens = self.metadata.optional(key, "array", length);
+        match tokens.map_err(|kind| self.error(kind))? {
+            Some(count) => Ok(count),
+            None => self.count("vocab_size"),
+        }
     }
 
     /// An error for what the reference model does not compute.
     pub fn refuse(&self, what: &str) -> Error {
         Error::Base {
-            path: self.gguf.path().to_path_buf(),
+            path: self.base.path().to_path_buf(),
             what: what.to_owned(),
         }
     }
@@ -165,7 +176,7 @@ impl<'a> Keys<'a> {
             expected: expected.to_owned(),
             found: found.to_owned(),
         };
-        self.gguf.error(kind).into()
+        self.error(kind)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Trains JoLA edits with libtorch on the GGUF file that llama.cpp will serve.
 //!
-//! The way through: [`arch`], [`config`] and [`weights`] read the frozen base model, [`model`]
+//! The way through: [`base`] opens the frozen base model (a GGUF, or by [`hf`] a Hugging
+//! Face directory), [`arch`], [`config`] and [`weights`] read it, [`model`]
 //! computes it, [`edits`] and [`gates`] hold what is trained, [`dataset`] and [`batch`]
 //! bring the rows, [`train`] runs the three phases of [`schedule`] with [`optim`] and
 //! [`penalty`], and [`export`] writes the sidecar. [`logits`] checks the result against
@@ -8,6 +9,7 @@
 
 pub mod arch;
 mod attention;
+pub mod base;
 pub mod batch;
 pub mod cli;
 pub mod config;
@@ -18,6 +20,7 @@ mod error;
 pub mod export;
 pub mod feed_forward;
 pub mod gates;
+pub mod hf;
 mod keys;
 pub mod logits;
 pub mod model;

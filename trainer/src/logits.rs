@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
-use jola_edit::gguf::Gguf;
-use jola_edit::{BaseShape, EditSet, Sidecar};
+use jola_edit::{EditSet, Sidecar};
 use tch::{no_grad, Device, Tensor};
 
 use crate::batch::Batch;
+use crate::base;
 use crate::export;
 use crate::model::{Model, Precision};
 use crate::Error;
@@ -19,20 +19,20 @@ use crate::Error;
 /// Base or sidecars that cannot be read or do not fit each other, a token outside the
 /// vocabulary, an output that cannot be written.
 pub fn write(
-    base: &Path,
+    path: &Path,
     sidecars: &[(Sidecar, f32)],
     tokens: &[u32],
     out: &Path,
     device: Device,
 ) -> Result<(), Error> {
-    let gguf = Gguf::open(base)?;
-    let shape = BaseShape::from_gguf(&gguf)?;
+    let base = base::open(path)?;
+    let shape = base.shape()?;
     for (sidecar, _) in sidecars {
         sidecar.check_base(&shape)?;
     }
     let sidecars: Vec<(&Sidecar, f32)> = sidecars.iter().map(|(s, scale)| (s, *scale)).collect();
     let set = EditSet::compose(&sidecars)?;
-    let model = Model::from_gguf(&gguf, Precision::F32, device)?;
+    let model = Model::from_base(&*base, Precision::F32, device)?;
     let n_vocab = model.config.n_vocab;
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
         return Err(Error::Token { token, n_vocab });

@@ -18,9 +18,9 @@ use crate::feed_forward::FeedForward;
 /// Number formats of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Precision {
-    /// Weights and activations.
+    /// Frozen matrices and their operands.
     pub storage: Kind,
-    /// Edits, norms, rotations and loss.
+    /// Edits, residual stream, norms, attention and loss.
     pub math: Kind,
 }
 
@@ -30,7 +30,7 @@ impl Precision {
         storage: Kind::Float,
         math: Kind::Float,
     };
-    /// bfloat16 weights and activations, float32 arithmetic around them.
+    /// bfloat16 matrices and operands, float32 arithmetic around them.
     pub const BF16: Precision = Precision {
         storage: Kind::BFloat16,
         math: Kind::Float,
@@ -146,34 +146,42 @@ impl Model {
     ///
     /// `edits` holds one entry per layer; what requires a gradient in it receives one.
     pub fn forward(&self, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
+        self.forward_with(batch, |l, z| edits[l].apply(z))
+    }
+
+    /// As [`forward`](Self::forward) with any edit: `edit` is given a layer and its head
+    /// outputs [T, H·D] in `precision.math` (only the selected rows in the last layer).
+    pub fn forward_with(
+        &self,
+        batch: &Batch,
+        mut edit: impl FnMut(usize, Tensor) -> Tensor,
+    ) -> Tensor {
         let config = &self.config;
+        let Precision { storage, math } = self.precision;
         let shared = Shared::new(self, &batch.positions, &batch.lengths);
         let x = Tensor::embedding(&self.token_embd, &batch.tokens, -1, false, false);
-        let mut x = scaled(x, config.embedding_scale); // [T, d]
+        // The residual stream is kept in `math`: the norms need it so.
+        let mut x = scaled(x.to_kind(math), config.embedding_scale); // [T, d]
         let last = self.layers.len() - 1;
-        for (l, (layer, edit)) in self.layers.iter().zip(edits).enumerate() {
-            let h = self.norm(&x, layer.attn_norm.as_ref()); // [T, d]
+        for (l, layer) in self.layers.iter().enumerate() {
+            let h = self.norm(&x, layer.attn_norm.as_ref(), storage); // [T, d]
             let mut z = self.attention(layer, config.layers[l], &h, &shared); // [T, H·D]
             if l == last {
                 // Nothing mixes positions after the last attention.
                 z = z.index_select(0, &batch.rows); // [R, H·D]
                 x = x.index_select(0, &batch.rows); // [R, d]
             }
-            let z = edit.apply(z);
-            let y = self.norm(
-                &layer.attn_output.forward(&z),
-                layer.attn_post_norm.as_ref(),
-            );
+            let z = edit(l, z).to_kind(storage);
+            let y = layer.attn_output.forward(&z);
+            let y = self.norm(&y, layer.attn_post_norm.as_ref(), math);
             x = x + scaled(y, config.residual_scale);
-            let h = self.norm(&x, layer.ffn_norm.as_ref());
-            let y = layer
-                .ffn
-                .forward(&h, config.architecture.activation, self.precision.math);
-            let y = self.norm(&y, layer.ffn_post_norm.as_ref());
+            let h = self.norm(&x, layer.ffn_norm.as_ref(), storage);
+            let y = layer.ffn.forward(&h, config.architecture.activation, math);
+            let y = self.norm(&y, layer.ffn_post_norm.as_ref(), math);
             x = x + scaled(y, config.residual_scale);
         }
-        let h = self.norm(&x, Some(&self.output_norm));
-        let y = self.output.forward(&h).to_kind(self.precision.math);
+        let h = self.norm(&x, Some(&self.output_norm), storage);
+        let y = self.output.forward(&h).to_kind(math);
         let y = scaled(y, config.logit_scale);
         match config.logit_cap {
             Some(cap) => (y / cap).tanh() * cap,
@@ -181,22 +189,37 @@ impl Model {
         }
     }
 
-    /// `x` after the norm, if there is one.
-    fn norm(&self, x: &Tensor, weight: Option<&Tensor>) -> Tensor {
+    /// Root mean square of each head's outputs in the unedited model, [L, H] in
+    /// `precision.math`.
+    pub fn head_rms(&self, batch: &Batch) -> Tensor {
+        let (n_head, head_dim) = (self.config.n_head as i64, self.config.head_dim as i64);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        let _ = no_grad(|| {
+            self.forward_with(batch, |_, z| {
+                let heads = z.view([-1, n_head, head_dim]);
+                let mean_square = heads.square().mean_dim([0i64, 2].as_slice(), false, z.kind());
+                layers.push(mean_square.sqrt());
+                z
+            })
+        });
+        Tensor::stack(&layers, 0)
+    }
+
+    /// `x` after the norm, if there is one, in format `kind`.
+    fn norm(&self, x: &Tensor, weight: Option<&Tensor>, kind: Kind) -> Tensor {
         match weight {
-            Some(weight) => rms_norm(x, weight, self.config.rms_eps),
-            None => x.shallow_clone(),
+            Some(weight) => rms_norm(x, weight, self.config.rms_eps).to_kind(kind),
+            None => x.to_kind(kind),
         }
     }
 }
 
-/// x / rms(x) · weight over the last dimension, in the format of `weight`; the result is in
-/// the format of `x`.
+/// x / rms(x) · weight over the last dimension, in the format of `weight`.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     let math = weight.kind();
     let y = x.to_kind(math);
     let scale = (y.square().mean_dim(-1, true, math) + eps).rsqrt();
-    (y * scale * weight).to_kind(x.kind())
+    y * scale * weight
 }
 
 /// x · factor

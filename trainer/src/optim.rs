@@ -15,7 +15,7 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
-    /// Gradients are scaled so that their norm over all parameters is at most this.
+    /// The gradients of each group are scaled so that their common norm is at most this.
     pub max_grad_norm: f64,
 }
 
@@ -83,13 +83,19 @@ impl AdamW {
                 })
                 .filter(|(_, gradient)| gradient.defined())
                 .collect();
-            let Some(norm) = global_norm(active.iter().map(|(_, gradient)| gradient)) else {
-                return;
-            };
-            let clip = (max_grad_norm / (norm + 1e-6)).clamp_max(1.0);
+            let clips: Vec<Option<Tensor>> = (0..learning_rates.len())
+                .map(|group| {
+                    let members = active.iter().filter(|(slot, _)| slot.group == group);
+                    let norm = norm(members.map(|(_, gradient)| gradient))?;
+                    Some((max_grad_norm / (norm + 1e-6)).clamp_max(1.0))
+                })
+                .collect();
             for (slot, gradient) in &mut active {
                 let rate = learning_rates[slot.group];
-                let gradient = &*gradient * &clip;
+                let gradient = match &clips[slot.group] {
+                    Some(clip) => &*gradient * clip,
+                    None => continue,
+                };
                 slot.updates += 1;
                 let _ = slot.moment.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
                 let _ = slot
@@ -157,8 +163,8 @@ impl AdamW {
     }
 }
 
-/// The Euclidean norm over several tensors as one number on their device; `None` without tensors.
-fn global_norm<'a>(gradients: impl Iterator<Item = &'a Tensor>) -> Option<Tensor> {
+/// The Euclidean norm over several tensors as one number on their device; `None` without any.
+fn norm<'a>(gradients: impl Iterator<Item = &'a Tensor>) -> Option<Tensor> {
     gradients
         .map(|gradient| gradient.square().sum(gradient.kind()))
         .reduce(|sum, square| sum + square)
@@ -195,10 +201,9 @@ mod tests {
             set_grad(&p, &gradient[..2]);
             set_grad(&q, &gradient[2..]);
             optim.step(&[0.01, 0.5]);
-            let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-            let clip = (2.0 / (norm + 1e-6)).min(1.0);
+            let norms = [f64::hypot(gradient[0], gradient[1]), gradient[2].abs()];
             for i in 0..3 {
-                let g = gradient[i] * clip;
+                let g = gradient[i] * (2.0 / (norms[i / 2] + 1e-6)).min(1.0);
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.999 * v[i] + 0.001 * g * g;
                 let mh = m[i] / (1.0 - 0.9f64.powi(t as i32 + 1));

@@ -79,10 +79,11 @@ pub fn warmup_cosine(step: usize, steps: usize, warmup: usize, floor: f64) -> f6
     floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos())
 }
 
-/// The share of closed gates aimed at: rises linearly from 0 to `target` over the first
-/// `ramp` of the prune phase (`progress` as in [`Plan::prune_progress`]).
-pub fn sparsity_target(progress: f64, target: f64, ramp: f64) -> f64 {
-    target * (progress / ramp).min(1.0)
+/// How far the penalty has been raised: from 0 to 1 over the first `share` of the prune
+/// phase (`progress` as in [`Plan::prune_progress`]), fast at first and slower and slower
+/// (Zhu and Gupta 2017), because the last gates are the hardest to do without.
+pub fn ramp(progress: f64, share: f64) -> f64 {
+    1.0 - (1.0 - (progress / share).clamp(0.0, 1.0)).powi(3)
 }
 
 #[cfg(test)]
@@ -118,9 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn sparsity_target_ramps() {
-        assert_eq!(sparsity_target(0.0, 0.9, 0.8), 0.0);
-        assert!((sparsity_target(0.4, 0.9, 0.8) - 0.45).abs() < 1e-12);
-        assert_eq!(sparsity_target(0.9, 0.9, 0.8), 0.9);
+    fn penalty_ramps() {
+        assert_eq!(ramp(0.0, 0.8), 0.0);
+        assert!((ramp(0.4, 0.8) - 0.875).abs() < 1e-12);
+        assert_eq!(ramp(-0.1, 0.8), 0.0);
+        assert_eq!(ramp(0.9, 0.8), 1.0);
     }
 }

@@ -6,11 +6,12 @@ use tch::{no_grad, Kind, Reduction, Tensor};
 
 use crate::batch::{Batch, Sequence};
 use crate::dataset::Sampler;
+use crate::gates;
 use crate::edits::{Edits, GateValues, Init, LayerEdit, Method};
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::penalty::{Penalty, Sparsity};
-use crate::schedule::{sparsity_target, warmup_cosine, Phase, Plan};
+use crate::schedule::{ramp, warmup_cosine, Phase, Plan};
 use crate::Error;
 
 /// Optimiser group of the vectors.
@@ -19,6 +20,8 @@ const VECTORS: usize = 0;
 const GATES: usize = 1;
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
+/// Tokens of the forward pass that measures the size of head outputs.
+const CALIBRATION_TOKENS: usize = 2048;
 /// Tokens of one validation batch.
 const VALIDATION_TOKENS: usize = 2048;
 
@@ -35,8 +38,9 @@ pub struct Settings {
     pub batch_size: usize,
     /// Learning rate of the vectors at its peak.
     pub lr: f64,
-    /// Learning rate of the gates.
-    pub gate_lr: f64,
+    /// Learning rate of the gates; `None`: fast enough to close a gate within the part
+    /// [`Recipe::closing`] of the prune phase.
+    pub gate_lr: Option<f64>,
     /// Everything random follows from it.
     pub seed: u64,
     /// The rest of the recipe.
@@ -52,6 +56,9 @@ pub struct Recipe {
     pub prune: f64,
     /// Share of the prune phase over which the sparsity target (or a given λ) rises.
     pub ramp: f64,
+    /// Share of the prune phase that it takes to close a gate (without --gate-lr). Gates
+    /// that are still open that long after their turn are closed at once.
+    pub closing: f64,
     /// Share of the linear warm-up.
     pub warmup: f64,
     /// The learning rate ends at this part of its peak.
@@ -65,9 +72,10 @@ pub struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {
-            learn: 0.35,
-            prune: 0.35,
+            learn: 0.25,
+            prune: 0.4,
             ramp: 0.7,
+            closing: 0.25,
             warmup: 0.05,
             lr_floor: 0.05,
             validations: 5,
@@ -155,8 +163,9 @@ impl<'a> Trainer<'a> {
         valid: &'a [Sequence],
     ) -> Trainer<'a> {
         let Settings { method, recipe, seed, steps, .. } = *settings;
-        let options = (model.precision.math, model.device());
-        let edits = Edits::new(method, &model.config, recipe.init, seed, options);
+        let calibration = Batch::pack(&train[..fitting(train, CALIBRATION_TOKENS)], model.device());
+        let head_rms = model.head_rms(&calibration);
+        let edits = Edits::new(method, model.config.head_dim, &head_rms, recipe.init, seed);
         let mut optim = AdamW::new(AdamWConfig::default());
         for half in &edits.halves {
             let (vectors, log_alpha) = half.half.parameter_names();
@@ -174,9 +183,9 @@ impl<'a> Trainer<'a> {
             valid,
             sampler: Sampler { n_rows: train.len(), batch_size: settings.batch_size, seed },
             plan,
+            penalty: Penalty::new(settings.sparsity, &edits.log_alphas()),
             edits,
             optim,
-            penalty: Penalty::new(settings.sparsity, model.device()),
             fixed: None,
             best: None,
         }
@@ -205,7 +214,7 @@ impl<'a> Trainer<'a> {
                 let loss = check(&mut losses, step)?;
                 training_time += begun.elapsed();
                 if due {
-                    let lambda = self.penalty.lambda(self.ramp(step));
+                    let lambda = self.penalty.lambda();
                     observer.progress(&Progress {
                         step: step + 1,
                         steps,
@@ -237,46 +246,54 @@ impl<'a> Trainer<'a> {
         Batch::pack(rows.iter().map(|&row| &self.train[row]), self.model.device())
     }
 
-    /// How far λ or the sparsity target has risen at `step`, 0 to 1.
-    fn ramp(&self, step: usize) -> f64 {
-        sparsity_target(self.plan.prune_progress(step), 1.0, self.settings.recipe.ramp)
-    }
-
     /// One optimiser step; returns the cross-entropy, still on the device.
     fn step(&mut self, step: usize, phase: Phase, batch: &Batch) -> Tensor {
-        let Settings { lr, gate_lr, recipe, seed, .. } = *self.settings;
+        let Settings { lr, recipe, seed, .. } = *self.settings;
         let edits = match &self.fixed {
             Some(fixed) => self.edits.layer_edits(fixed),
             None => self.edits.layer_edits(&self.edits.sample_gates(seed, step)),
         };
         let loss = cross_entropy(self.model, batch, &edits);
-        let mut total = loss.shallow_clone();
-        if phase == Phase::Prune {
-            let ramp = self.ramp(step);
-            let target = match self.settings.sparsity {
-                Sparsity::Target(share) => share * ramp,
-                Sparsity::Lambda(_) => 0.0,
-            };
-            total = total + self.penalty.apply(&self.edits.log_alphas(), target, ramp);
+        loss.backward();
+        if phase != Phase::Polish {
+            self.penalty.observe(&self.edits.log_alphas());
         }
-        total.backward();
+        if phase == Phase::Prune {
+            let ramp = ramp(self.plan.prune_progress(step), recipe.ramp);
+            self.penalty.add_gradient(&self.edits.log_alphas(), ramp);
+        }
         let steps = self.plan.steps();
         let warmup = (steps as f64 * recipe.warmup).round() as usize;
         let rate = lr * warmup_cosine(step, steps, warmup, recipe.lr_floor);
-        let gate_rate = if phase == Phase::Polish { 0.0 } else { gate_lr };
+        let gate_rate = if phase == Phase::Prune { self.gate_rate() } else { 0.0 };
         self.optim.step(&[rate, gate_rate]);
         self.optim.zero_grad();
+        if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
+            let progress = self.plan.prune_progress(step) - recipe.closing;
+            self.edits.close_to(target * ramp(progress, recipe.ramp));
+        }
         loss.detach()
+    }
+
+    /// Learning rate of the gates. Adam moves a gate that is pushed steadily by the rate in
+    /// every step.
+    fn gate_rate(&self) -> f64 {
+        let Recipe { closing, init, .. } = self.settings.recipe;
+        let distance = init.log_alpha - gates::closing_log_alpha();
+        let steps = (self.plan.prune as f64 * closing).max(1.0);
+        self.settings.gate_lr.unwrap_or(distance / steps)
     }
 
     /// Ends the choice of heads: closes what is missing to the target and fixes the rest.
     fn fix_gates(&mut self, observer: &mut dyn Observer) {
         if self.edits.method.gated() {
             if let Sparsity::Target(share) = self.settings.sparsity {
-                let closed = self.edits.close_to(share);
-                if closed > 0 {
+                let open = self.edits.n_open();
+                self.edits.close_to(share);
+                let short = open - self.edits.n_open();
+                if short > 0 {
                     observer.log(&format!(
-                        "pruning ended {closed} gates short of sparsity {share}: closed those with the lowest log_alpha"
+                        "pruning ended {short} gates short of sparsity {share}: closed those with the lowest log_alpha"
                     ));
                 }
             }

@@ -1,20 +1,16 @@
-//! Loading a base model: from the memory-mapped GGUF through ggml's own dequantisation
+//! Loading a base model: from memory-mapped files through ggml's own dequantisation
 //! into tensors of the wanted format, block by block, without a second copy.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use jola_edit::gguf::Gguf;
-use llama_jola::ggml;
 use tch::{no_grad, Device, Tensor};
 
+use crate::base::{self, Base};
 use crate::config::{Config, ExpertCount};
 use crate::feed_forward::FeedForward;
 use crate::model::{Frequencies, Layer, Linear, Model, Precision};
 use crate::Error;
-
-/// Values dequantised at a time (4 MB of float32).
-const CHUNK: usize = 1 << 20;
 
 impl Model {
     /// Opens, checks and loads a base model.
@@ -23,17 +19,17 @@ impl Model {
     /// As [`Config::read`]; [`Error::Tensor`] names a tensor that is missing, misshapen or
     /// not part of the reference model.
     pub fn load(path: &Path, precision: Precision, device: Device) -> Result<Model, Error> {
-        Model::from_gguf(&Gguf::open(path)?, precision, device)
+        Model::from_base(&*base::open(path)?, precision, device)
     }
 
-    /// Loads the weights of an open file.
+    /// Loads the weights of an open base.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn from_gguf(gguf: &Gguf, precision: Precision, device: Device) -> Result<Model, Error> {
-        let config = Config::read(gguf)?;
+    pub fn from_base(base: &dyn Base, precision: Precision, device: Device) -> Result<Model, Error> {
+        let config = Config::read(base)?;
         let mut loader = Loader {
-            gguf,
+            base,
             precision,
             device,
             biases: config.architecture.biases,
@@ -41,7 +37,7 @@ impl Model {
         };
         let d = config.n_embd;
         let token_embd = loader.matrix(&[("token_embd", config.n_vocab)], d)?;
-        let output = match gguf.tensor("output.weight") {
+        let output = match base.tensor("output.weight") {
             Some(_) => loader.linear("output", config.n_vocab, d)?,
             None => Linear {
                 weight: token_embd.shallow_clone(),
@@ -66,7 +62,7 @@ impl Model {
 }
 
 struct Loader<'a> {
-    gguf: &'a Gguf,
+    base: &'a dyn Base,
     precision: Precision,
     device: Device,
     /// Which matrices may have a bias besides query, key and value.
@@ -209,7 +205,7 @@ impl Loader<'_> {
     }
 
     fn has(&self, name: &str, what: &str) -> bool {
-        self.gguf.tensor(&format!("{name}.{what}")).is_some()
+        self.base.tensor(&format!("{name}.{what}")).is_some()
     }
 
     /// A tensor of the given GGUF dimensions; torch's are the same in reverse.
@@ -239,7 +235,7 @@ impl Loader<'_> {
         };
         let (plain, local) = (tensor(&config.rope), tensor(&config.local_rope));
         let mut divided = |name: &str| -> Result<Option<Tensor>, Error> {
-            if !config.architecture.rope_factors || self.gguf.tensor(name).is_none() {
+            if !config.architecture.rope_factors || self.base.tensor(name).is_none() {
                 return Ok(None);
             }
             Ok(Some(&plain / self.vector(name, half)?))
@@ -259,39 +255,30 @@ impl Loader<'_> {
 
     /// Dequantises tensor `name` of the given GGUF dimensions into `target` [product].
     fn read(&mut self, name: &str, dims: &[usize], target: Tensor) -> Result<(), Error> {
+        let Some(tensor) = self.base.tensor(name) else {
+            return Err(Error::Tensor {
+                path: self.base.path().to_path_buf(),
+                name: self.base.describe(name),
+                reason: "is missing".to_owned(),
+            });
+        };
         let error = |reason: String| Error::Tensor {
-            path: self.gguf.path().to_path_buf(),
-            name: name.to_owned(),
+            path: tensor.file.to_path_buf(),
+            name: tensor.name.to_owned(),
             reason,
         };
-        let tensor = self
-            .gguf
-            .tensor(name)
-            .ok_or_else(|| error("is missing".to_owned()))?;
-        let found = tensor.info.padded_dims();
-        let mut expected = [1; 4];
-        for (slot, &dim) in expected.iter_mut().zip(dims) {
-            *slot = dim as u64;
+        let ones = |dims: &[u64]| dims.iter().rev().skip_while(|dim| **dim == 1).count();
+        let expected: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
+        let found = &tensor.dims;
+        if found[..ones(found)] != expected[..ones(&expected)] {
+            let (found, expected) = (tensor.shown(found), tensor.shown(&expected));
+            return Err(error(format!("has shape {found:?}, expected {expected:?}")));
         }
-        if found != expected {
-            let reason = format!("has shape {:?}, expected {dims:?}", tensor.info.dims);
-            return Err(error(reason));
-        }
-        // Whole rows per chunk, so that every chunk is a whole number of blocks.
-        let (columns, rows) = (dims[0], tensor.info.elements() as usize / dims[0]);
-        let row_bytes = tensor.bytes.len() / rows;
-        let rows_per_chunk = (CHUNK / columns).max(1);
-        let mut floats = vec![0f32; rows_per_chunk.min(rows) * columns];
-        for start in (0..rows).step_by(rows_per_chunk) {
-            let count = rows_per_chunk.min(rows - start);
-            let floats = &mut floats[..count * columns];
-            let bytes = &tensor.bytes[start * row_bytes..(start + count) * row_bytes];
-            ggml::dequantize(tensor.info.ty, bytes, floats)
-                .map_err(|source| error(source.to_string()))?;
-            let offset = (start * columns) as i64;
-            let mut part = target.narrow(0, offset, floats.len() as i64);
-            no_grad(|| part.copy_(&Tensor::from_slice(floats)));
-        }
+        let read = tensor.read(|start, values| {
+            let mut part = target.narrow(0, start as i64, values.len() as i64);
+            no_grad(|| part.copy_(&Tensor::from_slice(values)));
+        });
+        read.map_err(|source| error(source.to_string()))?;
         self.used.insert(name.to_owned());
         Ok(())
     }
@@ -299,16 +286,12 @@ impl Loader<'_> {
     /// A tensor that llama.cpp would use and the reference model would not makes the two
     /// compute different things.
     fn refuse_unused(&self) -> Result<(), Error> {
-        match self
-            .gguf
-            .tensors()
-            .iter()
-            .find(|info| !self.used.contains(&info.name))
-        {
+        let names = self.base.tensor_names();
+        match names.into_iter().find(|name| !self.used.contains(*name)) {
             None => Ok(()),
-            Some(info) => Err(Error::Tensor {
-                path: self.gguf.path().to_path_buf(),
-                name: info.name.clone(),
+            Some(name) => Err(Error::Tensor {
+                path: self.base.path().to_path_buf(),
+                name: self.base.describe(name),
                 reason: "is not part of the model that the trainer knows".to_owned(),
             }),
         }

@@ -146,7 +146,7 @@ impl Pair {
 
     /// The reference model, loaded anew.
     pub fn model(&self) -> Model {
-        let mut model = Model::from_gguf(&self.gguf, Precision::F32, Device::Cpu).unwrap();
+        let mut model = Model::from_base(&self.gguf, Precision::F32, Device::Cpu).unwrap();
         model.frequencies.served_context = CONTEXT as usize;
         model
     }
