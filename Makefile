@@ -6,14 +6,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden clean
+.PHONY: help setup build demo test lint golden hosts test-plugin soak-plugin clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
 ENV := . scripts/env.sh &&
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## install system packages, download libtorch and the test model
 	scripts/setup.sh
@@ -35,6 +35,23 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 golden: setup ## regenerate the tests' golden files (tests/golden/make.py)
 	scripts/setup.sh golden
 	$(ENV) "$$JOLA_CACHE/golden/bin/python" tests/golden/make.py
+
+# The trained sidecar of `make demo` is tested as well if it is there.
+HOSTS = $(ENV) "$${CARGO_TARGET_DIR:-target}/release/jola-hosts" \
+	--library "$${CARGO_TARGET_DIR:-target}/release/libjola.so" --model "$$JOLA_TEST_MODEL" \
+	--hosts "$$JOLA_CACHE/hosts" --cache "$$JOLA_TEST_CACHE" \
+	$(addprefix --trained ,$(wildcard target/demo/*.gguf))
+
+hosts: setup
+	scripts/setup.sh hosts
+	$(ENV) cargo build --release --locked -p jola-plugin -p jola-hosts
+
+test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHECK=text: only some)
+	$(HOSTS) test "$(CHECK)"
+
+soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost
+	$(HOSTS) soak
+	$(HOSTS) speed
 
 clean: ## remove target/ (the downloads stay, in ~/.cache/llama-jola)
 	cargo clean

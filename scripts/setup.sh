@@ -9,6 +9,7 @@
 #   model     SmolLM2-135M-Instruct, in the cache
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   golden    a Python environment for `make golden`
+#   hosts     programs with llama.cpp inside, for `make test-plugin` (builds for ten minutes)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
 # ~/.cache/llama-jola; deleting it is safe.
@@ -24,6 +25,8 @@ scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$scripts/lib/fetch.sh"
 # shellcheck source=scripts/lib/parts.sh
 . "$scripts/lib/parts.sh"
+# shellcheck source=scripts/lib/hosts.sh
+. "$scripts/lib/hosts.sh"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() {
@@ -48,7 +51,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | python | golden) ;;
+            system | libtorch | model | python | golden | hosts) ;;
             -h | --help)
                 usage
                 return

@@ -46,14 +46,25 @@ fetch() {
     mv "$part" "$fetched"
 }
 
-# resolve NAME: prints the address of the pinned file, by pip's own configuration.
+# resolve NAME: prints the address of the pinned file, by pip's own configuration. For a
+# source package pip_for names a Python that has the package's build tool installed, since
+# pip asks the package for its metadata.
 resolve() {
-    local machine report url sum
+    local machine report url sum pip=("$JOLA_CACHE/python/bin/python" -m pip) kind
     machine=$(uname -m)
-    report=$("$JOLA_CACHE/python/bin/python" -m pip install --dry-run --ignore-installed --no-deps \
-        --only-binary :all: --implementation cp --python-version 3.11 --abi cp311 \
-        --platform "manylinux_2_28_$machine" --platform "manylinux_2_25_$machine" \
-        --platform "manylinux_2_17_$machine" --platform "manylinux2014_$machine" \
+    case $file in
+        *.tar.gz)
+            pip+=(--python "$pip_for")
+            kind=(--no-binary :all: --no-build-isolation)
+            ;;
+        *)
+            kind=(--only-binary :all: --implementation cp --python-version 3.11 --abi cp311
+                --platform "manylinux_2_35_$machine" --platform "manylinux_2_28_$machine"
+                --platform "manylinux_2_25_$machine" --platform "manylinux_2_17_$machine"
+                --platform "manylinux2014_$machine")
+            ;;
+    esac
+    report=$("${pip[@]}" install --dry-run --ignore-installed --no-deps "${kind[@]}" \
         --quiet --no-input --disable-pip-version-check --report - "$1==$version" </dev/null) ||
         die "pip finds no $1 $version"
     read -r url sum < <(python3 -c '

