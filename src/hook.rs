@@ -44,13 +44,22 @@ impl Hook {
     /// the graphs, and drops all cached keys and values, which earlier edits (or none) made.
     ///
     /// # Errors
-    /// When memory is short, when the edit's width is not the graph's, and when a layer with
-    /// an edit never appeared in the graph. The context is then without edits.
+    /// When memory is short, when the edit's width is not the graph's, when a layer with an
+    /// edit never appeared in the graph, and for models with both an encoder and a decoder.
+    /// The context is then without edits.
     ///
     /// # Safety
     /// `ctx` must be a live context, used by no other thread during the call, without
     /// another `Hook`, and must outlive the returned value.
     pub unsafe fn attach(ctx: NonNull<sys::llama_context>, edits: &EditSet) -> Result<Self, Error> {
+        // SAFETY: the context is alive, and with it its model.
+        let two_sided = unsafe {
+            let model = sys::llama_get_model(ctx.as_ptr());
+            sys::llama_model_has_encoder(model) && sys::llama_model_has_decoder(model)
+        };
+        if two_sided {
+            return Err(Error::EncoderDecoder);
+        }
         // SAFETY: api() is one ggml's; the buffer types come from that ggml.
         let edits = unsafe {
             DeviceEdits::upload(ggml::api(), edits, |layer| {

@@ -119,7 +119,8 @@ impl BaseShape {
     ///
     /// The head width is `<arch>.attention.value_length_mla` for models with latent
     /// attention, else `<arch>.attention.value_length`, else `<arch>.embedding_length`
-    /// divided by the heads of the first layer that has any: llama.cpp's own rules.
+    /// divided by the heads of the first layer that has any: llama.cpp's own rules. A layer
+    /// without key-value heads has no attention, whatever its number of query heads.
     ///
     /// # Errors
     /// `MissingKey`, `KeyType`, `Limit`, or `KeyValue` if the numbers contradict each other or if
@@ -141,8 +142,18 @@ impl BaseShape {
             block_count.into(),
             MAX_BLOCK_COUNT.into(),
         )?;
-        let head_count = read_head_count(metadata, &key("attention.head_count"), block_count)?;
+        let counts = |name: &str| read_counts(metadata, &key(name), block_count);
+        let Some(mut head_count) = counts("attention.head_count")? else {
+            let key = key("attention.head_count");
+            return Err(GgufErrorKind::MissingKey { key });
+        };
+        let key_value = counts("attention.head_count_kv")?;
         let head_dim = read_head_dim(metadata, key, &head_count)?;
+        for (heads, key_value) in head_count.iter_mut().zip(key_value.into_iter().flatten()) {
+            if key_value == 0 {
+                *heads = 0;
+            }
+        }
         Ok(Self {
             architecture: architecture.to_owned(),
             block_count,
@@ -162,21 +173,24 @@ impl BaseShape {
     }
 }
 
-/// Heads of each layer from one number or an array.
-fn read_head_count(
+/// Heads of each layer from one number or an array; `None` if the key is absent.
+fn read_counts(
     metadata: &Metadata,
     key: &str,
     block_count: u32,
-) -> Result<Vec<u32>, GgufErrorKind> {
-    let head_count = metadata.required(key, "u32 or array of u32", |value| match value {
+) -> Result<Option<Vec<u32>>, GgufErrorKind> {
+    let counts = metadata.optional(key, "u32 or array of u32", |value| match value {
         Value::U32(count) => Some(HeadCount::Uniform(*count)),
         Value::Array(counts) => counts.to_u32s().map(HeadCount::PerLayer),
         _ => None,
     })?;
-    match head_count {
-        HeadCount::Uniform(count) => Ok(vec![count; block_count as usize]),
-        HeadCount::PerLayer(counts) if counts.len() == block_count as usize => Ok(counts),
-        HeadCount::PerLayer(counts) => Err(GgufErrorKind::KeyValue {
+    match counts {
+        None => Ok(None),
+        Some(HeadCount::Uniform(count)) => Ok(Some(vec![count; block_count as usize])),
+        Some(HeadCount::PerLayer(counts)) if counts.len() == block_count as usize => {
+            Ok(Some(counts))
+        }
+        Some(HeadCount::PerLayer(counts)) => Err(GgufErrorKind::KeyValue {
             key: key.to_owned(),
             expected: format!("one count for each of {block_count} layers"),
             found: format!("an array of {}", counts.len()),

@@ -3,6 +3,8 @@
 
 mod compare;
 mod decoder;
+mod forms;
+mod hook;
 mod mutations;
 mod parity;
 mod tiny;

@@ -129,6 +129,9 @@ fn the_shape_of_a_model_file() {
         let entries = [layers.clone(), per_layer, embedding.clone()];
         assert_eq!(shape(&entries), (vec![0, 5], 128));
     }
+    let hybrid = ("attention.head_count_kv", Array::U32(vec![0, 2]).into());
+    let entries = [layers.clone(), heads.clone(), hybrid, embedding];
+    assert_eq!(shape(&entries), (vec![0, 4], 160));
     let latent = ("attention.value_length_mla", Value::U32(128));
     let entries = [layers.clone(), heads.clone(), width.clone(), latent];
     assert_eq!(shape(&entries), (vec![4, 4], 128));
