@@ -3,7 +3,7 @@
 //! Parameters of all layers are stacked, so that the optimiser sees four tensors whatever
 //! the size of the model. L layers, H heads, D head width.
 
-use tch::{no_grad, Device, Kind, Tensor};
+use tch::{no_grad, Device, Tensor};
 
 use crate::gates;
 use crate::rng::{Purpose, Rng};

@@ -117,7 +117,7 @@ mod tests {
         let ours = values(&leaf.grad());
         let again = leaf.detach().copy().set_requires_grad(true);
         let loss = (&again * Tensor::from_slice(&[0.5, 0.0, -0.5])).sum(Kind::Double)
-            + 0.1 * gates::open_probability(&again).sum(Kind::Double);
+            + gates::open_probability(&again).sum(Kind::Double) * 0.1;
         loss.backward();
         for (ours, autograd) in ours.iter().zip(values(&again.grad())) {
             assert!((ours - autograd).abs() < 1e-12);

@@ -69,18 +69,23 @@ pub struct Recipe {
     pub init: Init,
 }
 
+impl Recipe {
+    /// What a run uses unless it is told otherwise.
+    pub const DEFAULT: Recipe = Recipe {
+        learn: 0.25,
+        prune: 0.4,
+        ramp: 0.7,
+        closing: 0.25,
+        warmup: 0.05,
+        lr_floor: 0.05,
+        validations: 5,
+        init: Init { vector_std: 1e-3, log_alpha: 2.0 },
+    };
+}
+
 impl Default for Recipe {
     fn default() -> Self {
-        Recipe {
-            learn: 0.25,
-            prune: 0.4,
-            ramp: 0.7,
-            closing: 0.25,
-            warmup: 0.05,
-            lr_floor: 0.05,
-            validations: 5,
-            init: Init { vector_std: 1e-3, log_alpha: 2.0 },
-        }
+        Recipe::DEFAULT
     }
 }
 
@@ -254,6 +259,9 @@ impl<'a> Trainer<'a> {
             None => self.edits.layer_edits(&self.edits.sample_gates(seed, step)),
         };
         let loss = cross_entropy(self.model, batch, &edits);
+        if !loss.requires_grad() {
+            return loss; // every gate is closed
+        }
         loss.backward();
         if phase != Phase::Polish {
             self.penalty.observe(&self.edits.log_alphas());

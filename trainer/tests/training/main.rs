@@ -1,0 +1,15 @@
+//! Training on small seeded random models: gradients, packing, determinism, sidecars, and
+//! the command line with good and bad input.
+
+#[allow(dead_code)] // shared with the architecture tests
+#[path = "../architectures/decoder.rs"]
+mod decoder;
+#[allow(dead_code)] // shared with the architecture tests
+#[path = "../architectures/tiny.rs"]
+mod tiny;
+
+mod cli;
+mod gradients;
+mod packing;
+mod runs;
+mod support;
