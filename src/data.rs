@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::chat::{ChatTemplate, Message};
 use crate::model::Token;
-use crate::Model;
+use crate::Vocabulary;
 
 /// What the model is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -305,10 +305,10 @@ fn needed(template: Option<&ChatTemplate>) -> Result<&ChatTemplate, crate::Error
 /// Those of the chat template and the tokenizer.
 pub fn prompt_tokens(
     row: &Row,
-    model: &Model,
+    vocabulary: &dyn Vocabulary,
     template: Option<&ChatTemplate>,
 ) -> Result<Vec<Token>, crate::Error> {
-    model.tokenize(&row.prompt_text(template)?, true, true)
+    vocabulary.tokenize(&row.prompt_text(template)?, true, true)
 }
 
 /// Tokenises a row for training. The prompt's tokens are those of [`prompt_tokens`]; a plain
@@ -318,17 +318,17 @@ pub fn prompt_tokens(
 /// Those of the chat template and the tokenizer.
 pub fn encode(
     row: &Row,
-    model: &Model,
+    vocabulary: &dyn Vocabulary,
     template: Option<&ChatTemplate>,
 ) -> Result<Example, crate::Error> {
     let prompt = row.prompt_text(template)?;
     let response = row.response_text(&prompt, template)?;
-    let mut tokens = prompt_tokens(row, model, template)?;
+    let mut tokens = prompt_tokens(row, vocabulary, template)?;
     let n_prompt = tokens.len();
     let chat = matches!(row.prompt, Prompt::Chat(_));
-    tokens.extend(model.tokenize(&response, false, chat)?);
+    tokens.extend(vocabulary.tokenize(&response, false, chat)?);
     if !chat {
-        tokens.extend(model.eos());
+        tokens.extend(vocabulary.eos());
     }
     Ok(Example { tokens, n_prompt })
 }

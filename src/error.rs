@@ -78,7 +78,7 @@ pub enum Error {
         /// Length of the text.
         len: usize,
         /// Why.
-        reason: &'static str,
+        reason: String,
     },
     /// The model has no chat template, or it does not render.
     #[error("chat template: {0}")]

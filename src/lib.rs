@@ -38,9 +38,11 @@ pub mod hook;
 mod logging;
 pub mod model;
 pub mod sampler;
+mod vocabulary;
 
 pub use context::{Batch, CacheType, Context, ContextParams, FlashAttention};
 pub use error::Error;
 pub use jola_edit::{EditSet, Sidecar};
 pub use logging::{log_to_stderr, LogLevel};
 pub use model::{Model, ModelParams, Token};
+pub use vocabulary::Vocabulary;

@@ -197,9 +197,9 @@ impl Model {
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<Token>, Error> {
-        let fail = |reason| Error::Tokenize {
+        let fail = |reason: &str| Error::Tokenize {
             len: text.len(),
-            reason,
+            reason: reason.to_owned(),
         };
         let len = i32::try_from(text.len()).map_err(|_| fail("it is too long"))?;
         let mut tokens: Vec<Token> = vec![0; text.len() + 8];
