@@ -1,0 +1,187 @@
+//! `llama-jola inspect`.
+
+use std::path::Path;
+
+use jola_edit::gguf::Gguf;
+use serde_json::{json, Value};
+
+use crate::common::{base_model, llama_jola, text, Folder};
+use crate::sidecars;
+
+/// What tests/golden/make.py put into the golden sidecar.
+const HEADS_TOTAL: usize = 270;
+const HEADS_EDITED: usize = 10;
+const SCALES: usize = 6;
+const OFFSETS: usize = 6;
+
+#[test]
+fn table() {
+    let shown = llama_jola("inspect")
+        .args([sidecars::golden()])
+        .succeed()
+        .stdout;
+    let summary = "10 of 270 heads, in 4 of 30 layers: 6 scales, 6 offsets, 768 numbers";
+    assert!(shown.contains(summary), "{shown}");
+    assert!(shown.contains("golden edit") && shown.contains("SmolLM2 135M Instruct"));
+    let heads: Vec<Vec<&str>> = shown
+        .lines()
+        .skip_while(|line| !line.contains("|scale|"))
+        .skip(1)
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(heads.len(), HEADS_EDITED, "{shown}");
+    // Layer 0: head 0 only scaled, head 4 both, head 7 only shifted.
+    assert_eq!(heads[0][..2], ["0", "0"]);
+    assert_eq!((heads[0][2] == "-", heads[0][3]), (false, "-"));
+    assert_eq!((heads[1][2] == "-", heads[1][3] == "-"), (false, false));
+    assert_eq!(heads[2][..3], ["0", "7", "-"]);
+}
+
+#[test]
+fn json() {
+    let path = sidecars::golden();
+    let shown = llama_jola("inspect")
+        .args(["--json", text(&path)])
+        .succeed();
+    let found = shown.json();
+    let keys: Vec<&str> = found
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let promised = [
+        "architecture",
+        "name",
+        "base_model",
+        "base_sha256",
+        "base_is_training_file",
+        "method",
+        "bytes",
+        "layers_total",
+        "layers_edited",
+        "heads_total",
+        "heads_edited",
+        "head_dim",
+        "scale_gates_open",
+        "offset_gates_open",
+        "values",
+        "heads",
+        "train",
+    ];
+    assert_eq!(keys, promised);
+    let expected = json!({
+        "architecture": "llama", "name": "golden edit", "method": "random",
+        "base_sha256": null, "layers_total": 30, "layers_edited": 4,
+        "heads_total": HEADS_TOTAL, "heads_edited": HEADS_EDITED, "head_dim": 64,
+        "scale_gates_open": SCALES, "offset_gates_open": OFFSETS, "values": 768,
+        "bytes": std::fs::metadata(&path).unwrap().len(),
+        "train": {"seed": 1},
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&found[key], value, "{key}");
+    }
+    assert_eq!(found["heads"].as_array().unwrap().len(), HEADS_EDITED);
+    check_norms(&path, &found);
+}
+
+/// The norms of layer 29 (scale: head 1; offset: heads 1 and 6) from the tensors' bytes.
+fn check_norms(path: &Path, found: &Value) {
+    let file = Gguf::open(path).unwrap();
+    let norm = |half: &str, row: usize| {
+        let tensor = file
+            .tensor(&format!("blk.29.attn_output.jola_{half}"))
+            .unwrap();
+        let values = tensor.to_f32s().unwrap();
+        let row = &values[64 * row..64 * (row + 1)];
+        row.iter()
+            .map(|v| f64::from(*v).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let heads: Vec<&Value> = found["heads"].as_array().unwrap().iter().collect();
+    let last = |n: usize| heads[HEADS_EDITED - n].clone();
+    let expected = json!({"layer": 29, "head": 1, "mul": norm("mul", 0), "add": norm("add", 0)});
+    assert_eq!(last(2), expected);
+    let expected = json!({"layer": 29, "head": 6, "mul": null, "add": norm("add", 1)});
+    assert_eq!(last(1), expected);
+}
+
+#[test]
+fn json_with_the_base_model() {
+    let (path, base) = (sidecars::golden(), base_model());
+    let found = llama_jola("inspect")
+        .args([path.as_path(), Path::new("--json"), Path::new("-m"), &base])
+        .succeed()
+        .json();
+    // The golden sidecar does not say which file it belongs to.
+    assert_eq!(found["base_is_training_file"], Value::Null);
+
+    let folder = Folder::new();
+    let mut sidecar = sidecars::empty();
+    for (digest, same) in [
+        (jola_edit::sidecar::sha256(&base).unwrap(), true),
+        ("0".repeat(64), false),
+    ] {
+        let path = folder.path("edit.gguf");
+        sidecar.base_sha256 = Some(digest);
+        sidecar.write(&path).unwrap();
+        let found = llama_jola("inspect")
+            .args([path.as_path(), Path::new("--json"), Path::new("-m"), &base])
+            .succeed()
+            .json();
+        assert_eq!(found["base_is_training_file"], same);
+    }
+}
+
+/// Cells of the picture, all and those of open gates.
+fn cells(svg: &str) -> (usize, usize) {
+    let document = roxmltree::Document::parse(svg).unwrap_or_else(|e| panic!("{e}: {svg}"));
+    assert_eq!(document.root_element().tag_name().name(), "svg");
+    let hints: Vec<&str> = document
+        .descendants()
+        .filter(|node| node.has_tag_name("title"))
+        .filter(|node| node.parent().unwrap().tag_name().name() == "rect")
+        .map(|node| node.text().unwrap())
+        .collect();
+    let open = hints.iter().filter(|hint| !hint.ends_with("closed"));
+    (hints.len(), open.count())
+}
+
+#[test]
+fn plot() {
+    let folder = Folder::new();
+    let out = folder.path("edit.svg");
+    let edit = sidecars::golden();
+    llama_jola("inspect")
+        .args([edit.as_path(), Path::new("--plot"), &out])
+        .succeed();
+    let svg = std::fs::read_to_string(&out).unwrap();
+    let (all, open) = cells(&svg);
+    // Open cells lie over the grid of two panels.
+    assert_eq!(open, SCALES + OFFSETS);
+    assert_eq!(all - open, 2 * HEADS_TOTAL);
+    assert!(svg.contains("golden edit: 10 of 270 heads edited"));
+    assert_eq!(folder.names(), ["edit.svg"]);
+}
+
+/// A sidecar's name is free text from a stranger.
+#[test]
+fn plot_of_an_awkward_name() {
+    let folder = Folder::new();
+    let (edit, out) = (folder.path("edit.gguf"), folder.path("edit.svg"));
+    let mut sidecar = sidecars::empty();
+    sidecar.name = "<script>&amp;\"'</svg>]]>".into();
+    sidecar.write(&edit).unwrap();
+    llama_jola("inspect")
+        .args([edit.as_path(), Path::new("--plot"), &out])
+        .succeed();
+    let svg = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(cells(&svg), (2 * HEADS_TOTAL, 0));
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let shown = document.descendants().filter_map(|node| node.text());
+    assert!(
+        shown.into_iter().any(|text| text.contains(&sidecar.name)),
+        "{svg}"
+    );
+}

@@ -1,0 +1,205 @@
+//! `llama-jola run`: text.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::common::{alone, base_model, llama_jola_on, text, Cli, Folder};
+use crate::{logits, sidecars};
+
+const PROMPT: &str = "The ferry to the island leaves at";
+/// Tokens to generate: enough for two runs to drift apart if anything is random.
+const LENGTH: &str = "24";
+
+fn greedy() -> Cli {
+    llama_jola_on("run", &base_model()).args(["--temp", "0", "-n", LENGTH])
+}
+
+#[test]
+fn greedy_text_is_the_same_every_time_and_edits_change_it() {
+    let once = greedy().args(["-p", PROMPT]).succeed();
+    let again = greedy().args(["-p", PROMPT]).succeed();
+    assert_eq!(once.stdout, again.stdout);
+    assert!(once.stdout.trim().len() > 20, "{once:#?}");
+    assert_eq!(once.stderr, "");
+    let edit = sidecars::golden();
+    let edited = greedy()
+        .args(["-p", PROMPT, "--jola", text(&edit)])
+        .succeed();
+    assert_ne!(edited.stdout, once.stdout);
+    let off = format!("{}:0", text(&edit));
+    let off = greedy()
+        .args(["-p", PROMPT, "--jola-scaled", &off])
+        .succeed();
+    assert_eq!(off.stdout, once.stdout);
+}
+
+/// The first word is the token that `logits` finds most likely, with the edit too.
+#[test]
+fn the_first_token_is_the_most_likely_one() {
+    let base = base_model();
+    let model = llama_jola::Model::load_vocab(&base).unwrap();
+    let tokens = model.tokenize(PROMPT, true, true).unwrap();
+    let edit = sidecars::golden();
+    for (edits, args) in [
+        (&[][..], &[][..]),
+        (&[(edit.as_path(), 1.0)][..], &["--jola", text(&edit)][..]),
+    ] {
+        let best = logits::of_llama(&base, &tokens, edits, &[]).argmax();
+        let expected = model.detokenize(&[*best.last().unwrap() as i32]);
+        let found = llama_jola_on("run", &base)
+            .args(["--temp", "0", "-n", "1", "-p", PROMPT])
+            .args(args)
+            .succeed();
+        assert_eq!(found.stdout, expected + "\n");
+    }
+}
+
+#[test]
+fn a_seed_makes_sampling_repeatable() {
+    let sample = |seed: &str| {
+        llama_jola_on("run", &base_model())
+            .args(["--temp", "1.5", "-n", LENGTH, "-p", PROMPT, "--seed", seed])
+            .succeed()
+            .stdout
+    };
+    assert_eq!(sample("5"), sample("5"));
+    assert_ne!(sample("5"), sample("6"));
+}
+
+#[test]
+fn prompts_from_the_line_have_escapes_and_from_files_do_not() {
+    let folder = Folder::new();
+    let file = folder.file("prompt.txt", "One\nTwo\\n");
+    let from_file = greedy().args(["-f", text(&file)]).succeed();
+    let from_line = greedy().args(["-p", r"One\nTwo\\n"]).succeed();
+    assert_eq!(from_file.stdout, from_line.stdout);
+    let other = greedy().args(["-p", r"One\nTwo\n"]).succeed();
+    assert_ne!(other.stdout, from_file.stdout);
+}
+
+/// SmolLM2's template, rendered by hand.
+fn rendered(system: &str, user: &str) -> String {
+    format!(
+        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n\
+         <|im_start|>assistant\n"
+    )
+}
+
+#[test]
+fn chat_uses_the_models_template() {
+    let default = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+    let folder = Folder::new();
+    let question = "Name three colours.";
+    let plain = |text: &str| {
+        let file = folder.file("rendered.txt", text);
+        greedy().args([Path::new("-f"), &file]).succeed().stdout
+    };
+    let expected = plain(&rendered(default, question));
+    let chat = greedy().args(["--chat", "-p", question]).succeed();
+    assert_eq!(chat.stdout, expected);
+    assert_ne!(
+        chat.stdout,
+        plain(question),
+        "the template makes no difference"
+    );
+
+    let system = "You answer in French.";
+    let expected_french = plain(&rendered(system, question));
+    let chat = greedy()
+        .args(["--chat", "-sys", system, "-p", question])
+        .succeed();
+    assert_eq!(chat.stdout, expected_french);
+
+    let messages = serde_json::json!([
+        {"role": "system", "content": system},
+        {"role": "user", "content": question},
+    ]);
+    let file = folder.file("messages.json", messages.to_string());
+    let chat = greedy().args([Path::new("--messages"), &file]).succeed();
+    assert_eq!(chat.stdout, expected_french);
+}
+
+/// Lines of standard input are the user's turns; earlier turns are part of the next.
+#[test]
+fn a_conversation_remembers() {
+    let folder = Folder::new();
+    let question = "Name three colours.";
+    let first = greedy().args(["--chat", "-p", question]).succeed().stdout;
+    let converse = |lines: &str| {
+        let _alone = alone();
+        let mut child = greedy()
+            .args(["--chat"])
+            .into_command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(lines.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let both = converse(&format!("{question}\nWhich is best?\n"));
+    let second = both.strip_prefix(&first).expect("the first answer again");
+
+    let messages = serde_json::json!([
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": first.strip_suffix('\n').unwrap()},
+        {"role": "user", "content": "Which is best?"},
+    ]);
+    let file = folder.file("messages.json", messages.to_string());
+    let expected = greedy()
+        .args([Path::new("--messages"), &file])
+        .succeed()
+        .stdout;
+    assert_eq!(second, expected);
+}
+
+/// The text arrives while it is made: in many pieces, the first long before the last.
+#[test]
+fn text_is_streamed() {
+    let _alone = alone();
+    let mut child = greedy()
+        .args(["-p", PROMPT])
+        .into_command()
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let (mut pieces, mut buffer) = (Vec::new(), [0u8; 4096]);
+    loop {
+        match stdout.read(&mut buffer).unwrap() {
+            0 => break,
+            n => pieces.push(buffer[..n].to_vec()),
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    let length: usize = LENGTH.parse().unwrap();
+    assert!(pieces.len() > length / 2, "{} pieces", pieces.len());
+}
+
+#[test]
+fn nothing_to_continue() {
+    let folder = Folder::new();
+    let none = folder.path("none.txt");
+    let broken = folder.file("broken.json", "[{\"role\": \"user\"}]");
+    let empty = folder.file("empty.json", "[]");
+    let run = || llama_jola_on("run", &base_model());
+    run().fail(1, &["-p PROMPT", "--chat"]);
+    run().args(["-p", ""]).fail(1, &["prompt is empty"]);
+    run()
+        .args([Path::new("-f"), &none])
+        .fail(1, &["none.txt", "No such file"]);
+    let messages = |path: &Path, texts: &[&str]| {
+        run().args([Path::new("--messages"), path]).fail(1, texts);
+    };
+    messages(&none, &["none.txt", "No such file"]);
+    messages(&broken, &["broken.json", "content"]);
+    messages(&empty, &["empty.json", "no message"]);
+}

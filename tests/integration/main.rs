@@ -1,0 +1,13 @@
+//! The two commands as users have them, and the library as programs have it, on a real
+//! model: `make test` provides the model and builds the commands.
+
+mod base;
+mod cli;
+mod common;
+mod hook;
+mod logits;
+mod parity;
+mod patch;
+mod quantised;
+mod sidecar_files;
+mod sidecars;
