@@ -4,11 +4,11 @@ Chat templates: the model's own Jinja template, rendered by minijinja.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{context, Environment, ErrorKind};
+use minijinja::{context, Environment, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Model};
+use crate::{jinja, Error, Model};
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,11 +67,9 @@ impl ChatTemplate {
             .build();
         environment.set_syntax(syntax.expect("Jinja's own delimiters"));
         environment.set_unknown_method_callback(unknown_method_callback);
-        environment.add_function("raise_exception", |text: String| {
-            Err::<String, _>(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-        });
+        jinja::extend(&mut environment);
         environment
-            .add_template_owned(NAME, source.to_owned())
+            .add_template_owned(NAME, jinja::without_generation(source))
             .map_err(|error| Error::ChatTemplate(format!("not valid Jinja: {error}")))?;
         Ok(Self {
             environment,
@@ -97,6 +95,9 @@ impl ChatTemplate {
                     add_generation_prompt,
                     bos_token => self.bos.as_str(),
                     eos_token => self.eos.as_str(),
+                    // Given as none by transformers, and asked for by some templates.
+                    tools => Value::from(()),
+                    documents => Value::from(()),
                 })
             })
             .map_err(|error| Error::ChatTemplate(error.to_string()))

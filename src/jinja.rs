@@ -1,0 +1,250 @@
+/*!
+What transformers adds to Jinja for chat templates: functions, `tojson` as Python writes it,
+and the `generation` tag.
+*/
+
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, Value};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+/// Adds the functions and filters.
+pub(crate) fn extend(environment: &mut Environment<'static>) {
+    environment.add_function("raise_exception", |text: String| {
+        Err::<String, _>(Error::new(ErrorKind::InvalidOperation, text))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", to_json);
+}
+
+/// The source without `{% generation %}` and `{% endgeneration %}`, which mark what a
+/// trainer may learn from and print nothing. Blocks that are always taken stand in for
+/// them, so that white space is trimmed as around the tags.
+pub(crate) fn without_generation(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(end) = rest[start..].find("%}").map(|end| start + end) else {
+            break;
+        };
+        let tag = &rest[start + 2..end];
+        text.push_str(&rest[..start + 2]);
+        let name = tag.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
+        match name {
+            "generation" => text.push_str(&tag.replace(name, "if true")),
+            "endgeneration" => text.push_str(&tag.replace(name, "endif")),
+            _ => text.push_str(tag),
+        }
+        rest = &rest[end..];
+    }
+    text + rest
+}
+
+/// The local time in a format of C's `strftime`.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    use std::fmt::Write;
+    let mut text = String::new();
+    let written = write!(text, "{}", chrono::Local::now().format(format));
+    written.map_err(|_| {
+        let what = format!("strftime_now: unknown format {format:?}");
+        Error::new(ErrorKind::InvalidOperation, what)
+    })?;
+    Ok(text)
+}
+
+/// JSON as Python's `json.dumps` writes it, not escaped for HTML.
+fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let ascii = options
+        .get::<Option<bool>>("ensure_ascii")?
+        .unwrap_or(false);
+    let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let indent = options.get::<Option<usize>>("indent")?;
+    let separators = options.get::<Option<Vec<String>>>("separators")?;
+    options.assert_all_used()?;
+    let fail = |error: serde_json::Error| {
+        Error::new(ErrorKind::BadSerialization, "cannot write as JSON").with_source(error)
+    };
+    let mut json = serde_json::to_value(value).map_err(fail)?;
+    if sorted {
+        json.sort_all_objects();
+    }
+    let [item, key] = match separators.as_deref() {
+        Some([item, key]) => [item.clone(), key.clone()],
+        None if indent.is_some() => [",".to_owned(), ": ".to_owned()],
+        None => [", ".to_owned(), ": ".to_owned()],
+        Some(_) => {
+            let what = "tojson: separators are two texts";
+            return Err(Error::new(ErrorKind::InvalidOperation, what));
+        }
+    };
+    let python = Python {
+        item,
+        key,
+        indent,
+        depth: 0,
+        empty: true,
+        ascii,
+    };
+    let mut bytes = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut bytes, python);
+    json.serialize(&mut serializer).map_err(fail)?;
+    Ok(String::from_utf8(bytes).expect("JSON is UTF-8"))
+}
+
+/// The format of Python's `json.dumps`.
+struct Python {
+    /// Between items.
+    item: String,
+    /// Between key and value.
+    key: String,
+    /// Spaces per depth, each item on its own line.
+    indent: Option<usize>,
+    depth: usize,
+    /// Whether the innermost container has had no item yet.
+    empty: bool,
+    /// Whether other than ASCII characters are escaped.
+    ascii: bool,
+}
+
+type Written = std::io::Result<()>;
+
+impl Python {
+    fn line<W: ?Sized + std::io::Write>(&self, writer: &mut W) -> Written {
+        match self.indent {
+            Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
+            None => Ok(()),
+        }
+    }
+
+    fn begin<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> Written {
+        self.depth += 1;
+        self.empty = true;
+        writer.write_all(bracket)
+    }
+
+    fn end<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> Written {
+        self.depth -= 1;
+        if !self.empty {
+            self.line(writer)?;
+        }
+        self.empty = false;
+        writer.write_all(bracket)
+    }
+
+    fn next<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> Written {
+        if !first {
+            writer.write_all(self.item.as_bytes())?;
+        }
+        self.empty = false;
+        self.line(writer)
+    }
+}
+
+impl Formatter for Python {
+    fn begin_array<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> Written {
+        self.begin(writer, b"[")
+    }
+
+    fn end_array<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> Written {
+        self.end(writer, b"]")
+    }
+
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> Written {
+        self.next(writer, first)
+    }
+
+    fn begin_object<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> Written {
+        self.begin(writer, b"{")
+    }
+
+    fn end_object<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> Written {
+        self.end(writer, b"}")
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> Written {
+        self.next(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> Written {
+        writer.write_all(self.key.as_bytes())
+    }
+
+    fn write_string_fragment<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> Written {
+        if !self.ascii {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for unit in fragment.encode_utf16() {
+            match u8::try_from(unit) {
+                Ok(byte) if byte.is_ascii() => writer.write_all(&[byte])?,
+                _ => write!(writer, "\\u{unit:04x}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> String {
+        let mut environment = Environment::new();
+        extend(&mut environment);
+        environment
+            .render_str(&without_generation(source), ())
+            .unwrap()
+    }
+
+    #[test]
+    fn json_is_pythons() {
+        assert_eq!(
+            render("{{ {'a': [1, 'é<'], 'b': {}} | tojson }}"),
+            r#"{"a": [1, "é<"], "b": {}}"#
+        );
+        assert_eq!(
+            render("{{ ['é'] | tojson(ensure_ascii=true) }}"),
+            r#"["\u00e9"]"#
+        );
+        assert_eq!(
+            render("{{ {'b': [1, 2], 'a': []} | tojson(indent=2, sort_keys=true) }}"),
+            "{\n  \"a\": [],\n  \"b\": [\n    1,\n    2\n  ]\n}"
+        );
+        assert_eq!(
+            render("{{ [1, 2] | tojson(separators=(',', ':')) }}"),
+            "[1,2]"
+        );
+    }
+
+    #[test]
+    fn generation_marks_print_nothing() {
+        let source = "a {%- generation -%} b {% endgeneration %} c {% generation";
+        let expected = "a {%- if true -%} b {% endif %} c {% generation";
+        assert_eq!(without_generation(source), expected);
+        assert_eq!(
+            render("a {%- generation %} b{% endgeneration -%} c"),
+            "a bc"
+        );
+    }
+
+    #[test]
+    fn time_has_its_format() {
+        let year = render("{{ strftime_now('%Y') }}");
+        assert!(
+            year.len() == 4 && year.bytes().all(|byte| byte.is_ascii_digit()),
+            "{year}"
+        );
+        assert!(strftime_now("%!").is_err());
+    }
+}
