@@ -3,7 +3,7 @@ What transformers adds to Jinja for chat templates: functions, `tojson` as Pytho
 and the `generation` tag.
 */
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
@@ -15,6 +15,7 @@ pub(crate) fn extend(environment: &mut Environment<'static>) {
     });
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", to_json);
+    environment.add_test("iterable", is_iterable);
 }
 
 /// The source without `{% generation %}` and `{% endgeneration %}`, which mark what a
@@ -38,6 +39,15 @@ pub(crate) fn without_generation(source: &str) -> String {
         rest = &rest[end..];
     }
     text + rest
+}
+
+/// Whether Python iterates over it: unlike minijinja, not over none.
+fn is_iterable(value: &Value) -> bool {
+    use ValueKind::{Bytes, Iterable, Map, Seq, String, Undefined};
+    matches!(
+        value.kind(),
+        Bytes | Iterable | Map | Seq | String | Undefined
+    )
 }
 
 /// The local time in a format of C's `strftime`.
@@ -225,6 +235,12 @@ mod tests {
             render("{{ [1, 2] | tojson(separators=(',', ':')) }}"),
             "[1,2]"
         );
+    }
+
+    #[test]
+    fn none_is_not_iterable() {
+        let source = "{{ none is iterable }} {{ [] is iterable }} {{ 'a' is iterable }}";
+        assert_eq!(render(source), "false true true");
     }
 
     #[test]

@@ -255,10 +255,14 @@ mod tests {
             name: "name",
             reversed: true,
             dims: vec![2, 8],
-            parts: vec![part(RowOrder::Stored, 1.0), part(RowOrder::PairUp { heads: 1 }, 0.0)],
+            parts: vec![
+                part(RowOrder::Stored, 1.0),
+                part(RowOrder::PairUp { heads: 1 }, 0.0),
+            ],
         };
         let mut values = vec![0.0; 16];
-        let read = tensor.read(|start, part| values[start..start + part.len()].copy_from_slice(part));
+        let read =
+            tensor.read(|start, part| values[start..start + part.len()].copy_from_slice(part));
         read.unwrap();
         assert_eq!(values[..8], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
         assert_eq!(values[8..], [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);

@@ -59,7 +59,9 @@ impl HfConfig {
         Ok(HfConfig {
             architecture,
             n_head,
-            n_head_kv: config.optional_count("num_key_value_heads")?.unwrap_or(n_head),
+            n_head_kv: config
+                .optional_count("num_key_value_heads")?
+                .unwrap_or(n_head),
             n_vocab: config.count("vocab_size")?,
             metadata: keys.finish(config)?,
             rope_factors,
@@ -107,7 +109,10 @@ fn common(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(), 
     if let Some(heads) = config.optional_count("num_key_value_heads")? {
         keys.count("attention.head_count_kv", heads);
     }
-    keys.float("attention.layer_norm_rms_epsilon", config.float("rms_norm_eps")?);
+    keys.float(
+        "attention.layer_norm_rms_epsilon",
+        config.float("rms_norm_eps")?,
+    );
     keys.count("vocab_size", config.count("vocab_size")?);
     // The converter leaves the width of heads to the other numbers in these two.
     if !matches!(architecture, "granite" | "phi3") {
@@ -123,7 +128,11 @@ fn common(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(), 
 fn special(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(), HfError> {
     match architecture {
         "qwen3moe" => {
-            keys.count("expert_count", config.count("num_experts")?);
+            let all = match config.optional_count("num_local_experts")? {
+                None => config.count("num_experts")?,
+                Some(all) => all,
+            };
+            keys.count("expert_count", all);
             keys.count("expert_used_count", config.count("num_experts_per_tok")?);
             let width = config.count("moe_intermediate_size")?;
             keys.count("expert_feed_forward_length", width);
@@ -173,7 +182,10 @@ fn special(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(),
 /// Olmo 3: which layers see only the last tokens.
 fn windowed_layers(config: &Object) -> Result<Vec<bool>, HfError> {
     match config.list("layer_types")? {
-        Some(types) => Ok(types.iter().map(|kind| kind == "sliding_attention").collect()),
+        Some(types) => Ok(types
+            .iter()
+            .map(|kind| kind == "sliding_attention")
+            .collect()),
         None => {
             let n_layer = config.count("num_hidden_layers")?;
             Ok((1..=n_layer).map(|layer| layer % 4 != 0).collect())
@@ -189,7 +201,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     fn new(architecture: &'static str) -> Writer {
-        Writer { architecture, entries: Vec::new() }
+        Writer {
+            architecture,
+            entries: Vec::new(),
+        }
     }
 
     fn general(&mut self, key: &str, value: &str) {
@@ -198,7 +213,8 @@ impl Writer {
 
     /// Sets `<architecture>.<key>`.
     pub fn set(&mut self, key: &str, value: Value) {
-        self.entries.push((format!("{}.{key}", self.architecture), value));
+        self.entries
+            .push((format!("{}.{key}", self.architecture), value));
     }
 
     /// As [`Self::set`].

@@ -51,7 +51,10 @@ impl Object {
         self.error(HfErrorKind::Value {
             key: self.full(key),
             expected: expected.to_owned(),
-            found: self.map.get(key).map_or("absent".to_owned(), Value::to_string),
+            found: self
+                .map
+                .get(key)
+                .map_or("absent".to_owned(), Value::to_string),
         })
     }
 
@@ -97,7 +100,9 @@ impl Object {
         get: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, HfError> {
         let bad = || self.bad(key, expected);
-        self.get(key).map(|value| get(value).ok_or_else(bad)).transpose()
+        self.get(key)
+            .map(|value| get(value).ok_or_else(bad))
+            .transpose()
     }
 
     fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, HfError> {

@@ -69,7 +69,9 @@ impl Directory {
     /// [`Error::HuggingFace`] with the file, the tensor or key, what was expected and found.
     pub fn open(path: &Path) -> Result<Directory, Error> {
         let name = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let name = name.file_name().map_or("".into(), |name| name.to_string_lossy());
+        let name = name
+            .file_name()
+            .map_or("".into(), |name| name.to_string_lossy());
         let config = Object::read(&path.join("config.json"))?;
         let config = HfConfig::new(&config, &name)?;
         let layout = Layout {
@@ -100,11 +102,23 @@ impl Directory {
                 let Some(target) = self.layout.target(stored) else {
                     return Err(error("is not part of the model that the trainer knows"));
                 };
-                let Target::Tensor { name, expert, order, plus } = target else {
+                let Target::Tensor {
+                    name,
+                    expert,
+                    order,
+                    plus,
+                } = target
+                else {
                     continue;
                 };
                 let name_of = stored.clone();
-                let piece = Piece { shard: index, name: name_of, expert, order, plus };
+                let piece = Piece {
+                    shard: index,
+                    name: name_of,
+                    expert,
+                    order,
+                    plus,
+                };
                 let entry = self.tensors.entry(name);
                 match entry.or_insert_with(|| Entry::Stored(Vec::new())) {
                     Entry::Stored(pieces) if pieces.is_empty() || expert.is_some() => {

@@ -114,7 +114,9 @@ impl Layout {
         let paired = matches!(self.architecture.name, "llama" | "smollm3" | "granite");
         let order = match stem.rsplit('.').next() {
             Some("q_proj") if paired => RowOrder::PairUp { heads: self.n_head },
-            Some("k_proj") if paired => RowOrder::PairUp { heads: self.n_head_kv },
+            Some("k_proj") if paired => RowOrder::PairUp {
+                heads: self.n_head_kv,
+            },
             _ => RowOrder::Stored,
         };
         // Gemma stores norms less one.
@@ -130,14 +132,17 @@ impl Layout {
     /// The name under which Hugging Face stores tensor `name` of the GGUF, for messages.
     pub fn stored(&self, name: &str) -> Option<String> {
         let (stem, what) = name.rsplit_once('.')?;
-        let Some((layer, inner)) = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.'))
+        let Some((layer, inner)) = stem
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split_once('.'))
         else {
             let (stored, _) = GLOBAL.iter().find(|(_, gguf)| *gguf == stem)?;
             return Some(format!("{stored}.{what}"));
         };
         let fused = |stored: &str| stored == "mlp.gate_up_proj";
         let row = |(stored, gguf): &&(&str, &str)| {
-            *gguf == inner && fused(stored) == (self.architecture.fused_gate_up && inner == "ffn_up")
+            *gguf == inner
+                && fused(stored) == (self.architecture.fused_gate_up && inner == "ffn_up")
         };
         let inner = if inner == self.after_attention() {
             AFTER_ATTENTION.to_owned()
@@ -151,7 +156,10 @@ impl Layout {
 }
 
 fn look_up(table: &[(&str, &'static str)], stored: &str) -> Option<&'static str> {
-    table.iter().find(|(name, _)| *name == stored).map(|(_, gguf)| *gguf)
+    table
+        .iter()
+        .find(|(name, _)| *name == stored)
+        .map(|(_, gguf)| *gguf)
 }
 
 /// Layer and rest of `model.layers.N.rest`.
@@ -173,13 +181,19 @@ mod tests {
 
     fn layout(name: &str) -> Layout {
         let architecture = ARCHITECTURES.iter().find(|row| row.name == name).unwrap();
-        Layout { architecture, n_head: 4, n_head_kv: 2 }
+        Layout {
+            architecture,
+            n_head: 4,
+            n_head_kv: 2,
+        }
     }
 
     fn target(architecture: &str, stored: &str) -> Option<(String, RowOrder, f32)> {
         match layout(architecture).target(stored)? {
             Target::LeftOut => None,
-            Target::Tensor { name, order, plus, .. } => Some((name, order, plus)),
+            Target::Tensor {
+                name, order, plus, ..
+            } => Some((name, order, plus)),
         }
     }
 
@@ -187,14 +201,23 @@ mod tests {
     fn layouts_differ_by_architecture() {
         let key = "model.layers.3.self_attn.k_proj.bias";
         let pairs = RowOrder::PairUp { heads: 2 };
-        assert_eq!(target("llama", key), Some(("blk.3.attn_k.bias".into(), pairs, 0.0)));
+        assert_eq!(
+            target("llama", key),
+            Some(("blk.3.attn_k.bias".into(), pairs, 0.0))
+        );
         assert_eq!(target("qwen2", key).unwrap().1, RowOrder::Stored);
         let norm = "model.layers.0.post_attention_layernorm.weight";
         assert_eq!(target("llama", norm).unwrap().0, "blk.0.ffn_norm.weight");
-        assert_eq!(target("olmo2", norm).unwrap().0, "blk.0.post_attention_norm.weight");
+        assert_eq!(
+            target("olmo2", norm).unwrap().0,
+            "blk.0.post_attention_norm.weight"
+        );
         assert_eq!(target("gemma3", norm).unwrap().2, 1.0);
         assert_eq!(target("gemma3", "model.norm.weight").unwrap().2, 1.0);
-        assert_eq!(target("llama", "model.layers.0.self_attn.q_proj.scales"), None);
+        assert_eq!(
+            target("llama", "model.layers.0.self_attn.q_proj.scales"),
+            None
+        );
         assert_eq!(target("llama", "vision.norm.weight"), None);
         let left_out = layout("llama").target("model.layers.0.self_attn.rotary_emb.inv_freq");
         assert_eq!(left_out, Some(Target::LeftOut));

@@ -15,7 +15,12 @@ const YARN: &[(&str, f64)] = &[
     ("extrapolation_factor", 1.0),
 ];
 /// Options of YaRN that the converter drops or that change its magnitude.
-const YARN_UNKNOWN: &[&str] = &["attention_factor", "attn_factor", "mscale", "mscale_all_dim"];
+const YARN_UNKNOWN: &[&str] = &[
+    "attention_factor",
+    "attn_factor",
+    "mscale",
+    "mscale_all_dim",
+];
 
 /// Writes `rope.*`; returns the tensors that the GGUF would hold for it.
 ///
@@ -28,7 +33,11 @@ pub(crate) fn translate(
 ) -> Result<Vec<Factors>, HfError> {
     let all = parameters(config)?;
     let both = all.get("full_attention").is_some();
-    let rope = if both { all.object("full_attention")? } else { all.clone() };
+    let rope = if both {
+        all.object("full_attention")?
+    } else {
+        all.clone()
+    };
     // llama.cpp reads no base for gemma2.
     if architecture != "gemma2" {
         let default = (architecture == "gemma3").then_some(1_000_000.0);
@@ -36,7 +45,10 @@ pub(crate) fn translate(
             keys.float("rope.freq_base", base);
         }
     }
-    if let Some(base) = all.object("sliding_attention")?.optional_float("rope_theta")? {
+    if let Some(base) = all
+        .object("sliding_attention")?
+        .optional_float("rope_theta")?
+    {
         keys.float("rope.freq_base_swa", base);
     }
     if matches!(architecture, "llama" | "smollm3" | "granite") {
@@ -80,7 +92,11 @@ fn known(architecture: &str) -> &'static str {
 /// All that is said about rotary embedding, in one object of the newer form.
 fn parameters(config: &Object) -> Result<Object, HfError> {
     let newer = config.get("rope_parameters").is_some();
-    let mut all = config.object(if newer { "rope_parameters" } else { "rope_scaling" })?;
+    let mut all = config.object(if newer {
+        "rope_parameters"
+    } else {
+        "rope_scaling"
+    })?;
     if all.get("full_attention").is_some() || all.get("sliding_attention").is_some() {
         return Ok(all);
     }
@@ -89,7 +105,11 @@ fn parameters(config: &Object) -> Result<Object, HfError> {
         all.set_default("sliding_attention", Some(base));
     }
     all.set_default("rope_type", all.get("type").cloned());
-    let shared = ["rope_theta", "partial_rotary_factor", "original_max_position_embeddings"];
+    let shared = [
+        "rope_theta",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+    ];
     for key in shared {
         all.set_default(key, config.get(key).cloned());
     }
@@ -106,7 +126,10 @@ fn head_width(config: &Object, architecture: &str) -> Result<u32, HfError> {
 
 fn refuse_yarn_options(rope: &Object) -> Result<(), HfError> {
     for (key, computed) in YARN {
-        if rope.optional_float(key)?.is_some_and(|value| value != *computed) {
+        if rope
+            .optional_float(key)?
+            .is_some_and(|value| value != *computed)
+        {
             return Err(rope.bad(key, &computed.to_string()));
         }
     }
@@ -123,10 +146,16 @@ fn llama3(rope: &Object, width: u32) -> Result<Vec<f32>, HfError> {
     };
     let base = value("rope_theta", 10_000.0)?;
     let factor = value("factor", 8.0)?;
-    let (low, high) = (value("low_freq_factor", 1.0)?, value("high_freq_factor", 4.0)?);
+    let (low, high) = (
+        value("low_freq_factor", 1.0)?,
+        value("high_freq_factor", 4.0)?,
+    );
     let context = value("original_max_position_embeddings", 8192.0)?;
     if high <= low {
-        return Err(rope.bad("high_freq_factor", &format!("more than low_freq_factor, {low}")));
+        return Err(rope.bad(
+            "high_freq_factor",
+            &format!("more than low_freq_factor, {low}"),
+        ));
     }
     let divisor = |i: u32| {
         // In float32 as the converter does: it decides which branch the edges take.
@@ -152,7 +181,9 @@ fn phi3(config: &Object, rope: &Object, keys: &mut Writer) -> Result<Vec<Factors
     let rotated = (share * f64::from(width)) as u32 / config.count("num_attention_heads")?;
     keys.count("rope.dimension_count", rotated);
     let context = config.count("max_position_embeddings")?;
-    let original = rope.optional_count("original_max_position_embeddings")?.unwrap_or(context);
+    let original = rope
+        .optional_count("original_max_position_embeddings")?
+        .unwrap_or(context);
     keys.count("rope.scaling.original_context_length", original);
     match rope.text("rope_type")?.unwrap_or("default") {
         "default" => return Ok(Vec::new()),

@@ -128,7 +128,9 @@ pub(crate) fn open(folder: &Path) -> Result<Vec<Shard>, HfError> {
             _ => return Err(map.bad(tensor, "the name of a file beside the index")),
         }
     }
-    let missing = wanted.iter().find(|(shard, _)| !folder.join(shard).is_file());
+    let missing = wanted
+        .iter()
+        .find(|(shard, _)| !folder.join(shard).is_file());
     if let Some((shard, tensors)) = missing {
         return Err(index.error(HfErrorKind::ShardMissing {
             shard: (*shard).to_owned(),
@@ -138,12 +140,18 @@ pub(crate) fn open(folder: &Path) -> Result<Vec<Shard>, HfError> {
     }
     let open = |(shard, tensors): (&str, Vec<&str>)| {
         let shard = Shard::open(folder.join(shard))?;
-        match tensors.iter().find(|name| !shard.tensors.contains_key(**name)) {
+        match tensors
+            .iter()
+            .find(|name| !shard.tensors.contains_key(**name))
+        {
             None => Ok(shard),
             Some(name) => {
                 let (name, reason) = ((*name).to_owned(), "is missing, though the index names it");
                 let reason = reason.to_owned();
-                Err(HfError::new(&shard.path, HfErrorKind::Tensor { name, reason }))
+                Err(HfError::new(
+                    &shard.path,
+                    HfErrorKind::Tensor { name, reason },
+                ))
             }
         }
     };

@@ -60,7 +60,9 @@ impl HfVocabulary {
         let config = Object::read(&folder.join("config.json"))?;
         let ends = Ends::of(&json)?;
         let special = |kind: &str, end: &End| -> Result<Special, HfError> {
-            let named = settings.as_ref().and_then(|settings| token_text(settings, kind));
+            let named = settings
+                .as_ref()
+                .and_then(|settings| token_text(settings, kind));
             let text = named.or_else(|| end.token.clone());
             let by_text = text.as_ref().and_then(|text| parsing.token_to_id(text));
             let by_id = config.get(&format!("{kind}_id")).and_then(Value::as_u64);
@@ -77,7 +79,10 @@ impl HfVocabulary {
                 added: end.added.or(flag).unwrap_or(false),
             })
         };
-        let (bos, eos) = (special("bos_token", &ends.first)?, special("eos_token", &ends.last)?);
+        let (bos, eos) = (
+            special("bos_token", &ends.first)?,
+            special("eos_token", &ends.last)?,
+        );
         Ok(HfVocabulary {
             bos,
             eos,
@@ -95,7 +100,11 @@ impl Vocabulary for HfVocabulary {
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<Token>, llama_jola::Error> {
-        let tokenizer = if parse_special { &self.parsing } else { &self.plain };
+        let tokenizer = if parse_special {
+            &self.parsing
+        } else {
+            &self.plain
+        };
         let encoding = tokenizer.encode_fast(text, false);
         let encoding = encoding.map_err(|error| llama_jola::Error::Tokenize {
             len: text.len(),
@@ -103,7 +112,11 @@ impl Vocabulary for HfVocabulary {
         })?;
         let added = |special: &Special| special.id.filter(|_| add_special && special.added);
         let ids = encoding.get_ids().iter().map(|&id| id as Token);
-        Ok(added(&self.bos).into_iter().chain(ids).chain(added(&self.eos)).collect())
+        Ok(added(&self.bos)
+            .into_iter()
+            .chain(ids)
+            .chain(added(&self.eos))
+            .collect())
     }
 
     fn eos(&self) -> Option<Token> {
@@ -140,8 +153,15 @@ impl Ends {
     fn of(json: &Object) -> Result<Ends, HfError> {
         let post = json.object("post_processor")?;
         let mut ends = Ends::default();
-        let own = Value::Object(post.iter().map(|(k, v)| (k.to_owned(), v.clone())).collect());
-        let several = post.list("processors")?.cloned().unwrap_or_else(|| vec![own]);
+        let own = Value::Object(
+            post.iter()
+                .map(|(k, v)| (k.to_owned(), v.clone()))
+                .collect(),
+        );
+        let several = post
+            .list("processors")?
+            .cloned()
+            .unwrap_or_else(|| vec![own]);
         for processor in &several {
             match processor["type"].as_str() {
                 Some("ByteLevel") => {
@@ -159,7 +179,10 @@ impl Ends {
                         (&mut ends.last, pieces.last()),
                     ] {
                         if let Some(token) = token(piece).filter(|_| pieces.len() > 1) {
-                            *end = End { token: Some(token), added: Some(true) };
+                            *end = End {
+                                token: Some(token),
+                                added: Some(true),
+                            };
                         }
                     }
                 }
