@@ -102,8 +102,14 @@ mod tests {
 
     #[test]
     fn packs_without_padding_and_selects_what_predicts_the_response() {
-        let a = Sequence { tokens: vec![5, 6, 7, 8], n_prompt: 2 };
-        let b = Sequence { tokens: vec![9, 10], n_prompt: 1 };
+        let a = Sequence {
+            tokens: vec![5, 6, 7, 8],
+            n_prompt: 2,
+        };
+        let b = Sequence {
+            tokens: vec![9, 10],
+            n_prompt: 1,
+        };
         let batch = Batch::pack([&a, &b], Device::Cpu);
         let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
         assert_eq!(list(&batch.tokens), [5, 6, 7, 9]);
@@ -116,7 +122,10 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_predicts_from_its_first_token_on() {
-        let a = Sequence { tokens: vec![5, 6, 7], n_prompt: 0 };
+        let a = Sequence {
+            tokens: vec![5, 6, 7],
+            n_prompt: 0,
+        };
         let batch = Batch::pack([&a], Device::Cpu);
         assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [6, 7]);
     }

@@ -14,11 +14,11 @@ use crate::dataset::{self, Encoded, Sampler};
 use crate::device::{set_threads, DeviceChoice, DtypeChoice};
 use crate::edits::Method;
 use crate::export::{self, Provenance};
+use crate::logits;
 use crate::model::{Model, Precision};
 use crate::penalty::Sparsity;
 use crate::progress::Reporter;
 use crate::train::{Outcome, Recipe, Settings, Trainer};
-use crate::logits;
 
 /// Train a JoLA edit on the GGUF model that llama.cpp serves.
 ///
@@ -83,7 +83,7 @@ struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     batch_size: usize,
     /// Learning rate of the scales and offsets at its peak.
-    #[arg(long, value_name = "X", default_value_t = 0.02, value_parser = positive)]
+    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = positive)]
     lr: f64,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].
     #[arg(long, value_name = "X", value_parser = positive)]
@@ -231,13 +231,22 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let provenance = provenance(args, &*base, &settings, precision, threads, train.len())?;
     let sidecar = export::to_sidecar(&edits, &shape, provenance);
     sidecar.write(&args.output)?;
-    report(&sidecar, &outcome, start.elapsed().as_secs_f64(), &args.output);
+    report(
+        &sidecar,
+        &outcome,
+        start.elapsed().as_secs_f64(),
+        &args.output,
+    );
     Ok(())
 }
 
 /// Finds out before the training whether the output can be written.
 fn check_output(output: &Path) -> Result<()> {
-    ensure!(!output.is_dir(), "cannot write {}: it is a folder", output.display());
+    ensure!(
+        !output.is_dir(),
+        "cannot write {}: it is a folder",
+        output.display()
+    );
     let folder = match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -253,8 +262,10 @@ fn read_data(args: &TrainArgs, base: &dyn Base) -> Result<(Vec<Sequence>, Vec<Se
     let max_length = args.max_length.unwrap_or(config.n_context);
     let vocabulary = base.vocabulary()?;
     let encode = |path: &Path, limit| -> Result<Vec<Sequence>> {
-        let Encoded { sequences, too_long } =
-            dataset::encode_file(path, limit, args.chat, max_length, &*vocabulary)?;
+        let Encoded {
+            sequences,
+            too_long,
+        } = dataset::encode_file(path, limit, args.chat, max_length, &*vocabulary)?;
         if !too_long.is_empty() {
             eprintln!(
                 "{}: left out {} rows of more than {max_length} tokens, lines {}",
@@ -275,19 +286,29 @@ fn read_data(args: &TrainArgs, base: &dyn Base) -> Result<(Vec<Sequence>, Vec<Se
 /// Numbers separated by commas, at most the first 20.
 fn list(numbers: &[usize]) -> String {
     let shown: Vec<String> = numbers.iter().take(20).map(usize::to_string).collect();
-    let more = if numbers.len() > shown.len() { ", …" } else { "" };
+    let more = if numbers.len() > shown.len() {
+        ", …"
+    } else {
+        ""
+    };
     shown.join(", ") + more
 }
 
 fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
-    let sampler = Sampler { n_rows, batch_size: args.batch_size, seed: args.seed };
+    let sampler = Sampler {
+        n_rows,
+        batch_size: args.batch_size,
+        seed: args.seed,
+    };
     Settings {
         method: args.method.into(),
         sparsity: match args.lambda {
             Some(lambda) => Sparsity::Lambda(lambda),
             None => Sparsity::Target(args.sparsity),
         },
-        steps: args.steps.unwrap_or(args.epochs * sampler.steps_per_epoch()),
+        steps: args
+            .steps
+            .unwrap_or(args.epochs * sampler.steps_per_epoch()),
         batch_size: args.batch_size,
         lr: args.lr,
         gate_lr: args.gate_lr,
@@ -305,10 +326,17 @@ fn provenance(
     threads: usize,
     n_rows: usize,
 ) -> Result<Provenance> {
-    let stem = |path: &Path| path.file_stem().map_or(String::new(), |s| s.to_string_lossy().into());
+    let stem = |path: &Path| {
+        path.file_stem()
+            .map_or(String::new(), |s| s.to_string_lossy().into())
+    };
     let mut train = Metadata::new();
     let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
     note("version", env!("CARGO_PKG_VERSION").into())?;
+    if args.model.is_file() {
+        // What llama-jola compares at every start, where hashing the base would take too long.
+        note("base_bytes", std::fs::metadata(&args.model)?.len().into())?;
+    }
     note("data_sha256", sidecar::sha256(&args.data)?.into())?;
     note("rows", (n_rows as u64).into())?;
     note("steps", (settings.steps as u64).into())?;
@@ -324,7 +352,10 @@ fn provenance(
     note("seed", settings.seed.into())?;
     note("dtype", precision.name().into())?;
     note("threads", (threads as u64).into())?;
-    let base_name = base.metadata().get("general.name").and_then(|name| name.as_str());
+    let base_name = base
+        .metadata()
+        .get("general.name")
+        .and_then(|name| name.as_str());
     Ok(Provenance {
         name: stem(&args.output),
         base_model_name: base_name.map_or_else(|| stem(&args.model), str::to_owned),

@@ -41,7 +41,10 @@ pub fn encode_file(
         true => Some(vocabulary.chat()?),
         false => None,
     };
-    let mut encoded = Encoded { sequences: Vec::with_capacity(rows.len()), too_long: Vec::new() };
+    let mut encoded = Encoded {
+        sequences: Vec::with_capacity(rows.len()),
+        too_long: Vec::new(),
+    };
     for row in &rows {
         let example = data::encode(row, vocabulary, template.as_ref())?;
         if example.tokens.len() > max_length {
@@ -49,12 +52,19 @@ pub fn encode_file(
             continue;
         }
         encoded.sequences.push(Sequence {
-            tokens: example.tokens.iter().map(|&token| i64::from(token)).collect(),
+            tokens: example
+                .tokens
+                .iter()
+                .map(|&token| i64::from(token))
+                .collect(),
             n_prompt: example.n_prompt,
         });
     }
     if encoded.sequences.is_empty() {
-        return Err(Error::NoRows { path: path.to_path_buf(), max_length });
+        return Err(Error::NoRows {
+            path: path.to_path_buf(),
+            max_length,
+        });
     }
     Ok(encoded)
 }
@@ -99,7 +109,11 @@ impl Sampler {
         let (epoch, part) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
         let mut order: Vec<usize> = (0..self.n_rows).collect();
         Rng::new(self.seed, Purpose::Shuffle, epoch as u64).shuffle(&mut order);
-        order.chunks(self.batch_size).nth(part).expect("a part of the epoch").to_vec()
+        order
+            .chunks(self.batch_size)
+            .nth(part)
+            .expect("a part of the epoch")
+            .to_vec()
     }
 }
 
@@ -109,10 +123,16 @@ mod tests {
 
     #[test]
     fn every_epoch_visits_every_row_once_in_a_new_order() {
-        let sampler = Sampler { n_rows: 10, batch_size: 4, seed: 1 };
+        let sampler = Sampler {
+            n_rows: 10,
+            batch_size: 4,
+            seed: 1,
+        };
         assert_eq!(sampler.steps_per_epoch(), 3);
         let epoch = |n: usize| -> Vec<usize> {
-            (3 * n..3 * n + 3).flat_map(|step| sampler.rows(step)).collect()
+            (3 * n..3 * n + 3)
+                .flat_map(|step| sampler.rows(step))
+                .collect()
         };
         assert_eq!(sampler.rows(2).len(), 2);
         assert_ne!(epoch(0), epoch(1));
@@ -126,7 +146,12 @@ mod tests {
     #[test]
     fn split_is_seeded_and_leaves_a_row_to_train_on() {
         let rows = |n: i64| -> Vec<Sequence> {
-            (0..n).map(|i| Sequence { tokens: vec![i, i], n_prompt: 1 }).collect()
+            (0..n)
+                .map(|i| Sequence {
+                    tokens: vec![i, i],
+                    n_prompt: 1,
+                })
+                .collect()
         };
         let (train, valid) = split(rows(10), 0.2, 5);
         assert_eq!((train.len(), valid.len()), (8, 2));

@@ -151,7 +151,12 @@ impl Edits {
             let mut rng = Rng::new(seed, Purpose::Init, half as u64);
             let n = shape.iter().product::<i64>();
             let values: Vec<f64> = (0..n).map(|_| rng.normal() * init.vector_std).collect();
-            let leaf = |tensor: Tensor| tensor.to_kind(kind).to_device(device).set_requires_grad(true);
+            let leaf = |tensor: Tensor| {
+                tensor
+                    .to_kind(kind)
+                    .to_device(device)
+                    .set_requires_grad(true)
+            };
             GatedVectors {
                 half,
                 vectors: leaf(Tensor::from_slice(&values).view(shape)),
@@ -160,10 +165,17 @@ impl Edits {
                     Half::Offset => head_rms.copy(),
                 }
                 .unsqueeze(-1),
-                log_alpha: leaf(Tensor::full(&shape[..2], init.log_alpha, (kind, Device::Cpu))),
+                log_alpha: leaf(Tensor::full(
+                    &shape[..2],
+                    init.log_alpha,
+                    (kind, Device::Cpu),
+                )),
             }
         });
-        Edits { method, halves: halves.collect() }
+        Edits {
+            method,
+            halves: halves.collect(),
+        }
     }
 
     /// Random gates for the forward pass of `step`; all ones without gates.
@@ -172,7 +184,9 @@ impl Edits {
         let sample = |half: &GatedVectors| {
             let noise: Vec<f64> = (0..half.log_alpha.numel()).map(|_| rng.uniform()).collect();
             let noise = Tensor::from_slice(&noise).view_as(&half.log_alpha);
-            let noise = noise.to_kind(half.log_alpha.kind()).to_device(half.log_alpha.device());
+            let noise = noise
+                .to_kind(half.log_alpha.kind())
+                .to_device(half.log_alpha.device());
             GateValues::everywhere(gates::sample(&half.log_alpha, &noise))
         };
         if self.method.gated() {
@@ -231,7 +245,10 @@ impl Edits {
     /// Gates whose deterministic value is above zero (reads from the device).
     pub fn n_open(&self) -> usize {
         if self.method.gated() {
-            self.halves.iter().map(|half| gates::count_open(&half.log_alpha)).sum()
+            self.halves
+                .iter()
+                .map(|half| gates::count_open(&half.log_alpha))
+                .sum()
         } else {
             self.n_gates()
         }
@@ -243,7 +260,11 @@ impl Edits {
         let wanted = (self.n_gates() as f64 * sparsity - 1e-9).ceil() as i64;
         let closed = gates::closing_log_alpha() - 1.0;
         no_grad(|| {
-            let flat: Vec<Tensor> = self.log_alphas().iter().map(|la| la.flatten(0, -1)).collect();
+            let flat: Vec<Tensor> = self
+                .log_alphas()
+                .iter()
+                .map(|la| la.flatten(0, -1))
+                .collect();
             let all = Tensor::cat(&flat, 0);
             let (lowest, indices) = all.topk(wanted, 0, false, false);
             let all = all.index_copy(0, &indices, &lowest.clamp_max(closed));

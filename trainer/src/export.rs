@@ -76,7 +76,10 @@ pub fn from_edit_set(set: &EditSet, n_layer: usize, kind: Kind, device: Device) 
     };
     for (edit, layer) in edits.iter_mut().zip(0u32..) {
         if let Some(dense) = set.layers.get(&layer) {
-            *edit = LayerEdit { factor: row(&dense.mul), offset: row(&dense.add) };
+            *edit = LayerEdit {
+                factor: row(&dense.mul),
+                offset: row(&dense.add),
+            };
         }
     }
     edits

@@ -50,7 +50,10 @@ pub fn closing_log_alpha() -> f64 {
 
 /// How many gates have a deterministic value above zero (reads from the device).
 pub fn count_open(log_alpha: &Tensor) -> usize {
-    deterministic(log_alpha).gt(0.0).sum(Kind::Int64).int64_value(&[]) as usize
+    deterministic(log_alpha)
+        .gt(0.0)
+        .sum(Kind::Int64)
+        .int64_value(&[]) as usize
 }
 
 #[cfg(test)]
@@ -65,7 +68,10 @@ mod tests {
     #[test]
     fn open_probability_is_the_closed_form() {
         let log_alpha = Tensor::from_slice(&[-4.0f64, -0.791, 0.0, 2.5]);
-        for (p, la) in values(&open_probability(&log_alpha)).iter().zip(values(&log_alpha)) {
+        for (p, la) in values(&open_probability(&log_alpha))
+            .iter()
+            .zip(values(&log_alpha))
+        {
             let expected = 1.0 / (1.0 + (-(la + 0.33 * 11f64.ln())).exp());
             assert!((p - expected).abs() < 1e-12, "{p} {expected}");
         }
@@ -75,7 +81,8 @@ mod tests {
     fn deterministic_gate_is_exact_at_both_ends() {
         let edge = closing_log_alpha();
         assert!((edge + 2.398).abs() < 1e-3);
-        let log_alpha = Tensor::from_slice(&[edge - 1e-3, edge + 1e-3, 0.0, -edge - 1e-3, -edge + 1e-3]);
+        let log_alpha =
+            Tensor::from_slice(&[edge - 1e-3, edge + 1e-3, 0.0, -edge - 1e-3, -edge + 1e-3]);
         let g = values(&deterministic(&log_alpha));
         assert_eq!(g[0], 0.0);
         assert!(g[1] > 0.0 && g[1] < 1e-3);
@@ -92,9 +99,16 @@ mod tests {
         for la in [-2.0f64, 0.0, 1.5] {
             let noise = Tensor::rand([n], (Kind::Double, Device::Cpu));
             let g = sample(&Tensor::from(la), &noise);
-            let open = g.gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            let open = g
+                .gt(0.0)
+                .to_kind(Kind::Double)
+                .mean(Kind::Double)
+                .double_value(&[]);
             let expected = open_probability(&Tensor::from(la)).double_value(&[]);
-            assert!((open - expected).abs() < 4e-3, "log_alpha {la}: {open} {expected}");
+            assert!(
+                (open - expected).abs() < 4e-3,
+                "log_alpha {la}: {open} {expected}"
+            );
             // Mean by quadrature over the noise, independently of torch.
             let steps = 200_000;
             let quadrature = (0..steps)
@@ -106,7 +120,10 @@ mod tests {
                 .sum::<f64>()
                 / steps as f64;
             let mean = g.mean(Kind::Double).double_value(&[]);
-            assert!((mean - quadrature).abs() < 4e-3, "log_alpha {la}: {mean} {quadrature}");
+            assert!(
+                (mean - quadrature).abs() < 4e-3,
+                "log_alpha {la}: {mean} {quadrature}"
+            );
         }
     }
 }

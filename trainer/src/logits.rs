@@ -6,8 +6,8 @@ use std::path::Path;
 use jola_edit::{EditSet, Sidecar};
 use tch::{no_grad, Device, Tensor};
 
-use crate::batch::Batch;
 use crate::base;
+use crate::batch::Batch;
 use crate::export;
 use crate::model::{Model, Precision};
 use crate::Error;
@@ -40,8 +40,10 @@ pub fn write(
     let edits = export::from_edit_set(&set, model.config.n_layer, Precision::F32.math, device);
     let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
     let logits = no_grad(|| model.forward(&Batch::all_rows(&tokens, device), &edits));
-    write_f32(&logits.to_device(Device::Cpu), out)
-        .map_err(|source| Error::Write { path: out.to_path_buf(), source })
+    write_f32(&logits.to_device(Device::Cpu), out).map_err(|source| Error::Write {
+        path: out.to_path_buf(),
+        source,
+    })
 }
 
 fn write_f32(logits: &Tensor, out: &Path) -> std::io::Result<()> {

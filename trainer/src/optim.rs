@@ -21,7 +21,13 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+        AdamWConfig {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+        }
     }
 }
 
@@ -46,7 +52,10 @@ pub struct AdamW {
 impl AdamW {
     /// No parameters yet.
     pub fn new(config: AdamWConfig) -> AdamW {
-        AdamW { config, slots: Vec::new() }
+        AdamW {
+            config,
+            slots: Vec::new(),
+        }
     }
 
     /// Adds a leaf tensor that requires a gradient, under a unique name.
@@ -71,7 +80,13 @@ impl AdamW {
     /// One update. `learning_rates[g]` belongs to group `g`; parameters of a group whose
     /// rate is zero, and parameters without a gradient, are left alone.
     pub fn step(&mut self, learning_rates: &[f64]) {
-        let AdamWConfig { beta1, beta2, eps, weight_decay, max_grad_norm } = self.config;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            max_grad_norm,
+        } = self.config;
         no_grad(|| {
             let mut active: Vec<(&mut Slot, Tensor)> = self
                 .slots
@@ -97,7 +112,10 @@ impl AdamW {
                     None => continue,
                 };
                 slot.updates += 1;
-                let _ = slot.moment.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
+                let _ = slot
+                    .moment
+                    .g_mul_scalar_(beta1)
+                    .g_add_(&(&gradient * (1.0 - beta1)));
                 let _ = slot
                     .variance
                     .g_mul_scalar_(beta2)
@@ -106,7 +124,10 @@ impl AdamW {
                 let correction2 = 1.0 - beta2.powi(slot.updates as i32);
                 let denominator = (&slot.variance / correction2).sqrt() + eps;
                 let update = &slot.moment / denominator * (rate / correction1);
-                let _ = slot.parameter.g_mul_scalar_(1.0 - rate * weight_decay).g_sub_(&update);
+                let _ = slot
+                    .parameter
+                    .g_mul_scalar_(1.0 - rate * weight_decay)
+                    .g_sub_(&update);
             }
         });
     }
@@ -138,7 +159,9 @@ impl AdamW {
                 Some((_, tensor)) => Err(crate::Error::State {
                     what: format!("{name} has shape {:?}, expected {shape:?}", tensor.size()),
                 }),
-                None => Err(crate::Error::State { what: format!("{name} is missing") }),
+                None => Err(crate::Error::State {
+                    what: format!("{name} is missing"),
+                }),
             }
         };
         let mut found = Vec::with_capacity(self.slots.len());
@@ -187,7 +210,11 @@ mod tests {
 
     #[test]
     fn two_steps_equal_the_formula() {
-        let config = AdamWConfig { weight_decay: 0.1, max_grad_norm: 2.0, ..Default::default() };
+        let config = AdamWConfig {
+            weight_decay: 0.1,
+            max_grad_norm: 2.0,
+            ..Default::default()
+        };
         let mut optim = AdamW::new(config);
         let p = Tensor::from_slice(&[1.0f64, -2.0]).set_requires_grad(true);
         let q = Tensor::from_slice(&[0.5f64]).set_requires_grad(true);
@@ -252,7 +279,15 @@ mod tests {
 
         let mut wrong = a.state();
         wrong[1].1 = Tensor::from_slice(&[0.0f64]);
-        assert!(b.load_state(&wrong).unwrap_err().to_string().contains("p.moment"));
-        assert!(b.load_state(&wrong[..0]).unwrap_err().to_string().contains("missing"));
+        assert!(b
+            .load_state(&wrong)
+            .unwrap_err()
+            .to_string()
+            .contains("p.moment"));
+        assert!(b
+            .load_state(&wrong[..0])
+            .unwrap_err()
+            .to_string()
+            .contains("missing"));
     }
 }

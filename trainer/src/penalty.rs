@@ -39,7 +39,11 @@ impl Penalty {
         let zeros = |la: &&Tensor| la.detach().zeros_like();
         let task: Vec<Tensor> = log_alphas.iter().map(zeros).collect();
         let lambda = task[0].sum(task[0].kind());
-        Penalty { sparsity, task, lambda }
+        Penalty {
+            sparsity,
+            task,
+            lambda,
+        }
     }
 
     /// Takes note of the task's gradient, which the loss has just left on `log_alphas`.
@@ -91,7 +95,9 @@ fn slope(log_alpha: &Tensor) -> Tensor {
 /// κ of each gate, flat; lowest for gates that are closed already, so that they stay so.
 fn resistance(log_alpha: &Tensor, slope: &Tensor, task: &Tensor) -> Tensor {
     let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
-    (-task / slope).masked_fill(&closed, f64::NEG_INFINITY).flatten(0, -1)
+    (-task / slope)
+        .masked_fill(&closed, f64::NEG_INFINITY)
+        .flatten(0, -1)
 }
 
 #[cfg(test)]
@@ -100,8 +106,12 @@ mod tests {
     use tch::Device;
 
     fn gates(log_alpha: &[f64], gradient: &[f64]) -> Tensor {
-        let leaf = Tensor::from_slice(log_alpha).view([1, -1]).set_requires_grad(true);
-        (&leaf * Tensor::from_slice(gradient)).sum(Kind::Double).backward();
+        let leaf = Tensor::from_slice(log_alpha)
+            .view([1, -1])
+            .set_requires_grad(true);
+        (&leaf * Tensor::from_slice(gradient))
+            .sum(Kind::Double)
+            .backward();
         leaf
     }
 

@@ -27,8 +27,16 @@ impl Reporter {
             bar.set_style(style.expect("a valid template"));
             bar
         });
-        let interval = if terminal { BAR_INTERVAL } else { LINE_INTERVAL };
-        Reporter { bar, interval, last: Instant::now() }
+        let interval = if terminal {
+            BAR_INTERVAL
+        } else {
+            LINE_INTERVAL
+        };
+        Reporter {
+            bar,
+            interval,
+            last: Instant::now(),
+        }
     }
 }
 
@@ -39,7 +47,16 @@ impl Observer for Reporter {
 
     fn progress(&mut self, progress: &Progress) {
         self.last = Instant::now();
-        let Progress { step, steps, phase, loss, lambda, open, gates, tokens_per_second } = progress;
+        let Progress {
+            step,
+            steps,
+            phase,
+            loss,
+            lambda,
+            open,
+            gates,
+            tokens_per_second,
+        } = progress;
         let text = format!(
             "{:6} loss {loss:.4} · λ {lambda:.1e} · {open}/{gates} gates open · {tokens_per_second:.0} tokens/s",
             phase.name()

@@ -39,7 +39,11 @@ impl Plan {
         let part = |share: f64| (steps as f64 * share).round() as usize;
         let learn = part(learn_share).min(steps);
         let prune = part(prune_share).min(steps - learn);
-        Plan { learn, prune, polish: steps - learn - prune }
+        Plan {
+            learn,
+            prune,
+            polish: steps - learn - prune,
+        }
     }
 
     /// All steps.
@@ -93,7 +97,14 @@ mod tests {
     #[test]
     fn phases_follow_each_other_and_cover_all_steps() {
         let plan = Plan::new(100, 0.4, 0.35);
-        assert_eq!(plan, Plan { learn: 40, prune: 35, polish: 25 });
+        assert_eq!(
+            plan,
+            Plan {
+                learn: 40,
+                prune: 35,
+                polish: 25
+            }
+        );
         assert_eq!(plan.steps(), 100);
         let phases: Vec<Phase> = [0, 39, 40, 74, 75, 99].map(|s| plan.phase(s)).to_vec();
         use Phase::{Learn, Polish, Prune};

@@ -6,8 +6,8 @@ use tch::{no_grad, Kind, Reduction, Tensor};
 
 use crate::batch::{Batch, Sequence};
 use crate::dataset::Sampler;
-use crate::gates;
 use crate::edits::{Edits, GateValues, Init, LayerEdit, Method};
+use crate::gates;
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::penalty::{Penalty, Sparsity};
@@ -74,12 +74,15 @@ impl Recipe {
     pub const DEFAULT: Recipe = Recipe {
         learn: 0.25,
         prune: 0.4,
-        ramp: 0.7,
+        ramp: 0.5,
         closing: 0.25,
         warmup: 0.05,
         lr_floor: 0.05,
         validations: 5,
-        init: Init { vector_std: 1e-3, log_alpha: 2.0 },
+        init: Init {
+            vector_std: 1e-3,
+            log_alpha: 2.0,
+        },
     };
 }
 
@@ -167,7 +170,13 @@ impl<'a> Trainer<'a> {
         train: &'a [Sequence],
         valid: &'a [Sequence],
     ) -> Trainer<'a> {
-        let Settings { method, recipe, seed, steps, .. } = *settings;
+        let Settings {
+            method,
+            recipe,
+            seed,
+            steps,
+            ..
+        } = *settings;
         let calibration = Batch::pack(&train[..fitting(train, CALIBRATION_TOKENS)], model.device());
         let head_rms = model.head_rms(&calibration);
         let edits = Edits::new(method, model.config.head_dim, &head_rms, recipe.init, seed);
@@ -179,14 +188,22 @@ impl<'a> Trainer<'a> {
         }
         let plan = match method.gated() {
             true => Plan::new(steps, recipe.learn, recipe.prune),
-            false => Plan { learn: 0, prune: 0, polish: steps },
+            false => Plan {
+                learn: 0,
+                prune: 0,
+                polish: steps,
+            },
         };
         Trainer {
             model,
             settings,
             train,
             valid,
-            sampler: Sampler { n_rows: train.len(), batch_size: settings.batch_size, seed },
+            sampler: Sampler {
+                n_rows: train.len(),
+                batch_size: settings.batch_size,
+                seed,
+            },
             plan,
             penalty: Penalty::new(settings.sparsity, &edits.log_alphas()),
             edits,
@@ -243,17 +260,30 @@ impl<'a> Trainer<'a> {
         }
         let validation = self.restore_best();
         let total_time = start.elapsed();
-        Ok((self.edits, Outcome { validation, tokens, training_time, total_time }))
+        Ok((
+            self.edits,
+            Outcome {
+                validation,
+                tokens,
+                training_time,
+                total_time,
+            },
+        ))
     }
 
     fn batch(&self, step: usize) -> Batch {
         let rows = self.sampler.rows(step);
-        Batch::pack(rows.iter().map(|&row| &self.train[row]), self.model.device())
+        Batch::pack(
+            rows.iter().map(|&row| &self.train[row]),
+            self.model.device(),
+        )
     }
 
     /// One optimiser step; returns the cross-entropy, still on the device.
     fn step(&mut self, step: usize, phase: Phase, batch: &Batch) -> Tensor {
-        let Settings { lr, recipe, seed, .. } = *self.settings;
+        let Settings {
+            lr, recipe, seed, ..
+        } = *self.settings;
         let edits = match &self.fixed {
             Some(fixed) => self.edits.layer_edits(fixed),
             None => self.edits.layer_edits(&self.edits.sample_gates(seed, step)),
@@ -273,7 +303,11 @@ impl<'a> Trainer<'a> {
         let steps = self.plan.steps();
         let warmup = (steps as f64 * recipe.warmup).round() as usize;
         let rate = lr * warmup_cosine(step, steps, warmup, recipe.lr_floor);
-        let gate_rate = if phase == Phase::Prune { self.gate_rate() } else { 0.0 };
+        let gate_rate = if phase == Phase::Prune {
+            self.gate_rate()
+        } else {
+            0.0
+        };
         self.optim.step(&[rate, gate_rate]);
         self.optim.zero_grad();
         if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
@@ -320,15 +354,23 @@ impl<'a> Trainer<'a> {
     }
 
     fn validate(&mut self, step: usize, observer: &mut dyn Observer) {
-        let (Some(fixed), false) = (&self.fixed, self.valid.is_empty()) else { return };
+        let (Some(fixed), false) = (&self.fixed, self.valid.is_empty()) else {
+            return;
+        };
         let edits = self.edits.layer_edits(fixed);
         let validation = evaluate(self.model, &edits, self.valid);
         let Validation { loss, exact } = validation;
         observer.log(&format!(
-            "step {}: validation loss {loss:.4}, {:.1} % of rows exact", step + 1, exact * 100.0
+            "step {}: validation loss {loss:.4}, {:.1} % of rows exact",
+            step + 1,
+            exact * 100.0
         ));
         if self.best.as_ref().is_none_or(|(best, _)| loss < best.loss) {
-            let vectors = self.edits.halves.iter().map(|half| half.vectors.detach().copy());
+            let vectors = self
+                .edits
+                .halves
+                .iter()
+                .map(|half| half.vectors.detach().copy());
             self.best = Some((validation, vectors.collect()));
         }
     }
@@ -360,19 +402,32 @@ pub fn evaluate(model: &Model, edits: &[LayerEdit], sequences: &[Sequence]) -> V
         let batch = Batch::pack(now, model.device());
         let (sum, hits) = no_grad(|| {
             let logits = model.forward(&batch, edits);
-            let sum =
-                logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Sum, -100, 0.0);
-            (sum.double_value(&[]), logits.argmax(-1, false).eq_tensor(&batch.targets))
+            let sum = logits.cross_entropy_loss::<Tensor>(
+                &batch.targets,
+                None,
+                Reduction::Sum,
+                -100,
+                0.0,
+            );
+            (
+                sum.double_value(&[]),
+                logits.argmax(-1, false).eq_tensor(&batch.targets),
+            )
         });
         loss += sum;
         targets += batch.n_rows();
-        let mut hits = Vec::<bool>::try_from(hits).expect("one bool per target").into_iter();
+        let mut hits = Vec::<bool>::try_from(hits)
+            .expect("one bool per target")
+            .into_iter();
         for sequence in now {
             let hits = hits.by_ref().take(sequence.n_targets());
             exact += usize::from(hits.fold(true, |all, hit| all && hit));
         }
     }
-    Validation { loss: loss / targets as f64, exact: exact as f64 / sequences.len() as f64 }
+    Validation {
+        loss: loss / targets as f64,
+        exact: exact as f64 / sequences.len() as f64,
+    }
 }
 
 /// How many of the first sequences have at most `tokens` tokens together; at least one.
@@ -392,7 +447,10 @@ fn check(losses: &mut Vec<Tensor>, last_step: usize) -> Result<f64, Error> {
     losses.clear();
     let first_step = last_step + 1 - values.len();
     match values.iter().position(|loss| !loss.is_finite()) {
-        Some(index) => Err(Error::Diverged { step: first_step + index + 1, loss: values[index] }),
+        Some(index) => Err(Error::Diverged {
+            step: first_step + index + 1,
+            loss: values[index],
+        }),
         None => Ok(values.iter().sum::<f64>() / values.len() as f64),
     }
 }

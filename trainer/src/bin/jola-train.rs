@@ -10,14 +10,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Variable that names the folders of shared libraries.
-const LIBRARY_PATH: &str =
-    if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+const LIBRARY_PATH: &str = if cfg!(target_os = "macos") {
+    "DYLD_LIBRARY_PATH"
+} else {
+    "LD_LIBRARY_PATH"
+};
 /// Variable that names libraries to load first.
-const PRELOAD: &str =
-    if cfg!(target_os = "macos") { "DYLD_INSERT_LIBRARIES" } else { "LD_PRELOAD" };
+const PRELOAD: &str = if cfg!(target_os = "macos") {
+    "DYLD_INSERT_LIBRARIES"
+} else {
+    "LD_PRELOAD"
+};
 /// The part of libtorch that every build of it has.
-const CPU_LIBRARY: &str =
-    if cfg!(target_os = "macos") { "libtorch_cpu.dylib" } else { "libtorch_cpu.so" };
+const CPU_LIBRARY: &str = if cfg!(target_os = "macos") {
+    "libtorch_cpu.dylib"
+} else {
+    "libtorch_cpu.so"
+};
 /// The part that a build for NVIDIA GPUs has besides. Nothing refers to it by name, so
 /// unless it is loaded first, libtorch sees no GPU.
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
@@ -37,7 +46,10 @@ fn start() -> Result<std::convert::Infallible, String> {
     let folder = own.parent().unwrap_or(Path::new("."));
     let core = folder.join("jola-train-core");
     if !core.is_file() {
-        return Err(format!("{} is missing: build both programs of the trainer", core.display()));
+        return Err(format!(
+            "{} is missing: build both programs of the trainer",
+            core.display()
+        ));
     }
     let library = find_libtorch(folder)?;
     let mut command = Command::new(&core);
@@ -47,7 +59,11 @@ fn start() -> Result<std::convert::Infallible, String> {
     if cuda.is_file() {
         command.env(PRELOAD, joined(&cuda, PRELOAD));
     }
-    Err(format!("cannot start {}: {}", core.display(), command.exec()))
+    Err(format!(
+        "cannot start {}: {}",
+        core.display(),
+        command.exec()
+    ))
 }
 
 /// The folder that holds libtorch's libraries: the one in the environment, else the one at
@@ -56,7 +72,12 @@ fn find_libtorch(own_folder: &Path) -> Result<PathBuf, String> {
     let holds = |folder: &PathBuf| folder.join(CPU_LIBRARY).is_file();
     if let Some(root) = env::var_os("LIBTORCH") {
         let folder = Path::new(&root).join("lib");
-        let missing = || format!("LIBTORCH: {} has no {CPU_LIBRARY}.\n{REMEDY}", folder.display());
+        let missing = || {
+            format!(
+                "LIBTORCH: {} has no {CPU_LIBRARY}.\n{REMEDY}",
+                folder.display()
+            )
+        };
         return Some(folder.clone()).filter(holds).ok_or_else(missing);
     }
     let built = option_env!("LIBTORCH").map(|root| Path::new(root).join("lib"));

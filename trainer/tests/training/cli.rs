@@ -49,12 +49,25 @@ fn a_run_writes_a_sidecar_and_says_how_fast_it_was() {
     let output = train(folder.path(), args);
     let text = stderr(&output);
     assert!(output.status.success(), "{text}");
-    assert!(text.contains(" tokens/s") && text.contains("trained in "), "{text}");
+    assert!(
+        text.contains(" tokens/s") && text.contains("trained in "),
+        "{text}"
+    );
     let sidecar = Sidecar::read(folder.path().join("edit.gguf")).unwrap();
-    assert_eq!((sidecar.block_count, sidecar.head_dim, sidecar.method.as_str()), (2, 16, "jola"));
+    assert_eq!(
+        (
+            sidecar.block_count,
+            sidecar.head_dim,
+            sidecar.method.as_str()
+        ),
+        (2, 16, "jola")
+    );
     let first = std::fs::read(folder.path().join("edit.gguf")).unwrap();
     assert!(train(folder.path(), args).status.success());
-    assert_eq!(first, std::fs::read(folder.path().join("edit.gguf")).unwrap());
+    assert_eq!(
+        first,
+        std::fs::read(folder.path().join("edit.gguf")).unwrap()
+    );
 
     let args = "logits -m tiny.gguf --jola edit.gguf:0.5 --tokens 1,5,6 -o logits.bin";
     assert!(train(folder.path(), args).status.success());
@@ -65,11 +78,15 @@ fn a_run_writes_a_sidecar_and_says_how_fast_it_was() {
 #[test]
 fn rows_that_are_too_long_are_named() {
     let folder = folder();
-    let args = "-m tiny.gguf --data rows.jsonl --steps 2 --max-length 6 --valid-share 0 -o edit.gguf";
+    let args =
+        "-m tiny.gguf --data rows.jsonl --steps 2 --max-length 6 --valid-share 0 -o edit.gguf";
     let output = train(folder.path(), args);
     let text = stderr(&output);
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("left out 1 rows of more than 6 tokens, lines 3"), "{text}");
+    assert!(
+        text.contains("left out 1 rows of more than 6 tokens, lines 3"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -86,18 +103,39 @@ fn bad_input_is_exit_code_1() {
         ("-m no.gguf --data rows.jsonl", "no.gguf"),
         ("-m short.gguf --data rows.jsonl", "short.gguf"),
         ("-m tiny.gguf --data none.jsonl", "none.jsonl"),
-        ("-m tiny.gguf --data empty.jsonl", "empty.jsonl holds no rows"),
-        ("-m tiny.gguf --data half.jsonl", "half.jsonl, line 1: no completion"),
-        ("-m tiny.gguf --data rows.jsonl --valid empty.jsonl", "empty.jsonl holds no rows"),
-        ("-m tiny.gguf --data rows.jsonl --max-length 2", "no row has at most 2 tokens"),
-        ("-m tiny.gguf --data rows.jsonl --device cuda:77", "cuda:77 is not there"),
+        (
+            "-m tiny.gguf --data empty.jsonl",
+            "empty.jsonl holds no rows",
+        ),
+        (
+            "-m tiny.gguf --data half.jsonl",
+            "half.jsonl, line 1: no completion",
+        ),
+        (
+            "-m tiny.gguf --data rows.jsonl --valid empty.jsonl",
+            "empty.jsonl holds no rows",
+        ),
+        (
+            "-m tiny.gguf --data rows.jsonl --max-length 2",
+            "no row has at most 2 tokens",
+        ),
+        (
+            "-m tiny.gguf --data rows.jsonl --device cuda:77",
+            "cuda:77 is not there",
+        ),
         ("-m tiny.gguf --data rows.jsonl --chat", "chat template"),
-        ("-m tiny.gguf --data rows.jsonl --lr 1e39 --steps 9", "the loss is"),
+        (
+            "-m tiny.gguf --data rows.jsonl --lr 1e39 --steps 9",
+            "the loss is",
+        ),
     ];
     for (args, message) in cases {
         let (code, text) = failure(path, args);
         assert_eq!(code, 1, "{args}: {text}");
-        assert!(text.starts_with("error: ") || text.contains("\nerror: "), "{args}: {text}");
+        assert!(
+            text.starts_with("error: ") || text.contains("\nerror: "),
+            "{args}: {text}"
+        );
         assert!(text.contains(message), "{args}: {text}");
     }
 }
@@ -110,7 +148,10 @@ fn an_output_that_cannot_be_written_is_found_before_the_training() {
         let output = train(folder.path(), &args);
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains("cannot write") && !text.contains("step"), "{text}");
+        assert!(
+            text.contains("cannot write") && !text.contains("step"),
+            "{text}"
+        );
     }
 }
 
@@ -141,27 +182,46 @@ fn logits_refuse_what_does_not_fit() {
         ("--tokens 1 --jola no.gguf", "no.gguf"),
         ("--tokens 1 --jola tiny.gguf", "tiny.gguf"),
     ] {
-        let output = train(folder.path(), &format!("logits -m tiny.gguf {args} -o out.bin"));
+        let output = train(
+            folder.path(),
+            &format!("logits -m tiny.gguf {args} -o out.bin"),
+        );
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains(message) && !folder.path().join("out.bin").exists(), "{text}");
+        assert!(
+            text.contains(message) && !folder.path().join("out.bin").exists(),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn without_libtorch_the_launcher_says_what_to_do() {
     let launcher = env!("CARGO_BIN_EXE_jola-train");
-    let output = Command::new(launcher).env("LIBTORCH", "/nowhere").output().unwrap();
+    let output = Command::new(launcher)
+        .env("LIBTORCH", "/nowhere")
+        .output()
+        .unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for part in ["/nowhere/lib has no libtorch_cpu", "make build", "libtorch 2.13"] {
+    for part in [
+        "/nowhere/lib has no libtorch_cpu",
+        "make build",
+        "libtorch 2.13",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
 
 #[test]
 fn the_launcher_starts_the_trainer() {
-    let output = Command::new(env!("CARGO_BIN_EXE_jola-train")).arg("--version").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_jola-train"))
+        .arg("--version")
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(output.stdout, format!("jola-train {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    assert_eq!(
+        output.stdout,
+        format!("jola-train {}\n", env!("CARGO_PKG_VERSION")).as_bytes()
+    );
 }

@@ -9,7 +9,10 @@ use tch::{no_grad, Device, Tensor};
 use crate::support::{model, rows};
 
 const STEP: f64 = 1e-5;
-const INIT: Init = Init { vector_std: 0.3, log_alpha: 0.3 };
+const INIT: Init = Init {
+    vector_std: 0.3,
+    log_alpha: 0.3,
+};
 
 fn loss(model: &Model, edits: &Edits, batch: &Batch) -> Tensor {
     let gates = edits.sample_gates(3, 7);
@@ -43,7 +46,11 @@ fn match_central_differences() {
                 add(tensor, index as i64, STEP);
                 let difference = (above - below) / (2.0 * STEP);
                 let error = (gradient[index] - difference).abs();
-                assert!(error < 1e-8 + 1e-5 * difference.abs(), "{} {difference}", gradient[index]);
+                assert!(
+                    error < 1e-8 + 1e-5 * difference.abs(),
+                    "{} {difference}",
+                    gradient[index]
+                );
                 not_zero += usize::from(difference.abs() > 1e-6);
             }
         }
@@ -58,5 +65,8 @@ fn stay_inside_the_edits() {
     let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
     loss(&model, &edits, &batch).backward();
     assert!(!model.token_embd.requires_grad() && !model.output.weight.requires_grad());
-    assert!(model.layers.iter().all(|layer| !layer.attn_output.weight.requires_grad()));
+    assert!(model
+        .layers
+        .iter()
+        .all(|layer| !layer.attn_output.weight.requires_grad()));
 }

@@ -8,7 +8,10 @@ use tch::{no_grad, Device, Kind, Tensor};
 use crate::support::{model, rows};
 
 fn edits(model: &Model, batch: &Batch) -> Vec<LayerEdit> {
-    let init = Init { vector_std: 0.3, log_alpha: 2.0 };
+    let init = Init {
+        vector_std: 0.3,
+        log_alpha: 2.0,
+    };
     let edits = Edits::new(Method::Jola, 16, &model.head_rms(batch), init, 9);
     edits.layer_edits(&edits.fixed_gates())
 }

@@ -27,7 +27,9 @@ fn train(model: &Model, settings: &Settings) -> Result<(Edits, Outcome, Vec<Stri
     let (train, valid) = (rows(24, 1), rows(8, 2));
     let mut observer = Silent::default();
     let trainer = Trainer::new(model, settings, &train, &valid);
-    trainer.run(&mut observer).map(|(edits, outcome)| (edits, outcome, observer.lines))
+    trainer
+        .run(&mut observer)
+        .map(|(edits, outcome)| (edits, outcome, observer.lines))
 }
 
 fn sidecar(model: &Model, edits: &Edits) -> Sidecar {
@@ -58,7 +60,10 @@ fn file(settings: &Settings) -> Vec<u8> {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
-    let other = Settings { seed: 2, ..SETTINGS };
+    let other = Settings {
+        seed: 2,
+        ..SETTINGS
+    };
     assert_eq!(file(&SETTINGS), file(&SETTINGS));
     assert_ne!(file(&SETTINGS), file(&other));
 }
@@ -69,9 +74,15 @@ fn a_run_learns_and_closes_the_share_that_was_asked_for() {
     let (edits, outcome, lines) = train(&model, &SETTINGS).unwrap();
     let before = evaluate(&model, &LayerEdit::none(2), &rows(8, 2));
     let validation = outcome.validation.unwrap();
-    assert!(validation.loss < 0.75 * before.loss, "{validation:?} {before:?}");
+    assert!(
+        validation.loss < 0.75 * before.loss,
+        "{validation:?} {before:?}"
+    );
     assert_eq!((edits.n_gates(), edits.n_open()), (16, 4));
-    assert!(lines.iter().any(|line| line == "gates fixed: 4 of 16 open"), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line == "gates fixed: 4 of 16 open"),
+        "{lines:?}"
+    );
     let stats = sidecar(&model, &edits).stats();
     assert_eq!(stats.open_mul + stats.open_add, 4);
 }
@@ -80,7 +91,12 @@ fn a_run_learns_and_closes_the_share_that_was_asked_for() {
 fn each_method_trains_its_halves() {
     let model = model(Precision::F32);
     let stats = |method, sparsity| {
-        let settings = Settings { method, sparsity, steps: 12, ..SETTINGS };
+        let settings = Settings {
+            method,
+            sparsity,
+            steps: 12,
+            ..SETTINGS
+        };
         let (edits, ..) = train(&model, &settings).unwrap();
         let stats = sidecar(&model, &edits).stats();
         (stats.open_mul, stats.open_add)
@@ -96,7 +112,10 @@ fn each_method_trains_its_halves() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_names_the_step() {
     let model = model(Precision::F32);
-    let settings = Settings { lr: 1e39, ..SETTINGS };
+    let settings = Settings {
+        lr: 1e39,
+        ..SETTINGS
+    };
     match train(&model, &settings) {
         Err(Error::Diverged { step, loss }) => assert!(step >= 2 && !loss.is_finite()),
         other => panic!("{:?}", other.map(|(_, outcome, _)| outcome)),
@@ -106,7 +125,10 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_step() {
 #[test]
 fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     let head_rms = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).view([2, 4]);
-    let init = Init { vector_std: 1.0, log_alpha: -3.0 };
+    let init = Init {
+        vector_std: 1.0,
+        log_alpha: -3.0,
+    };
     let mut edits = Edits::new(Method::Jola, 16, &head_rms, init, 1);
     // Scale: layer 0, head 2, fully open. Offset: layer 1, head 3, half open.
     let open = |tensor: &Tensor, layer, head, value: f64| {
@@ -120,7 +142,10 @@ fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     let (scale, offset) = (&sidecar.layers[&0], &sidecar.layers[&1]);
     assert!(scale.add.is_none() && offset.mul.is_none());
     let (scale, offset) = (scale.mul.as_ref().unwrap(), offset.add.as_ref().unwrap());
-    assert_eq!((scale.heads.as_slice(), offset.heads.as_slice()), (&[2][..], &[3][..]));
+    assert_eq!(
+        (scale.heads.as_slice(), offset.heads.as_slice()),
+        (&[2][..], &[3][..])
+    );
     let vector = |half: usize, layer: i64, head: i64| {
         Vec::<f32>::try_from(edits.halves[half].vectors.detach().get(layer).get(head)).unwrap()
     };
@@ -134,7 +159,10 @@ fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     let composed = export::from_edit_set(&set, 2, Kind::Float, Device::Cpu);
     let trained = edits.layer_edits(&edits.fixed_gates());
     for (composed, trained) in composed.iter().zip(&trained) {
-        for (a, b) in [(&composed.factor, &trained.factor), (&composed.offset, &trained.offset)] {
+        for (a, b) in [
+            (&composed.factor, &trained.factor),
+            (&composed.offset, &trained.offset),
+        ] {
             match (a, b) {
                 (Some(a), Some(b)) => assert!(a.allclose(b, 1e-6, 1e-6, false)),
                 (None, None) => {}

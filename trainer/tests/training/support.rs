@@ -14,7 +14,10 @@ use crate::tiny::{Random, VOCABULARY};
 
 /// Writes the model into `folder`: two layers of four heads.
 pub fn write_model(folder: &Path) -> PathBuf {
-    let shape = Shape { n_layer: 2, ..Shape::GQA };
+    let shape = Shape {
+        n_layer: 2,
+        ..Shape::GQA
+    };
     let mut tiny = decoder("llama", shape, 5);
     for (key, on) in [("add_space_prefix", false), ("add_bos_token", true)] {
         tiny.set_key(&format!("tokenizer.ggml.{key}"), Value::Bool(on));
@@ -37,8 +40,9 @@ pub fn rows(n: usize, seed: u64) -> Vec<Sequence> {
     let mut random = Random::new(seed);
     let row = |_| {
         let n_prompt = 3 + random.below(6);
-        let mut tokens: Vec<i64> =
-            (0..n_prompt).map(|_| 4 + random.below(VOCABULARY - 4) as i64).collect();
+        let mut tokens: Vec<i64> = (0..n_prompt)
+            .map(|_| 4 + random.below(VOCABULARY - 4) as i64)
+            .collect();
         tokens.extend([4 + tokens[0] % 3, 2]);
         Sequence { tokens, n_prompt }
     };
