@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden hosts test-plugin soak-plugin clean
+.PHONY: help setup build demo test lint golden hosts test-plugin soak-plugin jola-header clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -52,6 +52,9 @@ test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHE
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost
 	$(HOSTS) soak
 	$(HOSTS) speed
+
+jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
+	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header
 
 clean: ## remove target/ (the downloads stay, in ~/.cache/llama-jola)
 	cargo clean

@@ -9,6 +9,7 @@ host function is found among several.
 mod entry;
 mod init;
 mod sites;
+mod start;
 
 use std::arch::naked_asm;
 use std::ffi::{c_char, c_void};

@@ -4,7 +4,7 @@ Lines on stderr. Errors and warnings always appear, the rest when `LLAMA_JOLA_LO
 
 use std::fmt::Display;
 use std::io::Write as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What `LLAMA_JOLA_LOG` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,9 +29,15 @@ fn line(text: impl Display) {
     let _ = std::io::stderr().write_all(format!("llama-jola: {text}\n").as_bytes());
 }
 
-/// What went wrong; always shown.
+/// What went wrong; always shown, but not again right after: hosts try several times.
 pub fn error(text: impl Display) {
-    line(format_args!("error: {text}"));
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    let text = text.to_string();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last != text {
+        line(format_args!("error: {text}"));
+        *last = text;
+    }
 }
 
 /// What may not be what the user meant; always shown.

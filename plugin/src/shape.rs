@@ -70,8 +70,8 @@ pub unsafe fn check(
 }
 
 /// The shape of a model. llama.cpp does not tell metadata that are arrays: head counts that
-/// differ by layer are taken to be the sidecar's, and the graph then shows whether each
-/// edited layer has that width.
+/// differ by layer, and which layers have attention, are taken to be the sidecar's. The graph
+/// then shows whether each edited layer has that width.
 ///
 /// # Safety
 /// As for [`check`].
@@ -82,22 +82,28 @@ unsafe fn read(
 ) -> Result<BaseShape, GgufErrorKind> {
     // SAFETY: the caller vouches for `model`.
     let text = |key: &str| unsafe { value(api, model, key) };
+    let number = |key: &str| text(key).and_then(|text| text.parse::<u32>().ok());
     let mut metadata = Metadata::new();
     let architecture = text("general.architecture").unwrap_or_default();
     for name in NUMBERS {
         let key = format!("{architecture}.{name}");
-        if let Some(number) = text(&key).and_then(|text| text.parse::<u32>().ok()) {
+        if let Some(number) = number(&key) {
             metadata.insert(key, number)?;
         }
     }
-    let key = format!("{architecture}.attention.head_count");
-    match text(&key).and_then(|text| text.parse::<u32>().ok()) {
-        Some(count) => metadata.insert(key, count)?,
-        None => {
-            let counts = (0..sidecar.block_count)
-                .map(|layer| sidecar.head_count.at(layer).unwrap_or(0))
-                .collect();
-            metadata.insert(key, Array::U32(counts))?;
+    let counts = (0..sidecar.block_count).map(|layer| sidecar.head_count.at(layer).unwrap_or(0));
+    let by_layer = [
+        ("attention.head_count", Array::U32(counts.clone().collect())),
+        (
+            "attention.head_count_kv",
+            Array::U32(counts.map(|count| count.min(1)).collect()),
+        ),
+    ];
+    for (name, unknown) in by_layer {
+        let key = format!("{architecture}.{name}");
+        match number(&key) {
+            Some(count) => metadata.insert(key, count)?,
+            None => metadata.insert(key, unknown)?,
         }
     }
     metadata.insert("general.architecture", architecture)?;

@@ -82,6 +82,8 @@ pub struct ContextState {
     inner: Mutex<Inner>,
     /// The edits were changed and no decode has succeeded since.
     changed: AtomicBool,
+    /// The context exists.
+    created: AtomicBool,
 }
 
 // SAFETY: `model` is only used while the context, which needs it, is alive.
@@ -116,7 +118,13 @@ impl ContextState {
                 ..Inner::default()
             }),
             changed: AtomicBool::new(false),
+            created: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the context exists, or is still under construction.
+    pub fn is_created(&self) -> bool {
+        self.created.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -440,6 +448,7 @@ fn contexts() -> MutexGuard<'static, Contexts> {
 
 /// Follows a context from now on.
 pub fn register(context: *mut LlamaContext, state: Arc<ContextState>) {
+    state.created.store(true, Ordering::Relaxed);
     contexts().insert(context as usize, state);
 }
 

@@ -24,9 +24,15 @@ const SINGLE_DASH: [(&str, &str); 7] = [
     ("-sys", "--system-prompt"),
 ];
 
-/// Rewrites llama.cpp's single-dash flags of several letters to their long forms.
+/// Rewrites llama.cpp's single-dash flags of several letters to their long forms, up to a
+/// `--`: what follows is another program's.
 pub fn llama_spelling(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
-    args.map(|arg| {
+    let mut ours = true;
+    args.map(move |arg| {
+        ours &= arg != "--";
+        if !ours {
+            return arg;
+        }
         let long = SINGLE_DASH.iter().find(|(short, _)| arg == *short);
         long.map_or(arg, |(_, long)| OsString::from(long))
     })

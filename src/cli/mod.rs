@@ -11,6 +11,7 @@ mod inspect;
 mod logits;
 mod progress;
 mod run;
+mod with;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -46,6 +47,8 @@ enum Command {
     Bake(bake::BakeArgs),
     /// Show what a sidecar edits
     Inspect(inspect::InspectArgs),
+    /// Run a program that has its own llama.cpp, such as llama-server, with edits
+    With(with::WithArgs),
 }
 
 /// Parses the command line and runs the command.
@@ -61,5 +64,6 @@ pub fn run() -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Bake(args) => bake::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::With(args) => with::run(&args),
     }
 }

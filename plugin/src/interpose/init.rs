@@ -54,7 +54,8 @@ unsafe fn init(
     // SAFETY: the function of this name has this type.
     let real = unsafe { std::mem::transmute::<usize, Init>(address) };
     // One of the two names calls the other; the outer call does the work.
-    if !enabled() || model.is_null() || state::current().is_some() {
+    let nested = || state::current().is_some_and(|state| !state.is_created());
+    if !enabled() || model.is_null() || nested() {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { real(model, *params) };
     }

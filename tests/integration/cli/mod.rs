@@ -8,6 +8,7 @@ mod eval;
 mod inspect;
 mod run;
 mod trainer;
+mod with;
 
 use std::path::Path;
 
@@ -49,13 +50,39 @@ fn wrong_command_lines_exit_with_2() {
         &["run", "-m", "base.gguf", "--messages", "m.json", "--chat"],
         &["run", "-m", "base.gguf", "--temp", "warm"],
         &["eval", "-m", "base.gguf"],
-        &["eval", "-m", "base.gguf", "--data", "d", "--metric", "vibes"],
+        &[
+            "eval",
+            "-m",
+            "base.gguf",
+            "--data",
+            "d",
+            "--metric",
+            "vibes",
+        ],
         &["eval", "-m", "base.gguf", "--data", "d", "-np", "0"],
         &["logits", "-m", "base.gguf", "--tokens", "1"],
         &["logits", "-m", "base.gguf", "-o", "out"],
-        &["logits", "-m", "base.gguf", "-o", "out", "--tokens", "1,two"],
+        &[
+            "logits",
+            "-m",
+            "base.gguf",
+            "-o",
+            "out",
+            "--tokens",
+            "1,two",
+        ],
         &["logits", "-m", "base.gguf", "-o", "out", "--tokens", ""],
-        &["logits", "-m", "base.gguf", "-o", "out", "--tokens", "1", "-ctk", "f64"],
+        &[
+            "logits",
+            "-m",
+            "base.gguf",
+            "-o",
+            "out",
+            "--tokens",
+            "1",
+            "-ctk",
+            "f64",
+        ],
         &["inspect"],
         &["bench"],
     ];
@@ -66,10 +93,37 @@ fn wrong_command_lines_exit_with_2() {
         &["--no-such-flag"],
         &["-m", "base.gguf", "--data", "d"],
         &["-m", "base.gguf", "-o", "out"],
-        &["-m", "base.gguf", "--data", "d", "-o", "out", "--steps", "0"],
+        &[
+            "-m",
+            "base.gguf",
+            "--data",
+            "d",
+            "-o",
+            "out",
+            "--steps",
+            "0",
+        ],
         &["-m", "base.gguf", "--data", "d", "-o", "out", "--lr", "-1"],
-        &["-m", "base.gguf", "--data", "d", "-o", "out", "--method", "magic"],
-        &["-m", "base.gguf", "--data", "d", "-o", "out", "--device", "toaster"],
+        &[
+            "-m",
+            "base.gguf",
+            "--data",
+            "d",
+            "-o",
+            "out",
+            "--method",
+            "magic",
+        ],
+        &[
+            "-m",
+            "base.gguf",
+            "--data",
+            "d",
+            "-o",
+            "out",
+            "--device",
+            "toaster",
+        ],
         &["logits", "-m", "base.gguf", "-o", "out", "--tokens", "-1"],
     ];
     for args in wrong {
@@ -88,7 +142,9 @@ fn wrong_command_lines_exit_with_2() {
 fn single_dash_flags_are_llama_cpps() {
     let (model, tokens) = (base_model(), [504, 31936, 288, 260, 5432]);
     let logits = |options: &[&str]| logits::of_llama(&model, &tokens, &[], options).bits();
-    let short = ["-ngl", "0", "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-ub", "64"];
+    let short = [
+        "-ngl", "0", "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-ub", "64",
+    ];
     let long = [
         "--n-gpu-layers=0",
         "--cache-type-k=f32",

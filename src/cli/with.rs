@@ -1,0 +1,115 @@
+/*!
+`llama-jola with`: runs a program that has its own llama.cpp, with edits in it.
+
+The program's llama.cpp is reached by `libjola.so`, which the dynamic linker loads before it
+(see `docs/plugin.md`).
+*/
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context as _, Result};
+use clap::Args;
+use jola_edit::{parse_spec, EditSet};
+use llama_jola::Sidecar;
+
+/// The environment variable that names the library.
+const PLUGIN: &str = "JOLA_PLUGIN";
+const LIBRARY: &str = "libjola.so";
+
+#[derive(Args)]
+pub struct WithArgs {
+    /// Sidecars, each with a scale if one is wanted, split on the last colon
+    #[arg(value_name = "EDIT.gguf[:SCALE]", required = true)]
+    edits: Vec<String>,
+    /// Program and arguments, after `--`
+    #[arg(value_name = "CMD", last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Runs the command; returns only when it cannot be run.
+pub fn run(args: &WithArgs) -> Result<()> {
+    let variable = edits(&args.edits)?;
+    let library = find_library()?;
+    let (program, rest) = args.command.split_first().context("no program is named")?;
+    exec(program, rest, &library, &variable)
+}
+
+/// The value of `LLAMA_JOLA`: the sidecars, checked, by absolute paths.
+fn edits(specs: &[String]) -> Result<String> {
+    let mut sidecars = Vec::new();
+    let mut texts = Vec::new();
+    for spec in specs {
+        let (path, scale) = parse_spec(spec)?;
+        let sidecar = Sidecar::read(&path)?;
+        let path = path.canonicalize().with_context(|| spec.clone())?;
+        let path = path
+            .to_str()
+            .with_context(|| format!("{}: its path is not UTF-8", spec))?;
+        if path.contains(',') {
+            bail!("{path}: a comma separates sidecars, the path must not have one");
+        }
+        texts.push(format!("{path}:{scale}"));
+        sidecars.push((sidecar, scale));
+    }
+    let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|(s, scale)| (s, *scale)).collect();
+    EditSet::compose(&pairs)?;
+    Ok(texts.join(","))
+}
+
+/// `$JOLA_PLUGIN`, else the library beside the executable or in `../lib`.
+fn find_library() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(PLUGIN) {
+        let path = PathBuf::from(path);
+        return path
+            .canonicalize()
+            .with_context(|| format!("{PLUGIN} names {}", path.display()));
+    }
+    let executable = std::env::current_exe()?.canonicalize()?;
+    let folder = executable
+        .parent()
+        .context("the executable has no folder")?;
+    let candidates = [folder.join(LIBRARY), folder.join("../lib").join(LIBRARY)];
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.canonicalize()?),
+        None => bail!(
+            "{LIBRARY} is neither beside {} nor in ../lib: build it with `cargo build --release \
+             -p jola-plugin`, or name it in {PLUGIN}",
+            executable.display()
+        ),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: &str) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    let name = library.as_os_str().as_encoded_bytes();
+    if name.contains(&b' ') || name.contains(&b':') {
+        bail!(
+            "{}: LD_PRELOAD cannot name a path with a space or a colon",
+            library.display()
+        );
+    }
+    let mut preload = library.as_os_str().to_owned();
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+        preload.push(":");
+        preload.push(others);
+    }
+    let error = std::process::Command::new(program)
+        .args(rest)
+        .env("LLAMA_JOLA", variable)
+        .env("LD_PRELOAD", preload)
+        .exec();
+    Err(error).with_context(|| format!("cannot run {}", program.to_string_lossy()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exec(program: &OsStr, _: &[OsString], library: &Path, variable: &str) -> Result<()> {
+    bail!(
+        "edits can be brought into {} on Linux only; elsewhere build llama.cpp's user against \
+         jola.h (macOS's DYLD_INSERT_LIBRARIES is untested: LLAMA_JOLA={variable}, {})",
+        program.to_string_lossy(),
+        library.display()
+    )
+}
