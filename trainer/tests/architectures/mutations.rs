@@ -7,9 +7,10 @@ use jola_trainer::feed_forward::FeedForward;
 use jola_trainer::model::{Layer, Model};
 use tch::{Device, Tensor};
 
+use crate::cases::{longrope, usual, yarn};
 use crate::compare::{Pair, TOLERANCE};
 use crate::decoder::{decoder, with_experts, Shape};
-use crate::parity::{longrope, usual, yarn};
+
 use crate::tiny::Tiny;
 
 /// A way to damage a model, and its name.
