@@ -60,7 +60,13 @@ fn every_source_gives_the_same_logits() {
         );
         assert!(twin <= 1e-5, "{case}: {twin}");
         assert!(transformers <= 1e-4, "{case}: {transformers}");
-        assert!(llama <= 1e-3, "{case}: {llama}");
+        // ggml looks GELU up in a table of float16.
+        let limit = if case.starts_with("gemma") {
+            3e-3
+        } else {
+            1e-4
+        };
+        assert!(llama <= limit, "{case}: {llama}");
     }
 }
 
