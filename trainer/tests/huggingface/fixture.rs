@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 /// Size of every vocabulary here.
 pub const VOCABULARY: usize = 96;
 
+/// Names of stored tensors and their dimensions, slowest first.
+pub type Shapes = Vec<(String, Vec<usize>)>;
+
 /// Every model of golden/.
 pub const CASES: &[&str] = &[
     "llama",
@@ -112,7 +115,7 @@ impl Golden {
         std::fs::write(folder.join("tokenizer.json"), tokenizer().to_string()).unwrap();
     }
 
-    fn tensors_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<usize>)> {
+    fn tensors_of(&self, wanted: impl Fn(&str) -> bool) -> Shapes {
         let all = self.shapes.iter().filter(|(name, _)| wanted(name));
         all.map(|(name, shape)| (name.clone(), shape.clone()))
             .collect()

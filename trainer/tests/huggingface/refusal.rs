@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use serde_json::{json, Value as Json};
 use tempfile::TempDir;
 
-use crate::fixture::{write_weights, Golden};
+use crate::fixture::{write_weights, Golden, Shapes};
 
 /// A sound directory with data to train on.
 fn sound(case: &str) -> TempDir {
@@ -159,7 +159,7 @@ fn shards() {
 #[test]
 fn tensors() {
     let golden = Golden::read("llama");
-    let rewritten = |change: &dyn Fn(&mut Vec<(String, Vec<usize>)>), dtype: Dtype| {
+    let rewritten = |change: &dyn Fn(&mut Shapes), dtype: Dtype| {
         let folder = sound("llama");
         let shapes = golden.shapes.iter();
         let mut tensors = shapes
