@@ -51,6 +51,7 @@ hosts: setup
 	$(ENV) cargo build --release --locked -p jola-plugin -p jola-hosts
 
 test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHECK=text: only some)
+	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored
 	$(HOSTS) test "$(CHECK)"
 
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost

@@ -117,20 +117,29 @@ setup_hosts_python() {
     fi
     source=$target/source
 
-    say "building llama-cpp-python $version (about ten minutes on two cores)"
-    (
-        # Ninja would do as well, but not every machine has it.
-        export CMAKE_GENERATOR="Unix Makefiles" CMAKE_ARGS=$options
-        CMAKE_BUILD_PARALLEL_LEVEL=$(nproc)
-        export CMAKE_BUILD_PARALLEL_LEVEL
-        "${pip[@]}" --python "$python" install --no-input --disable-pip-version-check --no-deps \
-            --no-build-isolation -C build-dir="$target/build" "$source" </dev/null
-        cmake "$target/build" -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON
-        cmake --build "$target/build" -j "$(nproc)" --target llama-server llama-bench ggml-rpc-server
-    ) >"$target/build.log" 2>&1 || {
-        tail -n 20 "$target/build.log" >&2
-        die "llama-cpp-python cannot be built; the whole log: $target/build.log"
-    }
+    say "building llama-cpp-python $version and llama.cpp's programs (ten minutes on two idle cores)"
+    # Ninja would do as well, but not every machine has it.
+    export CMAKE_GENERATOR="Unix Makefiles" CMAKE_ARGS=$options
+    CMAKE_BUILD_PARALLEL_LEVEL=$(nproc)
+    export CMAKE_BUILD_PARALLEL_LEVEL
+    {
+        # pip would configure the folder anew, without the programs.
+        "$python" -c 'import llama_cpp' 2>/dev/null ||
+            "${pip[@]}" --python "$python" install --no-input --disable-pip-version-check --no-deps \
+                --no-build-isolation -C build-dir="$target/build" "$source" </dev/null
+    } >"$target/build.log" 2>&1 || build_failed
+    {
+        # LLAVA_BUILD: the programs' own CMake adds that folder.
+        cmake "$target/build" -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON -DLLAVA_BUILD=OFF &&
+            cmake --build "$target/build" --target llama-server llama-bench ggml-rpc-server
+    } >>"$target/build.log" 2>&1 || build_failed
+    unset CMAKE_GENERATOR CMAKE_ARGS CMAKE_BUILD_PARALLEL_LEVEL
     "$python" -c 'import llama_cpp' || die "llama-cpp-python cannot be imported"
     echo "$wanted" >"$target/stamp"
+}
+
+# Shows why; $target is setup_hosts_python's.
+build_failed() {
+    tail -n 20 "$target/build.log" >&2
+    die "llama-cpp-python cannot be built; the whole log: $target/build.log"
 }

@@ -14,15 +14,15 @@ use serde_json::Value;
 
 /// Values in the scales of the random sidecar lie in ±this: the text stays sane, and differs
 /// from the unedited model's.
-const SCALE: f32 = 0.3;
+const SCALE: f32 = 0.6;
 /// Values in its offsets lie in ±this.
-const OFFSET: f32 = 0.05;
+const OFFSET: f32 = 0.1;
 /// llama.cpp's `general.file_type` of a model whose tensors are all F32.
 const ALL_F32: u32 = 0;
 /// Rank of the random LoRA.
 const LORA_RANK: usize = 4;
 /// Values of the LoRA's matrices lie in ±this: a change about as large as the sidecar's.
-const LORA_SIZE: f32 = 0.05;
+const LORA_SIZE: f32 = 0.1;
 
 /// SplitMix64: the same numbers on every machine.
 pub struct Random(u64);

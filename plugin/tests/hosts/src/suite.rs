@@ -2,6 +2,8 @@
 Every build × backend × check.
 */
 
+use std::path::Path;
+
 use anyhow::{ensure, Context as _, Result};
 use jola_edit::Sidecar;
 use llama_jola::{CacheType, EditSet, FlashAttention, Model, ModelParams};
@@ -10,7 +12,7 @@ use crate::fixtures;
 use crate::hosts::{Backend, Build, Completion, Preload, Request};
 use crate::lab::Lab;
 use crate::lora::LoraReference;
-use crate::reference::{compare, Reference, Settings, FLOAT, QUANTISED};
+use crate::reference::{compare, Reference, Settings, FLOAT};
 use crate::report::Report;
 
 /// What a prompt is continued by.
@@ -87,10 +89,13 @@ impl<'a> Case<'a> {
 
     /// Starts the host and asks it all prompts, one after the other.
     fn answers(&self, preload: &Preload, args: &[&str]) -> Result<Vec<Completion>> {
-        let lab = self.lab;
-        let host = self
-            .build
-            .start(self.backend, &lab.model_path, preload, args, &lab.log())?;
+        self.answers_on(&self.lab.model_path, preload, args)
+    }
+
+    /// The same with another base model.
+    fn answers_on(&self, base: &Path, preload: &Preload, args: &[&str]) -> Result<Vec<Completion>> {
+        let log = self.lab.log();
+        let host = self.build.start(self.backend, base, preload, args, &log)?;
         self.prompts
             .iter()
             .map(|prompt| host.complete(prompt, self.request))
@@ -125,6 +130,7 @@ impl<'a> Case<'a> {
         let edited = Reference::new(model, edits, settings)?.compare(&self.prompts, answers)?;
         edited.ensure_same()?;
         let plain = Reference::new(model, &[], settings)?.compare(&self.prompts, answers)?;
+        plain.ensure_other()?;
         Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
     }
 
@@ -167,13 +173,7 @@ impl<'a> Case<'a> {
         let lab = self.lab;
         self.check(report, "edited, float32 base", || {
             let base = lab.f32_copy()?;
-            let preload = lab.with_edits();
-            let host = self
-                .build
-                .start(self.backend, &base, &preload, &[], &lab.log())?;
-            let ask = |prompt: &Vec<i32>| host.complete(prompt, self.request);
-            let answers: Vec<Completion> = self.prompts.iter().map(ask).collect::<Result<_>>()?;
-            drop(host);
+            let answers = self.answers_on(&base, &lab.with_edits(), &[])?;
             let model = Model::load(&base, &ModelParams::default())?;
             let against = |edits: &[(&Sidecar, f32)]| {
                 Reference::new(&model, edits, Settings::default())?
@@ -352,17 +352,18 @@ impl<'a> Case<'a> {
     }
 
     /// A LoRA on the output projections of the edited layers: both products must see the
-    /// edited heads, and each once.
+    /// edited heads, and each once. On the float32 base, where that shows clearly.
     fn lora(&self) -> Result<String> {
         let lab = self.lab;
+        let base = lab.f32_copy()?;
         let path = lab.folder.path().join("lora.gguf");
         fixtures::write_lora(lab.model.shape(), 5, &path)?;
         let file = path.to_str().context("path")?;
-        let answers = self.answers(&lab.with_edits(), &["--lora", file])?;
+        let answers = self.answers_on(&base, &lab.with_edits(), &["--lora", file])?;
         let edits = lab.model.compose(&[(&lab.sidecar, 1.0)])?;
         let against = |edits: &EditSet, scale: f32| {
-            let mut reference = LoraReference::new(&lab.model_path, edits, &path, scale)?;
-            compare(&self.prompts, &answers, QUANTISED, |prompt, tokens| {
+            let mut reference = LoraReference::new(&base, edits, &path, scale)?;
+            compare(&self.prompts, &answers, FLOAT, |prompt, tokens| {
                 reference.log_probabilities(prompt, tokens)
             })
         };
@@ -372,8 +373,9 @@ impl<'a> Case<'a> {
         lora_only.ensure_other().context("LoRA without edits")?;
         let edits_only = against(&edits, 0.0)?;
         edits_only.ensure_other().context("edits without LoRA")?;
-        let off = self.answers(&lab.with_edits(), &["--lora-scaled", &format!("{file}:0")])?;
-        let without = self.answers(&lab.with_edits(), &[])?;
+        let scaled = format!("{file}:0");
+        let off = self.answers_on(&base, &lab.with_edits(), &["--lora-scaled", &scaled])?;
+        let without = self.answers_on(&base, &lab.with_edits(), &[])?;
         ensure!(off == without, "a LoRA with scale 0 changed an answer");
         Ok(format!(
             "{both}; without edits Δ {:.3}, without LoRA Δ {:.3}; scale 0 identical to none",
