@@ -9,7 +9,9 @@ use jola_edit::graph::GraphError;
 use jola_edit::DenseEdit;
 use llama_cpp_sys_2 as sys;
 use llama_jola::hook::Hook;
-use llama_jola::{CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Model, ModelParams};
+use llama_jola::{
+    CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Model, ModelParams,
+};
 
 use crate::common;
 
@@ -26,8 +28,9 @@ fn random_edits(seed: u64, size: f32) -> EditSet {
         let add = if layer % 4 == 2 { None } else { row(0.0) };
         (layer, DenseEdit { mul, add })
     });
-    let layers: BTreeMap<u32, DenseEdit> =
-        layers.filter(|(_, edit)| edit.mul.is_some() || edit.add.is_some()).collect();
+    let layers: BTreeMap<u32, DenseEdit> = layers
+        .filter(|(_, edit)| edit.mul.is_some() || edit.add.is_some())
+        .collect();
     EditSet { layers }
 }
 
@@ -36,7 +39,11 @@ fn model() -> Model {
 }
 
 fn params() -> ContextParams {
-    ContextParams { n_ctx: 256, n_threads: 2, ..ContextParams::default() }
+    ContextParams {
+        n_ctx: 256,
+        n_threads: 2,
+        ..ContextParams::default()
+    }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -63,9 +70,16 @@ unsafe extern "C" fn rewrite_head_outputs(
     user: *mut c_void,
 ) -> bool {
     // SAFETY: llama.cpp passes a live tensor and the pointer given in the parameters.
-    let (name, state) =
-        unsafe { (CStr::from_ptr(sys::ggml_get_name(tensor)), &mut *user.cast::<Callback>()) };
-    let layer = name.to_str().ok().and_then(|name| name.strip_prefix("kqv_out-")?.parse().ok());
+    let (name, state) = unsafe {
+        (
+            CStr::from_ptr(sys::ggml_get_name(tensor)),
+            &mut *user.cast::<Callback>(),
+        )
+    };
+    let layer = name
+        .to_str()
+        .ok()
+        .and_then(|name| name.strip_prefix("kqv_out-")?.parse().ok());
     let Some(edit) = layer.and_then(|layer: u32| state.edits.layers.get(&layer)) else {
         return !ask;
     };
@@ -102,10 +116,8 @@ impl RawContext {
         let path = CString::new(common::base_model().to_str().unwrap()).unwrap();
         // SAFETY: the calls follow llama.h; results are checked.
         unsafe {
-            let model = sys::llama_model_load_from_file(
-                path.as_ptr(),
-                sys::llama_model_default_params(),
-            );
+            let model =
+                sys::llama_model_load_from_file(path.as_ptr(), sys::llama_model_default_params());
             assert!(!model.is_null());
             let mut params = sys::llama_context_default_params();
             params.n_ctx = 256;
@@ -121,7 +133,10 @@ impl RawContext {
                 params.cb_eval_user_data = std::ptr::from_mut(callback).cast();
             }
             let ctx = sys::llama_init_from_model(model, params);
-            Self { model, ctx: NonNull::new(ctx).expect("a context") }
+            Self {
+                model,
+                ctx: NonNull::new(ctx).expect("a context"),
+            }
         }
     }
 
@@ -155,7 +170,10 @@ fn equals_the_eval_callback_bit_for_bit() {
     let edits = random_edits(1, 0.2);
     let prompt = model().tokenize(TEXT, true, true).unwrap();
     for flash in [FlashAttention::Off, FlashAttention::On] {
-        let mut callback = Callback { edits: edits.clone(), calls: 0 };
+        let mut callback = Callback {
+            edits: edits.clone(),
+            calls: 0,
+        };
         let mut reference = RawContext::new(flash, Some(&mut callback));
         let mut hooked = RawContext::new(flash, None);
         // SAFETY: `hook` is dropped before `hooked`.
@@ -165,7 +183,9 @@ fn equals_the_eval_callback_bit_for_bit() {
             let expected = reference.decode(&mut tokens.clone());
             let found = hooked.decode(&mut tokens);
             assert!(bits(&found) == bits(&expected), "{flash:?}, step {step}");
-            let best = (0..found.len()).max_by(|a, b| found[*a].total_cmp(&found[*b])).unwrap();
+            let best = (0..found.len())
+                .max_by(|a, b| found[*a].total_cmp(&found[*b]))
+                .unwrap();
             tokens = vec![best as i32];
         }
         drop(hook);
@@ -193,7 +213,10 @@ fn attach_change_and_detach_between_decodes() {
     context.set_edits(&EditSet::default()).unwrap();
     let detached = context.logits_of(&tokens).unwrap();
 
-    assert!(distance(&with_a, &plain) > 0.05, "the edit must matter for this test to mean much");
+    assert!(
+        distance(&with_a, &plain) > 0.05,
+        "the edit must matter for this test to mean much"
+    );
     assert!(distance(&with_b, &with_a) > 0.05);
     assert!(bits(&with_a) == bits(&fresh(&a)));
     assert!(bits(&with_b) == bits(&fresh(&b)));
@@ -224,14 +247,18 @@ fn a_change_of_edits_drops_cached_keys_and_values() {
 fn two_contexts_of_one_model_keep_their_own_edits() {
     let model = model();
     let tokens = model.tokenize(TEXT, true, true).unwrap();
-    let alone: Vec<Vec<u32>> = [EditSet::default(), random_edits(5, 0.2), random_edits(6, 0.2)]
-        .iter()
-        .map(|edits| {
-            let mut context = Context::new(&model, &params()).unwrap();
-            context.set_edits(edits).unwrap();
-            bits(&context.logits_of(&tokens).unwrap())
-        })
-        .collect();
+    let alone: Vec<Vec<u32>> = [
+        EditSet::default(),
+        random_edits(5, 0.2),
+        random_edits(6, 0.2),
+    ]
+    .iter()
+    .map(|edits| {
+        let mut context = Context::new(&model, &params()).unwrap();
+        context.set_edits(edits).unwrap();
+        bits(&context.logits_of(&tokens).unwrap())
+    })
+    .collect();
     let mut plain = Context::new(&model, &params()).unwrap();
     let mut first = Context::new(&model, &params()).unwrap();
     let mut second = Context::new(&model, &params()).unwrap();
@@ -239,7 +266,10 @@ fn two_contexts_of_one_model_keep_their_own_edits() {
     second.set_edits(&random_edits(6, 0.2)).unwrap();
     // At the same time, from three threads, twice.
     std::thread::scope(|scope| {
-        for (context, expected) in [&mut plain, &mut first, &mut second].into_iter().zip(&alone) {
+        for (context, expected) in [&mut plain, &mut first, &mut second]
+            .into_iter()
+            .zip(&alone)
+        {
             let tokens = &tokens;
             scope.spawn(move || {
                 for _ in 0..2 {
@@ -270,17 +300,30 @@ fn an_edit_means_the_same_with_a_quantised_cache() {
     let (none, edits) = (EditSet::default(), random_edits(7, 0.3));
     let effect = distance(&run(CacheType::F16, &edits), &run(CacheType::F16, &none));
     let error = distance(&run(CacheType::Q8_0, &edits), &run(CacheType::F16, &edits));
-    assert!(error < 0.2 * effect, "cache error {error}, effect of the edit {effect}");
+    assert!(
+        error < 0.2 * effect,
+        "cache error {error}, effect of the edit {effect}"
+    );
 }
 
 #[test]
 fn rows_of_another_width_are_refused() {
     let mut edits = random_edits(8, 0.1);
     let row = Some(vec![0.5; WIDTH + 64]);
-    edits.layers.insert(3, DenseEdit { mul: row, add: None });
+    edits.layers.insert(
+        3,
+        DenseEdit {
+            mul: row,
+            add: None,
+        },
+    );
     let mut context = Context::new(&model(), &params()).unwrap();
     match context.set_edits(&edits) {
-        Err(Error::Graph(GraphError::Width { layer: 3, expected, found })) => {
+        Err(Error::Graph(GraphError::Width {
+            layer: 3,
+            expected,
+            found,
+        })) => {
             assert_eq!((expected, found), (WIDTH + 64, WIDTH as i64));
         }
         other => panic!("{other:?}"),
@@ -294,8 +337,18 @@ fn rows_of_another_width_are_refused() {
 
 #[test]
 fn a_layer_that_the_model_does_not_have_is_refused() {
-    let layers = [(LAYERS + 5, DenseEdit { mul: None, add: Some(vec![0.5; WIDTH]) })];
+    let layers = [(
+        LAYERS + 5,
+        DenseEdit {
+            mul: None,
+            add: Some(vec![0.5; WIDTH]),
+        },
+    )];
     let mut context = Context::new(&model(), &params()).unwrap();
-    let error = context.set_edits(&EditSet { layers: layers.into() }).unwrap_err();
+    let error = context
+        .set_edits(&EditSet {
+            layers: layers.into(),
+        })
+        .unwrap_err();
     assert!(error.to_string().contains("layer 35"), "{error}");
 }

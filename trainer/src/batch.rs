@@ -41,10 +41,10 @@ impl Batch {
         for Sequence { tokens, n_prompt } in sequences {
             let start = packer.tokens.len();
             packer.push(&tokens[..tokens.len() - 1]);
-            for next in (*n_prompt).max(1)..tokens.len() {
-                packer.rows.push((start + next - 1) as i64);
-                packer.targets.push(tokens[next]);
-            }
+            let first = (*n_prompt).max(1);
+            let rows = start + first - 1..start + tokens.len() - 1;
+            packer.rows.extend(rows.map(|row| row as i64));
+            packer.targets.extend_from_slice(&tokens[first..]);
         }
         packer.finish(device)
     }

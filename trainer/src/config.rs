@@ -158,7 +158,7 @@ impl Config {
         let value_dim = keys.count_or("attention.value_length", head_dim)?;
         let refusals = [
             (
-                self.n_head % self.n_head_kv != 0,
+                !self.n_head.is_multiple_of(self.n_head_kv),
                 "query heads that are not a multiple of key-value heads",
             ),
             (value_dim != head_dim, "values of another width than keys"),
@@ -167,7 +167,7 @@ impl Config {
                 "rotary embedding of a part of the head in this architecture",
             ),
             (
-                self.rope.dim % 2 != 0 || self.rope.dim > head_dim,
+                !self.rope.dim.is_multiple_of(2) || self.rope.dim > head_dim,
                 "rotary embedding of this width",
             ),
         ];
@@ -236,7 +236,7 @@ fn layers(
     let off = architecture.rope_switch && keys.flag("rope.scaling.finetuned")? == Some(false);
     let rotated = |l: usize| match architecture.unrotated_every {
         _ if off => false,
-        Some(every) => (l + 1) % every != 0,
+        Some(every) => !(l + 1).is_multiple_of(every),
         None => true,
     };
     let layer = |(l, &local): (usize, &bool)| LayerConfig {

@@ -52,7 +52,9 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] llama_jola::Error),
     /// A GPU that libtorch does not see.
-    #[error("cuda:{index} is not there: libtorch sees {count} GPUs (is this libtorch built for CUDA?)")]
+    #[error(
+        "cuda:{index} is not there: libtorch sees {count} GPUs (is this libtorch built for CUDA?)"
+    )]
     NoCuda {
         /// The GPU asked for.
         index: usize,
@@ -107,7 +109,9 @@ pub enum Error {
         what: String,
     },
     /// The loss is no longer a number.
-    #[error("the loss is {loss} at step {step}: lower --lr (or --gate-lr), or train with --dtype f32")]
+    #[error(
+        "the loss is {loss} at step {step}: lower --lr (or --gate-lr), or train with --dtype f32"
+    )]
     Diverged {
         /// First such step, from 1.
         step: usize,

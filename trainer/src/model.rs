@@ -174,11 +174,11 @@ impl Model {
             let z = edit(l, z).to_kind(storage);
             let y = layer.attn_output.forward(&z);
             let y = self.norm(&y, layer.attn_post_norm.as_ref(), math);
-            x = x + scaled(y, config.residual_scale);
+            x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
             let h = self.norm(&x, layer.ffn_norm.as_ref(), storage);
             let y = layer.ffn.forward(&h, config.architecture.activation, math);
             let y = self.norm(&y, layer.ffn_post_norm.as_ref(), math);
-            x = x + scaled(y, config.residual_scale);
+            x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
         }
         let h = self.norm(&x, Some(&self.output_norm), storage);
         let y = self.output.forward(&h).to_kind(math);
@@ -197,7 +197,9 @@ impl Model {
         let _ = no_grad(|| {
             self.forward_with(batch, |_, z| {
                 let heads = z.view([-1, n_head, head_dim]);
-                let mean_square = heads.square().mean_dim([0i64, 2].as_slice(), false, z.kind());
+                let mean_square = heads
+                    .square()
+                    .mean_dim([0i64, 2].as_slice(), false, z.kind());
                 layers.push(mean_square.sqrt());
                 z
             })

@@ -416,12 +416,12 @@ pub fn evaluate(model: &Model, edits: &[LayerEdit], sequences: &[Sequence]) -> V
         });
         loss += sum;
         targets += batch.n_rows();
-        let mut hits = Vec::<bool>::try_from(hits)
-            .expect("one bool per target")
-            .into_iter();
+        let hits = Vec::<bool>::try_from(hits).expect("one bool per target");
+        let mut hits = hits.as_slice();
         for sequence in now {
-            let hits = hits.by_ref().take(sequence.n_targets());
-            exact += usize::from(hits.fold(true, |all, hit| all && hit));
+            let (own, others) = hits.split_at(sequence.n_targets());
+            exact += usize::from(own.iter().all(|&hit| hit));
+            hits = others;
         }
     }
     Validation {

@@ -26,7 +26,11 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn from_base(base: &dyn Base, precision: Precision, device: Device) -> Result<Model, Error> {
+    pub fn from_base(
+        base: &dyn Base,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Model, Error> {
         let config = Config::read(base)?;
         let mut loader = Loader {
             base,
