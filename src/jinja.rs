@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn none_is_not_iterable() {
         let source = "{{ none is iterable }} {{ [] is iterable }} {{ 'a' is iterable }}";
-        assert_eq!(render(source), "false true true");
+        assert_eq!(render(source), "False True True");
     }
 
     #[test]
