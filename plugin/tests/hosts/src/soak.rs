@@ -156,7 +156,7 @@ impl Load {
                 );
                 lock(&self.wrong).push(text);
             }
-            if count % 500 == 0 && count > 0 {
+            if count.is_multiple_of(500) && count > 0 {
                 let kib = resident(self.id)?;
                 lock(&self.memory).push((count, kib));
             }
