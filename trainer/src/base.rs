@@ -260,7 +260,7 @@ mod tests {
                 part(RowOrder::PairUp { heads: 1 }, 0.0),
             ],
         };
-        let mut values = vec![0.0; 16];
+        let mut values = [0.0; 16];
         let read =
             tensor.read(|start, part| values[start..start + part.len()].copy_from_slice(part));
         read.unwrap();
