@@ -1,7 +1,7 @@
 //! What differs between the architectures that the reference model covers: one row each.
 //!
 //! A row says what llama.cpp's loader and graph of that architecture do
-//! (`src/models/<name>.cpp` of the pinned llama.cpp), as differences from [`LLAMA`].
+//! (`src/models/<name>.cpp` of the pinned llama.cpp), as differences from `LLAMA`.
 
 /// Which numbers of a head form the pairs that rotary embedding turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
