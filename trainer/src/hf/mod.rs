@@ -1,8 +1,8 @@
 //! Base models in Hugging Face's layout: a directory with config.json, safetensors and
 //! tokenizer.json, read as the GGUF that llama.cpp's converter would make of it.
 //!
-//! [`config`] and [`rope`] translate config.json, [`names`] the tensors; [`shards`] maps the
-//! files, [`tokenizer`] reads tokenizer.json and the chat template.
+//! `config` and `rope` translate config.json, `names` the tensors; `shards` maps the
+//! files, `tokenizer` reads tokenizer.json and the chat template.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
