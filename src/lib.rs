@@ -35,6 +35,7 @@ pub mod eval;
 pub mod generate;
 pub mod ggml;
 pub mod hook;
+pub mod import;
 mod jinja;
 mod logging;
 pub mod model;

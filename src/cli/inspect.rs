@@ -1,5 +1,6 @@
 /*!
-`llama-jola inspect`: what a sidecar edits, as a table, as JSON, as a picture.
+`llama-jola inspect`: what a sidecar edits, as a table, as JSON, as a picture; or what a base
+model is.
 */
 
 use std::io::Write as _;
@@ -13,12 +14,12 @@ use jola_edit::sidecar::{sha256, BaseShape, SidecarStats};
 use jola_edit::Sidecar;
 use serde_json::json;
 
-use super::heatmap;
+use super::{describe, heatmap};
 
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Sidecar to look at
-    #[arg(value_name = "EDIT.gguf")]
+    /// Sidecar or base model to look at
+    #[arg(value_name = "FILE.gguf")]
     edit: PathBuf,
     /// Base model to check it against, with its sha256
     #[arg(short, long, value_name = "BASE.gguf")]
@@ -29,10 +30,22 @@ pub struct InspectArgs {
     /// Draw scale and offset norms, layer by head, as an SVG picture
     #[arg(long, value_name = "OUT.svg")]
     plot: Option<PathBuf>,
+    /// Of a base model: prove by loading it that edits reach every layer
+    #[arg(long)]
+    load: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Result<()> {
+    if describe::is_model(Gguf::open(&args.edit)?.metadata()) {
+        if args.model.is_some() || args.plot.is_some() {
+            bail!(
+                "{} is a model: --model and --plot are for sidecars",
+                args.edit.display()
+            );
+        }
+        return describe::run(&args.edit, args.load, args.json);
+    }
     let sidecar = Sidecar::read(&args.edit)?;
     for warning in &sidecar.warnings {
         eprintln!("warning: {}: {warning}", args.edit.display());

@@ -5,8 +5,10 @@ The command line: what was typed, turned into calls of the library.
 mod args;
 mod bake;
 mod bench;
+mod describe;
 mod eval;
 mod heatmap;
+mod import;
 mod inspect;
 mod logits;
 mod progress;
@@ -43,9 +45,11 @@ enum Command {
     Logits(logits::LogitsArgs),
     /// Measure what edits cost in speed
     Bench(bench::BenchArgs),
+    /// Turn an edit of another project into a sidecar
+    Import(import::ImportArgs),
     /// Write a plain model with the edits as weights
     Bake(bake::BakeArgs),
-    /// Show what a sidecar edits
+    /// Show what a sidecar edits, or what a base model is
     Inspect(inspect::InspectArgs),
     /// Run a program that has its own llama.cpp, such as llama-server, with edits
     With(with::WithArgs),
@@ -62,6 +66,7 @@ pub fn run() -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Bake(args) => bake::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::With(args) => with::run(&args),

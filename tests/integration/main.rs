@@ -1,10 +1,13 @@
 //! The two commands as users have them, and the library as programs have it, on a real
 //! model: `make test` provides the model and builds the commands.
 
+mod bake;
 mod base;
 mod cli;
 mod common;
+mod describe;
 mod hook;
+mod import;
 mod logits;
 mod parity;
 mod patch;

@@ -108,3 +108,57 @@ fn expect_number(file: &Gguf, key: &str, expected: u64) -> Result<(), GgufError>
         })),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgufWriter;
+
+    /// Writes file `index` of `count` with one tensor, saying that it is number `no`.
+    fn write(path: &Path, no: u16, count: u16, tensors: i32) {
+        let mut metadata = Metadata::new();
+        metadata.insert(SPLIT_NO, no).unwrap();
+        metadata.insert(SPLIT_COUNT, count).unwrap();
+        metadata.insert(SPLIT_TENSORS, tensors).unwrap();
+        let mut writer = GgufWriter::new(metadata).unwrap();
+        let name = format!("tensor{no}");
+        writer
+            .add_tensor(name, crate::gguf::F32, &[1], vec![0; 4])
+            .unwrap();
+        writer.write(path).unwrap();
+    }
+
+    #[test]
+    fn files_are_found_by_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |index| folder.path().join(format!("m-0000{index}-of-00002.gguf"));
+        write(&path(1), 0, 2, 2);
+        write(&path(2), 1, 2, 2);
+        let splits = Splits::open(path(1)).unwrap();
+        assert_eq!(splits.files().len(), 2);
+        let (file, tensor) = splits.tensor("tensor1").unwrap();
+        assert_eq!((file.path(), tensor.bytes.len()), (path(2).as_path(), 4));
+        assert_eq!(splits.iter().count(), 2);
+    }
+
+    #[test]
+    fn files_that_do_not_belong_together_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |index| folder.path().join(format!("m-0000{index}-of-00002.gguf"));
+        let refused = |expected: &str| {
+            let error = Splits::open(path(1)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        write(&path(1), 0, 2, 2);
+        refused("m-00002-of-00002.gguf: cannot open it");
+        write(&path(2), 0, 2, 2);
+        refused("`split.no` is 0, expected 1");
+        write(&path(2), 1, 2, 2);
+        write(&path(1), 0, 2, 7);
+        refused("`split.tensors.count` is 7, expected 2");
+        let other = folder.path().join("renamed.gguf");
+        write(&other, 0, 2, 2);
+        let error = Splits::open(&other).unwrap_err().to_string();
+        assert!(error.contains("-00001-of-00002.gguf"), "{error}");
+    }
+}

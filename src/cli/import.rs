@@ -1,0 +1,94 @@
+/*!
+`llama-jola import`: edits of other projects as sidecars.
+*/
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use jola_edit::gguf::Gguf;
+use jola_edit::sidecar::BaseShape;
+use llama_jola::import::{import, Format, ImportBase, ImportParams};
+
+#[derive(Args)]
+#[command(
+    after_help = "Reads safetensors, PyTorch files in zip form (nothing in them is run), npy and \
+    npz. docs/import.md tells which names and shapes."
+)]
+pub struct ImportArgs {
+    /// Checkpoint; all of its shards if there are several
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Base model that the edit is for
+    #[arg(short, long, value_name = "BASE.gguf")]
+    model: PathBuf,
+    /// Sidecar to write
+    #[arg(short, long, value_name = "EDIT.gguf")]
+    output: PathBuf,
+    /// Whose layout the file has
+    #[arg(long, value_enum, default_value = "auto", value_name = "FORMAT")]
+    format: FormatArg,
+    /// What the edit is, free text [default: the first file's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Factor of ITI's offsets
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    alpha: f32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FormatArg {
+    Auto,
+    Jola,
+    Lofit,
+    Iti,
+}
+
+impl From<FormatArg> for Format {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Auto => Self::Auto,
+            FormatArg::Jola => Self::Jola,
+            FormatArg::Lofit => Self::Lofit,
+            FormatArg::Iti => Self::Iti,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &ImportArgs) -> Result<()> {
+    let base = Gguf::open(&args.model)?;
+    let shape = BaseShape::from_gguf(&base)?;
+    let base_name = base
+        .metadata()
+        .get("general.name")
+        .and_then(|name| name.as_str());
+    let file_name = args.files.first().and_then(|file| file.file_stem());
+    let file_name = file_name.unwrap_or_default().to_string_lossy();
+    let params = ImportParams {
+        format: args.format.into(),
+        name: args.name.clone().unwrap_or_else(|| file_name.into_owned()),
+        alpha: args.alpha,
+    };
+    let base = ImportBase {
+        shape: &shape,
+        name: base_name.unwrap_or_default(),
+    };
+    let sidecar = import(&args.files, &base, &params)
+        .with_context(|| format!("importing for {}", args.model.display()))?;
+    for warning in &sidecar.warnings {
+        eprintln!("warning: {warning}");
+    }
+    sidecar.write(&args.output)?;
+    let stats = sidecar.stats();
+    eprintln!(
+        "{}: {} of {} heads, {} scales, {} offsets ({})",
+        args.output.display(),
+        stats.edited_heads,
+        stats.heads,
+        stats.open_mul,
+        stats.open_add,
+        sidecar.method
+    );
+    Ok(())
+}
