@@ -22,7 +22,7 @@ pub enum Error {
     ModelLoad {
         /// The file.
         path: PathBuf,
-        /// llama.cpp's last error line.
+        /// llama.cpp's first error line.
         reason: String,
     },
     /// The context could not be created.
@@ -30,7 +30,7 @@ pub enum Error {
     ContextInit {
         /// Context size asked for.
         n_ctx: u32,
-        /// llama.cpp's last error line.
+        /// llama.cpp's first error line.
         reason: String,
     },
     /// A sidecar does not fit this model.
@@ -69,7 +69,7 @@ pub enum Error {
     Decode {
         /// Its return value.
         status: i32,
-        /// llama.cpp's last error line.
+        /// llama.cpp's first error line.
         reason: String,
     },
     /// Text could not be turned into tokens.

@@ -2,7 +2,7 @@
 llama.cpp's log.
 
 llama.cpp reports why a load failed only through its log. The lines are kept so that
-errors can quote the last one; whether they also go to stderr is the caller's choice.
+errors can quote the first one; whether they also go to stderr is the caller's choice.
 */
 
 use std::ffi::{c_char, c_void, CStr};
@@ -50,15 +50,16 @@ pub(crate) fn init() {
     });
 }
 
-/// Runs `call` and returns its result with the error lines that llama.cpp logged
-/// meanwhile (of any thread: the log does not tell threads apart).
+/// Runs `call` and returns its result with the first error line that llama.cpp logged
+/// meanwhile (of any thread: the log does not tell threads apart). The first one tells the
+/// cause, later ones only that a step has failed for it.
 pub(crate) fn with_errors<T>(call: impl FnOnce() -> T) -> (T, String) {
     LAST_ERROR.lock().unwrap_or_else(|e| e.into_inner()).clear();
     let result = call();
     let text = std::mem::take(&mut *LAST_ERROR.lock().unwrap_or_else(|e| e.into_inner()));
     let reason = text
         .lines()
-        .last()
+        .next()
         .unwrap_or("llama.cpp gave no reason")
         .trim()
         .to_owned();

@@ -98,7 +98,7 @@ fn prompt_longer_than_the_context() {
     let prompt = folder.file("long.txt", &long);
     // llama.cpp rounds context sizes up to a multiple of 256.
     let context = ["-c", "256"];
-    let needed = ["401 tokens", "256", "-c"];
+    let needed = ["402 tokens", "256", "-c"];
     llama_jola_on("run", &base_model())
         .args(context)
         .args(["-f", text(&prompt)])
