@@ -100,7 +100,13 @@ fn a_model_instead_of_a_sidecar() {
     let folder = Folder::new();
     let name = base_model();
     let name = name.file_name().unwrap().to_str().unwrap();
-    refused_by_all(&folder, &base_model(), &[name, "`general.type`", "adapter"]);
+    refused_with_the_base(&folder, &base_model(), &[name, "`general.type`", "adapter"]);
+    // `inspect` explains a model, but has no picture of it.
+    let (before, out) = (folder.names(), folder.path("plot.svg"));
+    llama_jola("inspect")
+        .args([base_model().as_path(), Path::new("--plot"), &out])
+        .fail(1, &[name, "is a model"]);
+    assert_eq!(folder.names(), before);
 }
 
 /// An adapter of another kind: llama.cpp's own LoRA files are GGUF adapters as well.

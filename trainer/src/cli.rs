@@ -14,7 +14,7 @@ use crate::dataset::{self, Encoded, Sampler};
 use crate::device::{set_threads, DeviceChoice, DtypeChoice};
 use crate::edits::Method;
 use crate::export::{self, Provenance};
-use crate::logits;
+use crate::logits::{self, Applied};
 use crate::model::{Model, Precision};
 use crate::penalty::Sparsity;
 use crate::progress::Reporter;
@@ -195,7 +195,12 @@ fn run_logits(args: LogitsArgs) -> Result<()> {
     let mut sidecars = Vec::with_capacity(args.jola.len());
     for spec in &args.jola {
         let (path, scale) = jola_edit::parse_spec(spec)?;
-        sidecars.push((Sidecar::read(path)?, scale));
+        let sidecar = Sidecar::read(&path)?;
+        sidecars.push(Applied {
+            path,
+            sidecar,
+            scale,
+        });
     }
     let device = args.device.resolve()?;
     logits::write(&args.model, &sidecars, &args.tokens, &args.output, device)?;
@@ -209,8 +214,8 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let device = args.device.resolve()?;
     let precision = args.dtype.resolve(device);
     let base = base::open(&args.model)?;
-    let shape = base.shape()?;
     let (train, valid) = read_data(args, &*base)?;
+    let shape = base.shape()?;
     let model = Model::from_base(&*base, precision, device)?;
     let settings = settings(args, train.len());
     eprintln!(

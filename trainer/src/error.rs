@@ -73,8 +73,15 @@ pub enum Error {
     #[error(transparent)]
     Sidecar(#[from] SidecarError),
     /// A sidecar belongs to another base model.
-    #[error(transparent)]
-    BaseMismatch(#[from] BaseMismatch),
+    #[error("{} does not fit {}: {mismatch}", sidecar.display(), base.display())]
+    BaseMismatch {
+        /// The sidecar's file.
+        sidecar: PathBuf,
+        /// The base model's file.
+        base: PathBuf,
+        /// The difference.
+        mismatch: BaseMismatch,
+    },
     /// Sidecars do not go together.
     #[error(transparent)]
     Compose(#[from] ComposeError),

@@ -1,37 +1,56 @@
 //! Logits of the reference model, to compare with llama.cpp's.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use jola_edit::atomic::write_atomically;
 use jola_edit::{EditSet, Sidecar};
 use tch::{no_grad, Device, Tensor};
 
 use crate::base;
 use crate::batch::Batch;
+use crate::config::Config;
 use crate::export;
 use crate::model::{Model, Precision};
 use crate::Error;
 
-/// Computes the logits of `tokens` in float32 under composed sidecars, each with its user
-/// scale, and writes them to `out`: little-endian float32, [n_tokens, n_vocab].
+/// A sidecar to apply.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Its file, for messages.
+    pub path: PathBuf,
+    /// What the file holds.
+    pub sidecar: Sidecar,
+    /// The user's scale.
+    pub scale: f32,
+}
+
+/// Computes the logits of `tokens` in float32 under composed sidecars and writes them to
+/// `out`: little-endian float32, [n_tokens, n_vocab].
 ///
 /// # Errors
 /// Base or sidecars that cannot be read or do not fit each other, a token outside the
 /// vocabulary, an output that cannot be written.
 pub fn write(
     path: &Path,
-    sidecars: &[(Sidecar, f32)],
+    sidecars: &[Applied],
     tokens: &[u32],
     out: &Path,
     device: Device,
 ) -> Result<(), Error> {
     let base = base::open(path)?;
+    Config::read(&*base)?; // before its shape: this names what is not covered
     let shape = base.shape()?;
-    for (sidecar, _) in sidecars {
-        sidecar.check_base(&shape)?;
+    for applied in sidecars {
+        let fits = applied.sidecar.check_base(&shape);
+        fits.map_err(|mismatch| Error::BaseMismatch {
+            sidecar: applied.path.clone(),
+            base: path.to_path_buf(),
+            mismatch,
+        })?;
     }
-    let sidecars: Vec<(&Sidecar, f32)> = sidecars.iter().map(|(s, scale)| (s, *scale)).collect();
-    let set = EditSet::compose(&sidecars)?;
+    let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|a| (&a.sidecar, a.scale)).collect();
+    let set = EditSet::compose(&pairs)?;
     let model = Model::from_base(&*base, Precision::F32, device)?;
     let n_vocab = model.config.n_vocab;
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
@@ -47,11 +66,12 @@ pub fn write(
 }
 
 fn write_f32(logits: &Tensor, out: &Path) -> std::io::Result<()> {
-    let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
-    for row in 0..logits.size()[0] {
-        for value in Vec::<f32>::try_from(logits.get(row)).expect("a row of float32") {
-            file.write_all(&value.to_le_bytes())?;
+    write_atomically(out, |file| {
+        for row in 0..logits.size()[0] {
+            for value in Vec::<f32>::try_from(logits.get(row)).expect("a row of float32") {
+                file.write_all(&value.to_le_bytes())?;
+            }
         }
-    }
-    file.flush()
+        Ok(())
+    })
 }

@@ -101,7 +101,10 @@ fn check_norms(path: &Path, found: &Value) {
     };
     let heads = found["heads"].as_array().unwrap();
     let check = |head: &Value, number: u32, mul: Option<f64>, add: f64| {
-        assert_eq!((&head["layer"], &head["head"]), (&json!(29), &json!(number)));
+        assert_eq!(
+            (&head["layer"], &head["head"]),
+            (&json!(29), &json!(number))
+        );
         // serde_json reads numbers to 15 digits only.
         let close = |found: &Value, expected: f64| {
             let found = found.as_f64().unwrap();
@@ -113,7 +116,12 @@ fn check_norms(path: &Path, found: &Value) {
         }
         close(&head["add"], add);
     };
-    check(&heads[HEADS_EDITED - 2], 1, Some(norm("mul", 0)), norm("add", 0));
+    check(
+        &heads[HEADS_EDITED - 2],
+        1,
+        Some(norm("mul", 0)),
+        norm("add", 0),
+    );
     check(&heads[HEADS_EDITED - 1], 6, None, norm("add", 1));
 }
 

@@ -181,6 +181,7 @@ impl Build {
     ) -> Result<Host> {
         let mut host = self.launch(backend, model, preload, args, log)?;
         host.wait_until_ready()?;
+        host.ensure_layers_on(backend)?;
         Ok(host)
     }
 
@@ -280,6 +281,8 @@ impl Build {
             &slots.to_string(),
         ]);
         command.args(["-t", THREADS, "-tb", THREADS]);
+        // Says in the log where the layers are.
+        command.args(["-lv", "4"]);
         let mut helper = None;
         match backend {
             Backend::Cpu => {
@@ -408,6 +411,33 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// That all layers, the output layer included, are in the memory of the backend's
+    /// device: a server that fell back to the CPU would prove nothing.
+    fn ensure_layers_on(&self, backend: Backend) -> Result<()> {
+        let device = match backend {
+            Backend::Cpu => return Ok(()),
+            Backend::Vulkan => "Vulkan0",
+            Backend::Rpc => "RPC0",
+        };
+        let log = self.output();
+        let all = log.lines().filter_map(|line| {
+            let (_, counts) = line.split_once(" offloaded ")?;
+            counts.split_once(" layers to GPU")?.0.split_once('/')
+        });
+        let all = all
+            .last()
+            .is_some_and(|(on_device, layers)| on_device == layers);
+        let weights = log
+            .lines()
+            .any(|line| line.contains(device) && line.contains("model buffer size"));
+        ensure!(
+            all && weights,
+            "the layers are not on {device}:\n{}",
+            tail(&log)
+        );
+        Ok(())
     }
 
     /// What the host wrote to its log.
