@@ -422,12 +422,12 @@ impl Host {
             Backend::Rpc => "RPC0",
         };
         let log = self.output();
-        let all = log.lines().filter_map(|line| {
+        let mut all = log.lines().filter_map(|line| {
             let (_, counts) = line.split_once(" offloaded ")?;
             counts.split_once(" layers to GPU")?.0.split_once('/')
         });
         let all = all
-            .last()
+            .next_back()
             .is_some_and(|(on_device, layers)| on_device == layers);
         let weights = log
             .lines()
