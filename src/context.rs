@@ -38,7 +38,8 @@ impl CacheType {
 /// Whether attention is computed by one fused operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlashAttention {
-    /// llama.cpp decides.
+    /// llama.cpp decides; never with keys and values in 32-bit floats, which its fused
+    /// kernel would round to 16.
     Auto,
     /// Never.
     Off,
@@ -159,7 +160,9 @@ impl Context {
         raw.n_threads_batch = threads;
         raw.type_k = params.type_k.raw();
         raw.type_v = params.type_v.raw();
+        let float_cache = (params.type_k, params.type_v) == (CacheType::F32, CacheType::F32);
         raw.flash_attn_type = match params.flash_attention {
+            FlashAttention::Auto if float_cache => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,

@@ -68,7 +68,7 @@ pub struct ModelArgs {
     /// Number type of cached values [-ctv]
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
     cache_type_v: CacheArg,
-    /// Fused attention [-fa]
+    /// Fused attention [-fa]; auto leaves it off for a cache of f32, which it would round
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
     flash_attn: FlashArg,
     /// Show llama.cpp's log
