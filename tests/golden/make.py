@@ -7,9 +7,8 @@ versions stand in scripts/golden-requirements.txt (NumPy 2, gguf 0.19.0). Everyt
 comes from the seeds below, so a second run gives the same sidecar byte for byte, and the
 same logits up to the last bits of the machine's BLAS.
 
-The model is computed in float64 from the weights as `gguf` dequantises them, one position
-after the other's equations in the order in which the JoLA paper gives them: each sidecar
-edits z, the heads' outputs before W_O, in turn: z' = (1 + s*mul) * z + s*add.
+The model is computed in float64 from the weights as `gguf` dequantises them. Sidecars edit
+z, the heads' outputs before W_O, one after the other: z' = (1 + s*mul) * z + s*add.
 
 Written beside this script:
 

@@ -19,7 +19,7 @@ use crate::{base, parity, sidecars};
 
 /// Largest mean KL divergence, in nats, of llama.cpp's prediction from the reference.
 const MEAN_KL: f64 = 1e-2;
-/// Largest mean KL divergence as a multiple of llama.cpp's from itself. Seen: 0.8 to 1.0;
+/// Largest mean KL divergence as a multiple of llama.cpp's from itself. Seen: 0.75 to 0.92;
 /// above 1 because two roundings at random are compared.
 const MEAN_KL_RATIO: f64 = 2.0;
 /// Least share of positions with the same best token, among those with a clear one.

@@ -17,6 +17,7 @@ fn model_commands(model: &Path, folder: &Folder) -> Vec<Cli> {
         llama_jola_on("eval", model).args(["--data", text(&data), "--predictions", text(&out)]),
         llama_jola_on("logits", model).args(["--tokens", "1", "-o", text(&out)]),
         llama_jola_on("bench", model).args(["--jola", text(&edit)]),
+        llama_jola_on("bake", model).args(["--jola", text(&edit), "-o", text(&out)]),
         jola_train_logits(model).args(["--tokens", "1", "-o", text(&out)]),
         super::trainer::train(model, &data, &out),
     ]
@@ -167,6 +168,7 @@ fn unwritable_output() {
                 out,
             ]),
             crate::common::llama_jola("inspect").args([text(&edit), "--plot", out]),
+            llama_jola_on("bake", &base).args(["--jola", text(&edit), "-o", out]),
             jola_train_logits(&base).args(["--tokens", "1", "-o", out]),
             super::trainer::train(&base, &data, Path::new(out)),
         ];

@@ -6,7 +6,7 @@ use llama_jola::{Context, ContextParams, Model, ModelParams};
 use serde_json::Value;
 
 use crate::common::{alone, base_model, llama_jola_on, repository, text, Cli, Folder};
-use crate::sidecars;
+use crate::{base, logits, sidecars};
 
 fn eval() -> Cli {
     let data = repository("examples/routing/test.jsonl");
@@ -62,34 +62,23 @@ fn scored(cli: Cli, metric: &str, rows: usize) -> Vec<Value> {
     predictions
 }
 
-/// Several rows in one batch must not see each other.
+/// Several rows in one batch must not see each other. In 32-bit floats: with quantised
+/// weights the kernels for one row and for eight round differently, and near ties fall
+/// either way.
 #[test]
 fn rows_answered_at_once_are_answered_the_same() {
     const ROWS: usize = 20;
-    let edit = sidecars::golden();
-    for edits in [
-        &[][..],
-        &["--jola-scaled", &format!("{}:0.5", text(&edit))][..],
-    ] {
-        let one = scored(
-            eval().args(edits).args(["-np", "1", "-n", "6"]),
-            "exact",
-            ROWS,
-        );
-        let eight = scored(
-            eval().args(edits).args(["-np", "8", "-n", "6"]),
-            "exact",
-            ROWS,
-        );
-        // Kernels for one row and for eight round differently, and near ties then fall
-        // either way: most rows must agree, each in its place.
-        let same = one.iter().zip(&eight).filter(|(a, b)| a == b).count();
-        assert!(same * 10 >= ROWS * 7, "{same} of {ROWS} alike");
-        assert!(
-            one.iter().any(|p| p["answer"] != one[0]["answer"]),
-            "all answers are alike"
-        );
-    }
+    let answers = |at_once: &str| {
+        let data = repository("examples/routing/test.jsonl");
+        let cli = llama_jola_on("eval", base::f32_copy())
+            .args(["--data", text(&data), "--json", "-n", "6", "-np", at_once])
+            .args(["--jola-scaled", &logits::spec(&sidecars::golden(), 0.5)]);
+        scored(cli, "exact", ROWS)
+    };
+    let one = answers("1");
+    assert_eq!(one, answers("8"));
+    let different = one.iter().filter(|p| p["answer"] != one[0]["answer"]);
+    assert!(different.count() > ROWS / 4, "the answers are alike anyway");
 }
 
 /// The likeliest choice, found again by decoding every prompt with every choice by itself.

@@ -22,7 +22,9 @@ fn llama_jola() -> Cli {
 
 #[test]
 fn help_and_version_succeed() {
-    let commands = ["run", "eval", "logits", "inspect", "bench"];
+    let commands = [
+        "run", "eval", "logits", "inspect", "bench", "bake", "import", "with",
+    ];
     let overview = llama_jola().args(["--help"]).succeed().stdout;
     for command in commands {
         assert!(overview.contains(&format!("\n  {command} ")), "{overview}");
@@ -42,91 +44,43 @@ fn help_and_version_succeed() {
 /// What is wrong with the line itself, whatever the files hold.
 #[test]
 fn wrong_command_lines_exit_with_2() {
-    let wrong: [&[&str]; 16] = [
-        &["sing"],
-        &["run", "--no-such-flag"],
-        &["run", "-p", "Hello"],
-        &["run", "-m", "base.gguf", "-p", "a", "-f", "b"],
-        &["run", "-m", "base.gguf", "--messages", "m.json", "--chat"],
-        &["run", "-m", "base.gguf", "--temp", "warm"],
-        &["eval", "-m", "base.gguf"],
-        &[
-            "eval",
-            "-m",
-            "base.gguf",
-            "--data",
-            "d",
-            "--metric",
-            "vibes",
-        ],
-        &["eval", "-m", "base.gguf", "--data", "d", "-np", "0"],
-        &["logits", "-m", "base.gguf", "--tokens", "1"],
-        &["logits", "-m", "base.gguf", "-o", "out"],
-        &[
-            "logits",
-            "-m",
-            "base.gguf",
-            "-o",
-            "out",
-            "--tokens",
-            "1,two",
-        ],
-        &["logits", "-m", "base.gguf", "-o", "out", "--tokens", ""],
-        &[
-            "logits",
-            "-m",
-            "base.gguf",
-            "-o",
-            "out",
-            "--tokens",
-            "1",
-            "-ctk",
-            "f64",
-        ],
-        &["inspect"],
-        &["bench"],
+    let wrong = [
+        "sing",
+        "run --no-such-flag",
+        "run -p Hello",
+        "run -m base.gguf -p a -f b",
+        "run -m base.gguf --messages m.json --chat",
+        "run -m base.gguf --temp warm",
+        "eval -m base.gguf",
+        "eval -m base.gguf --data d --metric vibes",
+        "eval -m base.gguf --data d -np 0",
+        "logits -m base.gguf --tokens 1",
+        "logits -m base.gguf -o out",
+        "logits -m base.gguf -o out --tokens 1,two",
+        "logits -m base.gguf -o out --tokens=",
+        "logits -m base.gguf -o out --tokens 1 -ctk f64",
+        "inspect",
+        "bench",
+        "bake -m base.gguf",
+        "import",
+        "with",
     ];
-    for args in wrong {
+    for line in wrong {
+        let args = line.split_whitespace();
         llama_jola().args(args).fail(2, &["--help"]);
     }
-    let wrong: [&[&str]; 8] = [
-        &["--no-such-flag"],
-        &["-m", "base.gguf", "--data", "d"],
-        &["-m", "base.gguf", "-o", "out"],
-        &[
-            "-m",
-            "base.gguf",
-            "--data",
-            "d",
-            "-o",
-            "out",
-            "--steps",
-            "0",
-        ],
-        &["-m", "base.gguf", "--data", "d", "-o", "out", "--lr", "-1"],
-        &[
-            "-m",
-            "base.gguf",
-            "--data",
-            "d",
-            "-o",
-            "out",
-            "--method",
-            "magic",
-        ],
-        &[
-            "-m",
-            "base.gguf",
-            "--data",
-            "d",
-            "-o",
-            "out",
-            "--device",
-            "toaster",
-        ],
-        &["logits", "-m", "base.gguf", "-o", "out", "--tokens", "-1"],
+    let wrong = [
+        "--no-such-flag",
+        "-m base.gguf --data d",
+        "-m base.gguf -o out",
+        "-m base.gguf --data d -o out --steps 0",
+        "-m base.gguf --data d -o out --lr -1",
+        "-m base.gguf --data d -o out --method magic",
+        "-m base.gguf --data d -o out --device toaster",
+        "logits -m base.gguf -o out --tokens -1",
     ];
-    for args in wrong {
+    for line in wrong {
+        let args = line.split_whitespace();
         jola_train().args(args).fail(2, &["--help"]);
     }
     // Without anything: the help, as a failure.
