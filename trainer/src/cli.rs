@@ -91,6 +91,10 @@ struct TrainArgs {
     /// Seed of everything random. The same seed and thread count give the same file on a CPU.
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
+    /// Stop when so many validations in a row were no better than the best before; 0: never.
+    /// Validation begins where the choice of heads ends.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    patience: usize,
     /// Leave out rows of more tokens [default: the base model's context].
     #[arg(long, value_name = "N", value_parser = count)]
     max_length: Option<usize>,
@@ -230,8 +234,8 @@ fn run_train(args: &TrainArgs) -> Result<()> {
             other => format!("{other:?}"),
         }
     );
-    let mut reporter = Reporter::new(settings.steps);
     let trainer = Trainer::new(&model, &settings, &train, &valid);
+    let mut reporter = Reporter::new(settings.steps, trainer.n_gates(), 0);
     let (edits, outcome) = trainer.run(&mut reporter)?;
     let provenance = provenance(args, &*base, &settings, precision, threads, train.len())?;
     let sidecar = export::to_sidecar(&edits, &shape, provenance);
@@ -317,6 +321,7 @@ fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
         batch_size: args.batch_size,
         lr: args.lr,
         gate_lr: args.gate_lr,
+        patience: args.patience,
         seed: args.seed,
         recipe: Recipe::default(),
     }

@@ -57,6 +57,14 @@ pub enum Half {
 }
 
 impl Half {
+    /// The name used in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Half::Scale => "scale",
+            Half::Offset => "offset",
+        }
+    }
+
     /// Names of the vectors and of `log_alpha` in saved state.
     pub fn parameter_names(self) -> (&'static str, &'static str) {
         match self {
@@ -252,6 +260,19 @@ impl Edits {
         } else {
             self.n_gates()
         }
+    }
+
+    /// Which gates of each half are open by their deterministic value, [L, H] booleans on
+    /// the device; empty without gates.
+    pub fn open_gates(&self) -> Vec<(&'static str, Tensor)> {
+        if !self.method.gated() {
+            return Vec::new();
+        }
+        let open = |half: &GatedVectors| {
+            let values = no_grad(|| gates::deterministic(&half.log_alpha));
+            (half.half.name(), values.gt(0.0))
+        };
+        self.halves.iter().map(open).collect()
     }
 
     /// Closes the gates with the lowest `log_alpha` until the share `sparsity` of all gates

@@ -30,9 +30,11 @@ pub mod model;
 pub mod optim;
 pub mod penalty;
 mod progress;
+pub mod record;
 mod rng;
 pub mod rope;
 pub mod schedule;
+pub mod state;
 pub mod train;
 pub mod weights;
 

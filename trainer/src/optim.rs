@@ -2,7 +2,9 @@
 //!
 //! All arithmetic stays on the parameters' device: a step never waits for it.
 
-use tch::{no_grad, Tensor};
+use tch::{no_grad, Kind, Tensor};
+
+use crate::state::find;
 
 /// Settings shared by all groups.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -149,36 +151,46 @@ impl AdamW {
         state
     }
 
-    /// Puts a [`state`](Self::state) back. Fails without changing anything when a tensor
-    /// is missing or has another shape.
-    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<(), crate::Error> {
-        let find = |slot: &Slot, part: &str, shape: Vec<i64>| {
-            let name = format!("{}.{part}", slot.name);
-            match state.iter().find(|(n, _)| *n == name) {
-                Some((_, tensor)) if tensor.size() == shape => Ok(tensor.shallow_clone()),
-                Some((_, tensor)) => Err(crate::Error::State {
-                    what: format!("{name} has shape {:?}, expected {shape:?}", tensor.size()),
-                }),
-                None => Err(crate::Error::State {
-                    what: format!("{name} is missing"),
-                }),
+    /// Copies of all parameters, by name.
+    pub fn values(&self) -> Vec<(String, Tensor)> {
+        let value = |slot: &Slot| (slot.name.to_owned(), slot.parameter.detach().copy());
+        self.slots.iter().map(value).collect()
+    }
+
+    /// Puts [`values`](Self::values) back, those that there are; moments stay.
+    pub fn set_values(&mut self, values: &[(String, Tensor)]) {
+        no_grad(|| {
+            for slot in &mut self.slots {
+                if let Some((_, value)) = values.iter().find(|(name, _)| *name == slot.name) {
+                    slot.parameter.copy_(value);
+                }
             }
-        };
+        });
+    }
+
+    /// Puts a [`state`](Self::state) back.
+    ///
+    /// # Errors
+    /// [`crate::Error::State`] when a tensor is missing or has another shape; nothing is
+    /// changed then.
+    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<(), crate::Error> {
         let mut found = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
-            let shape = slot.parameter.size();
+            let (shape, kind) = (slot.parameter.size(), slot.parameter.kind());
+            let part = |part| find(state, &format!("{}.{part}", slot.name), &shape, kind);
+            let updates = format!("{}.updates", slot.name);
             found.push((
-                find(slot, "value", shape.clone())?,
-                find(slot, "moment", shape.clone())?,
-                find(slot, "variance", shape)?,
-                find(slot, "updates", vec![1])?,
+                part("value")?,
+                part("moment")?,
+                part("variance")?,
+                find(state, &updates, &[1], Kind::Int64)?,
             ));
         }
         no_grad(|| {
             for (slot, (value, moment, variance, updates)) in self.slots.iter_mut().zip(found) {
-                slot.parameter.copy_(&value);
-                slot.moment.copy_(&moment);
-                slot.variance.copy_(&variance);
+                slot.parameter.copy_(value);
+                slot.moment.copy_(moment);
+                slot.variance.copy_(variance);
                 slot.updates = updates.int64_value(&[0]);
             }
         });
@@ -197,7 +209,6 @@ fn norm<'a>(gradients: impl Iterator<Item = &'a Tensor>) -> Option<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
 
     fn values(tensor: &Tensor) -> Vec<f64> {
         Vec::<f64>::try_from(tensor.detach()).unwrap()

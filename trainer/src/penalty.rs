@@ -7,9 +7,9 @@
 //! whatever the size of the model or of its loss, only the gates that resist least are
 //! pushed, and those that the task holds open move up.
 
-use tch::{no_grad, Kind, Tensor};
+use tch::{no_grad, Tensor};
 
-use crate::gates;
+use crate::{gates, state};
 
 /// What the user asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,9 +80,28 @@ impl Penalty {
         });
     }
 
-    /// λ of the last step (reads from the device).
-    pub fn lambda(&self) -> f64 {
-        self.lambda.to_kind(Kind::Double).double_value(&[])
+    /// λ of the last step, one number.
+    pub fn lambda(&self) -> &Tensor {
+        &self.lambda
+    }
+
+    /// Everything needed to continue exactly. Copies, not views.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let task = self.task.iter().enumerate();
+        task.map(|(i, task)| (format!("penalty.task.{i}"), task.copy()))
+            .collect()
+    }
+
+    /// Puts a [`state`](Self::state) back.
+    ///
+    /// # Errors
+    /// [`crate::Error::State`] when a tensor is missing or has another shape.
+    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<(), crate::Error> {
+        for (i, task) in self.task.iter_mut().enumerate() {
+            let name = format!("penalty.task.{i}");
+            task.copy_(state::find(state, &name, &task.size(), task.kind())?);
+        }
+        Ok(())
     }
 }
 
@@ -103,7 +122,7 @@ fn resistance(log_alpha: &Tensor, slope: &Tensor, task: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     fn gates(log_alpha: &[f64], gradient: &[f64]) -> Tensor {
         let leaf = Tensor::from_slice(log_alpha)
@@ -132,7 +151,7 @@ mod tests {
         for (ours, autograd) in ours.iter().zip(values(&again.grad())) {
             assert!((ours - autograd).abs() < 1e-12);
         }
-        assert!((penalty.lambda() - 0.1).abs() < 1e-12);
+        assert!((penalty.lambda().double_value(&[]) - 0.1).abs() < 1e-12);
     }
 
     #[test]
@@ -145,7 +164,7 @@ mod tests {
         penalty.add_gradient(&[&leaf], 1.0);
         let pushed_down: Vec<bool> = values(&leaf.grad()).iter().map(|g| *g > 0.0).collect();
         assert_eq!(pushed_down, [false, true, false, false, true]);
-        assert!(penalty.lambda() > 0.0);
+        assert!(penalty.lambda().double_value(&[]) > 0.0);
     }
 
     #[test]
@@ -154,7 +173,7 @@ mod tests {
         let mut penalty = Penalty::new(Sparsity::Target(0.5), &[&leaf]);
         penalty.observe(&[&leaf]);
         penalty.add_gradient(&[&leaf], 1.0);
-        assert_eq!(penalty.lambda(), 0.0);
+        assert_eq!(penalty.lambda().double_value(&[]), 0.0);
         let zeros = Tensor::zeros([1, 2], (Kind::Double, Device::Cpu));
         assert_eq!(penalty.task[0].narrow(1, 0, 2).size(), zeros.size());
     }

@@ -1,7 +1,10 @@
 //! What happens at which step: phases, learning rates, the rising sparsity target.
 
+use serde::{Deserialize, Serialize};
+
 /// The three parts of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// The vectors learn the task; gates start open and carry no penalty.
     Learn,

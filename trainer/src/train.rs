@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tch::{no_grad, Kind, Reduction, Tensor};
+use tch::{no_grad, Device, Reduction, Tensor};
 
 use crate::batch::{Batch, Sequence};
 use crate::dataset::Sampler;
@@ -11,7 +11,9 @@ use crate::gates;
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::penalty::{Penalty, Sparsity};
+use crate::record::{GateHistory, Observer, Pending, Validation, ValidationRecord, Window};
 use crate::schedule::{ramp, warmup_cosine, Phase, Plan};
+use crate::state::{Counters, State};
 use crate::Error;
 
 /// Optimiser group of the vectors.
@@ -41,6 +43,8 @@ pub struct Settings {
     /// Learning rate of the gates; `None`: fast enough to close a gate within the part
     /// [`Recipe::closing`] of the prune phase.
     pub gate_lr: Option<f64>,
+    /// Validations without a better one after which a run stops; 0: never.
+    pub patience: usize,
     /// Everything random follows from it.
     pub seed: u64,
     /// The rest of the recipe.
@@ -92,58 +96,17 @@ impl Default for Recipe {
     }
 }
 
-/// Where a run stands.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Steps done.
-    pub step: usize,
-    /// Steps in all.
-    pub steps: usize,
-    /// Phase of the last step.
-    pub phase: Phase,
-    /// Mean loss of the steps since the last report.
-    pub loss: f64,
-    /// λ of the penalty; 0 outside the prune phase.
-    pub lambda: f64,
-    /// Gates that are open by their deterministic value.
-    pub open: usize,
-    /// All gates.
-    pub gates: usize,
-    /// Training tokens per second so far.
-    pub tokens_per_second: f64,
-}
-
-/// Loss and accuracy on held-out rows, with deterministic gates.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Validation {
-    /// Mean cross-entropy per response token.
-    pub loss: f64,
-    /// Share of rows whose every response token is the most likely one: what greedy
-    /// decoding would get exactly right.
-    pub exact: f64,
-}
-
-/// Watches a run.
-pub trait Observer {
-    /// Whether a report is wanted now; asked after every step.
-    fn due(&mut self) -> bool;
-    /// A report.
-    fn progress(&mut self, progress: &Progress);
-    /// A line for the log.
-    fn log(&mut self, line: &str);
-}
-
 /// What a run gives back.
 #[derive(Debug)]
 pub struct Outcome {
     /// Validation of the returned edits; none without validation rows.
     pub validation: Option<Validation>,
+    /// Steps done; fewer than planned when the run stopped early.
+    pub steps: usize,
     /// Tokens of all training steps.
     pub tokens: usize,
     /// Time of the training steps alone.
     pub training_time: Duration,
-    /// Time of the whole run.
-    pub total_time: Duration,
 }
 
 /// A run: the model and data it uses and everything that changes from step to step.
@@ -159,7 +122,11 @@ pub struct Trainer<'a> {
     penalty: Penalty,
     /// Gates of the polish phase.
     fixed: Option<Vec<GateValues>>,
-    best: Option<(Validation, Vec<Tensor>)>,
+    counters: Counters,
+    /// Parameters of the best validation, under their names in saved state.
+    best: Vec<(String, Tensor)>,
+    window: Window,
+    gates: GateHistory,
 }
 
 impl<'a> Trainer<'a> {
@@ -206,69 +173,116 @@ impl<'a> Trainer<'a> {
             },
             plan,
             penalty: Penalty::new(settings.sparsity, &edits.log_alphas()),
+            window: Window::default(),
+            gates: GateHistory::new(&edits),
             edits,
             optim,
             fixed: None,
-            best: None,
+            counters: Counters::default(),
+            best: Vec::new(),
         }
     }
 
-    /// Runs all steps and returns the best edits of the polish phase.
+    /// Gates that the run can close.
+    pub fn n_gates(&self) -> usize {
+        match self.edits.method.gated() {
+            true => self.edits.n_gates(),
+            false => 0,
+        }
+    }
+
+    /// Where the run stands, after a step; copies on the CPU.
+    pub fn state(&self) -> State {
+        let mut tensors = self.optim.state();
+        tensors.extend(self.penalty.state());
+        let best = self.best.iter();
+        tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
+        for (_, tensor) in &mut tensors {
+            *tensor = tensor.to_device(Device::Cpu);
+        }
+        State {
+            counters: self.counters.clone(),
+            tensors,
+        }
+    }
+
+    /// Continues where the run stood that `state` comes from: what follows is exactly what
+    /// would have followed there.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it comes from a run of other parameters.
+    pub fn restore(&mut self, state: &State) -> Result<(), Error> {
+        self.optim.load_state(&state.tensors)?;
+        self.penalty.load_state(&state.tensors)?;
+        self.best.clear();
+        if state.counters.best.is_some() {
+            for (name, value) in self.optim.values() {
+                let best = state.tensor(&format!("best.{name}"), &value)?;
+                self.best.push((name, best.to_device(value.device())));
+            }
+        }
+        self.counters = state.counters.clone();
+        self.gates = GateHistory::new(&self.edits);
+        self.fixed = None;
+        if self.counters.step >= self.plan.learn + self.plan.prune {
+            self.fixed = Some(self.edits.fixed_gates());
+        }
+        Ok(())
+    }
+
+    /// Runs the steps that are left and returns the best edits of the polish phase.
     ///
     /// # Errors
     /// [`Error::Diverged`] when the loss stops being a number.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Edits, Outcome), Error> {
-        let start = Instant::now();
-        let (mut tokens, mut training_time) = (0, Duration::ZERO);
-        let mut losses: Vec<Tensor> = Vec::new();
         let steps = self.plan.steps();
-        for step in 0..steps {
-            let phase = self.plan.phase(step);
-            if phase == Phase::Polish && self.fixed.is_none() {
-                self.fix_gates(observer);
-            }
-            let begun = Instant::now();
-            let batch = self.batch(step);
-            tokens += batch.n_tokens();
-            losses.push(self.step(step, phase, &batch));
-            let due = observer.due() || step + 1 == steps;
-            if due || losses.len() >= LOOK_EVERY {
-                let loss = check(&mut losses, step)?;
-                training_time += begun.elapsed();
-                if due {
-                    let lambda = self.penalty.lambda();
-                    observer.progress(&Progress {
-                        step: step + 1,
-                        steps,
-                        phase,
-                        loss,
-                        lambda: if phase == Phase::Prune { lambda } else { 0.0 },
-                        open: self.edits.n_open(),
-                        gates: self.edits.n_gates(),
-                        tokens_per_second: tokens as f64 / training_time.as_secs_f64(),
-                    });
-                }
-            } else {
-                training_time += begun.elapsed();
-            }
-            if phase == Phase::Polish && self.validate_after(step) {
-                self.validate(step, observer);
-            }
-        }
-        if self.fixed.is_none() {
+        let chosen = self.plan.learn + self.plan.prune;
+        if chosen == 0 && self.fixed.is_none() {
             self.fix_gates(observer);
         }
-        let validation = self.restore_best();
-        let total_time = start.elapsed();
+        for step in self.counters.step..steps {
+            let begun = Instant::now();
+            self.step(step);
+            if step + 1 == chosen {
+                self.fix_gates(observer);
+            }
+            self.window.note_gates(&self.edits);
+            self.window.add_time(begun.elapsed());
+            let last = step + 1 == steps;
+            if observer.due() || last || self.window.len() >= LOOK_EVERY {
+                self.look(observer)?;
+            }
+            if self.validate_after(step) && self.validate(observer)? {
+                break;
+            }
+            if !last && observer.checkpoint_due() {
+                self.look(observer)?;
+                let state = self.state();
+                // Else the next losses will say so.
+                if state.is_finite() {
+                    observer.checkpoint(&state);
+                }
+            }
+        }
+        self.look(observer)?;
+        self.optim.set_values(&self.best);
         Ok((
             self.edits,
             Outcome {
-                validation,
-                tokens,
-                training_time,
-                total_time,
+                validation: self.counters.best,
+                steps: self.counters.step,
+                tokens: self.counters.tokens,
+                training_time: Duration::from_secs_f64(self.counters.training_seconds),
             },
         ))
+    }
+
+    /// Reads what the last steps left on the device.
+    fn look(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (records, time) = self.window.read(&mut self.gates)?;
+        self.counters.training_seconds += time.as_secs_f64();
+        observer.steps(&records);
+        Ok(())
     }
 
     fn batch(&self, step: usize) -> Batch {
@@ -279,42 +293,61 @@ impl<'a> Trainer<'a> {
         )
     }
 
-    /// One optimiser step; returns the cross-entropy, still on the device.
-    fn step(&mut self, step: usize, phase: Phase, batch: &Batch) -> Tensor {
+    /// One optimiser step. Its numbers stay on the device.
+    fn step(&mut self, step: usize) {
         let Settings {
             lr, recipe, seed, ..
         } = *self.settings;
+        let phase = self.plan.phase(step);
+        let batch = self.batch(step);
         let edits = match &self.fixed {
             Some(fixed) => self.edits.layer_edits(fixed),
             None => self.edits.layer_edits(&self.edits.sample_gates(seed, step)),
         };
-        let loss = cross_entropy(self.model, batch, &edits);
-        if !loss.requires_grad() {
-            return loss; // every gate is closed
-        }
-        loss.backward();
-        if phase != Phase::Polish {
-            self.penalty.observe(&self.edits.log_alphas());
-        }
-        if phase == Phase::Prune {
-            let ramp = ramp(self.plan.prune_progress(step), recipe.ramp);
-            self.penalty.add_gradient(&self.edits.log_alphas(), ramp);
-        }
-        let steps = self.plan.steps();
-        let warmup = (steps as f64 * recipe.warmup).round() as usize;
-        let rate = lr * warmup_cosine(step, steps, warmup, recipe.lr_floor);
-        let gate_rate = if phase == Phase::Prune {
-            self.gate_rate()
-        } else {
-            0.0
+        let loss = cross_entropy(self.model, &batch, &edits);
+        let rate = lr * self.rate_factor(step);
+        let gate_rate = match phase {
+            Phase::Prune => self.gate_rate(),
+            Phase::Learn | Phase::Polish => 0.0,
         };
-        self.optim.step(&[rate, gate_rate]);
-        self.optim.zero_grad();
-        if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
-            let progress = self.plan.prune_progress(step) - recipe.closing;
-            self.edits.close_to(target * ramp(progress, recipe.ramp));
+        let mut lambda = None;
+        // Without a gradient every gate is closed.
+        if loss.requires_grad() {
+            loss.backward();
+            if phase != Phase::Polish {
+                self.penalty.observe(&self.edits.log_alphas());
+            }
+            if phase == Phase::Prune {
+                let ramp = ramp(self.plan.prune_progress(step), recipe.ramp);
+                self.penalty.add_gradient(&self.edits.log_alphas(), ramp);
+                lambda = Some(self.penalty.lambda().copy());
+            }
+            self.optim.step(&[rate, gate_rate]);
+            self.optim.zero_grad();
+            if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
+                let progress = self.plan.prune_progress(step) - recipe.closing;
+                self.edits.close_to(target * ramp(progress, recipe.ramp));
+            }
         }
-        loss.detach()
+        self.counters.step = step + 1;
+        self.counters.tokens += batch.n_tokens();
+        self.window.push(Pending {
+            step,
+            phase,
+            lr: rate,
+            gate_lr: gate_rate,
+            tokens: batch.n_tokens(),
+            loss: loss.detach(),
+            lambda,
+            open: Vec::new(),
+        });
+    }
+
+    /// What the learning rate of the vectors is multiplied by.
+    fn rate_factor(&self, step: usize) -> f64 {
+        let (steps, recipe) = (self.plan.steps(), self.settings.recipe);
+        let warmup = (steps as f64 * recipe.warmup).round() as usize;
+        warmup_cosine(step, steps, warmup, recipe.lr_floor)
     }
 
     /// Learning rate of the gates. Adam moves a gate that is pushed steadily by the rate in
@@ -345,44 +378,50 @@ impl<'a> Trainer<'a> {
         self.fixed = Some(self.edits.fixed_gates());
     }
 
-    /// Whether `step` of the polish phase is followed by a validation: `validations` times
+    /// Whether `step` is followed by a validation: in the polish phase `validations` times
     /// in even distances, the last after the last step.
     fn validate_after(&self, step: usize) -> bool {
+        if self.plan.phase(step) != Phase::Polish || self.valid.is_empty() {
+            return false;
+        }
         let done = step + 1 - self.plan.learn - self.plan.prune;
         let count = self.settings.recipe.validations.clamp(1, self.plan.polish);
         done * count / self.plan.polish != (done - 1) * count / self.plan.polish
     }
 
-    fn validate(&mut self, step: usize, observer: &mut dyn Observer) {
-        let (Some(fixed), false) = (&self.fixed, self.valid.is_empty()) else {
-            return;
+    /// Validates and keeps the best parameters; returns whether it is time to stop.
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
+        let edits = match &self.fixed {
+            Some(fixed) => self.edits.layer_edits(fixed),
+            None => self.edits.layer_edits(&self.edits.fixed_gates()),
         };
-        let edits = self.edits.layer_edits(fixed);
         let validation = evaluate(self.model, &edits, self.valid);
-        let Validation { loss, exact } = validation;
-        observer.log(&format!(
-            "step {}: validation loss {loss:.4}, {:.1} % of rows exact",
-            step + 1,
-            exact * 100.0
-        ));
-        if self.best.as_ref().is_none_or(|(best, _)| loss < best.loss) {
-            let vectors = self
-                .edits
-                .halves
-                .iter()
-                .map(|half| half.vectors.detach().copy());
-            self.best = Some((validation, vectors.collect()));
+        let Counters { step, best, .. } = self.counters;
+        let Validation { loss, .. } = validation;
+        if !loss.is_finite() {
+            return Err(Error::Diverged { step, loss });
         }
-    }
-
-    fn restore_best(&mut self) -> Option<Validation> {
-        let (validation, vectors) = self.best.take()?;
-        no_grad(|| {
-            for (half, best) in self.edits.halves.iter_mut().zip(&vectors) {
-                half.vectors.copy_(best);
-            }
+        let better = best.is_none_or(|best| loss < best.loss);
+        if better {
+            self.counters.best = Some(validation);
+            self.counters.stale = 0;
+            self.best = self.optim.values();
+        } else {
+            self.counters.stale += 1;
+        }
+        observer.validated(&ValidationRecord {
+            step,
+            validation,
+            best: better,
         });
-        Some(validation)
+        let Settings { patience, .. } = *self.settings;
+        let stop = patience > 0 && self.counters.stale >= patience;
+        if stop && step < self.plan.steps() {
+            observer.log(&format!(
+                "stopped early at step {step}: {patience} validations without a better one (--patience)"
+            ));
+        }
+        Ok(stop)
     }
 }
 
@@ -438,19 +477,4 @@ fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
         sum <= tokens
     });
     fits.count().max(1)
-}
-
-/// Mean of the losses since the last look, which are then forgotten.
-fn check(losses: &mut Vec<Tensor>, last_step: usize) -> Result<f64, Error> {
-    let stacked = Tensor::stack(losses, 0).to_kind(Kind::Double);
-    let values = Vec::<f64>::try_from(stacked).expect("one number per step");
-    losses.clear();
-    let first_step = last_step + 1 - values.len();
-    match values.iter().position(|loss| !loss.is_finite()) {
-        Some(index) => Err(Error::Diverged {
-            step: first_step + index + 1,
-            loss: values[index],
-        }),
-        None => Ok(values.iter().sum::<f64>() / values.len() as f64),
-    }
 }

@@ -11,5 +11,6 @@ mod tiny;
 mod cli;
 mod gradients;
 mod packing;
+mod resume;
 mod runs;
 mod support;

@@ -12,13 +12,14 @@ use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::support::{model, rows, Silent};
 
-const SETTINGS: Settings = Settings {
+pub const SETTINGS: Settings = Settings {
     method: Method::Jola,
     sparsity: Sparsity::Target(0.75),
     steps: 60,
     batch_size: 4,
     lr: 0.05,
     gate_lr: None,
+    patience: 0,
     seed: 1,
     recipe: Recipe::DEFAULT,
 };
@@ -32,7 +33,7 @@ fn train(model: &Model, settings: &Settings) -> Result<(Edits, Outcome, Vec<Stri
         .map(|(edits, outcome)| (edits, outcome, observer.lines))
 }
 
-fn sidecar(model: &Model, edits: &Edits) -> Sidecar {
+pub fn sidecar(model: &Model, edits: &Edits) -> Sidecar {
     let shape = jola_edit::BaseShape {
         architecture: "llama".to_owned(),
         block_count: model.config.n_layer as u32,
