@@ -1,35 +1,69 @@
 //! Attention of one layer: from the normalised input to the head outputs before W_O.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::arch::{QkNorm, RopePairs};
+use crate::batch::Batch;
 use crate::config::{Config, LayerConfig};
 use crate::model::{rms_norm, Layer, Model};
 
 /// What all layers share in one forward pass.
-pub(crate) struct Shared<'a> {
-    /// Length of each sequence; their sum is T.
-    lengths: &'a [i64],
+pub(crate) struct Shared {
+    /// The packed tokens in the order of the batch: the shared prefix if there is one, then
+    /// the rest of each sequence.
+    spans: Vec<Span>,
+    /// Whether the first span is a prefix that the others continue.
+    prefixed: bool,
     /// e^(i·position·frequency), complex [T, 1, rotated/2], times the magnitude
     rotation: Tensor,
     /// The same for layers with a window.
     local_rotation: Tensor,
-    /// Per sequence, [t, t] of which tokens layers with a window see; `None` where the
-    /// window is no shorter than the sequence.
-    windows: Vec<Option<Tensor>>,
 }
 
-impl<'a> Shared<'a> {
-    /// For tokens at `positions` [T].
-    pub fn new(model: &Model, positions: &Tensor, lengths: &'a [i64]) -> Shared<'a> {
+/// Consecutive tokens of one sequence.
+struct Span {
+    /// t, how many there are.
+    length: i64,
+    /// What they see, [t, prefix + t]: 0, or −∞ where they do not; `None` for plain causal
+    /// attention without a prefix.
+    mask: Option<Tensor>,
+    /// The same in layers with a window.
+    local_mask: Option<Tensor>,
+}
+
+impl Shared {
+    /// For the tokens of `batch`.
+    pub fn new(model: &Model, batch: &Batch) -> Shared {
         let math = model.precision.math;
-        let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-        let window = model.config.window as i64;
-        Shared {
+        let Batch {
+            positions,
+            prefix,
             lengths,
+            ..
+        } = batch;
+        let longest = prefix + lengths.iter().copied().max().unwrap_or(0);
+        let window = model.config.window as i64;
+        let span = |prefix: i64, length: i64| {
+            let visible = |window| visible(prefix, length, window, (math, positions.device()));
+            let mask = (prefix > 0).then(|| visible(None));
+            let local_mask = match 0 < window && window < prefix + length {
+                true => Some(visible(Some(window))),
+                false => mask.as_ref().map(Tensor::shallow_clone),
+            };
+            Span {
+                length,
+                mask,
+                local_mask,
+            }
+        };
+        let start = (*prefix > 0).then(|| span(0, *prefix));
+        let rest = lengths.iter().map(|&length| span(*prefix, length));
+        Shared {
+            spans: start.into_iter().chain(rest).collect(),
+            prefixed: *prefix > 0,
             rotation: rotation(
                 positions,
-                model.frequencies.of_context(longest),
+                model.frequencies.of_context(longest as usize),
                 model.config.rope.magnitude(),
                 math,
             ),
@@ -39,17 +73,22 @@ impl<'a> Shared<'a> {
                 model.config.local_rope.magnitude(),
                 math,
             ),
-            windows: lengths
-                .iter()
-                .map(|&length| {
-                    (0 < window && window < length).then(|| {
-                        let all = Tensor::ones([length, length], (Kind::Bool, positions.device()));
-                        all.tril(0).triu(1 - window)
-                    })
-                })
-                .collect(),
         }
     }
+}
+
+/// What `length` tokens behind a prefix see, [length, prefix + length]: 0 for themselves
+/// and what is before them (only the last `window` of these), −∞ for the rest.
+fn visible(prefix: i64, length: i64, window: Option<i64>, options: (Kind, Device)) -> Tensor {
+    let all = Tensor::ones([length, prefix + length], (Kind::Bool, options.1));
+    let seen = all.tril(prefix);
+    let seen = match window {
+        Some(window) => seen.triu(prefix + 1 - window),
+        None => seen,
+    };
+    Tensor::zeros_like(&seen)
+        .to_kind(options.0)
+        .masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
 /// Complex [T, 1, n] for frequencies [n].
@@ -95,16 +134,24 @@ impl Model {
         let k = heads(&parts[1], layer.attn_k_norm.as_ref());
         let v = parts[2].view([-1, n_head_kv, head_dim]);
         // Sequences do not see each other: one attention each, [1, H, t, D].
-        let by_sequence = |tensor: &Tensor| -> Vec<Tensor> {
+        let lengths: Vec<i64> = shared.spans.iter().map(|span| span.length).collect();
+        let by_span = |tensor: &Tensor| -> Vec<Tensor> {
             let heads_first = tensor.transpose(0, 1).unsqueeze(0);
-            heads_first.split_with_sizes(shared.lengths, 2)
+            heads_first.split_with_sizes(&lengths, 2)
         };
-        let (q, k, v) = (by_sequence(&q), by_sequence(&k), by_sequence(&v));
-        let attend = |i: usize| {
-            let window = shared.windows[i].as_ref().filter(|_| what.local);
-            self.attend(&q[i], &k[i], &v[i], window)
+        let (q, k, v) = (by_span(&q), by_span(&k), by_span(&v));
+        let seen = |i: usize, own: &[Tensor]| match shared.prefixed && i > 0 {
+            true => Tensor::cat(&[&own[0], &own[i]], 2), // [1, K, prefix + t, D]
+            false => own[i].shallow_clone(),
         };
-        let z: Vec<Tensor> = (0..q.len()).map(attend).collect();
+        let attend = |(i, span): (usize, &Span)| {
+            let mask = match what.local {
+                true => &span.local_mask,
+                false => &span.mask,
+            };
+            self.attend(&q[i], &seen(i, &k), &seen(i, &v), mask.as_ref())
+        };
+        let z: Vec<Tensor> = shared.spans.iter().enumerate().map(attend).collect();
         let z = Tensor::cat(&z, 2); // [1, H, T, D]
         z.squeeze_dim(0)
             .transpose(0, 1)
@@ -122,8 +169,9 @@ impl Model {
         }
     }
 
-    /// Causal attention of one sequence: q [1, H, t, D], k and v [1, K, t, D].
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<&Tensor>) -> Tensor {
+    /// Attention of one span: q [1, H, t, D], k and v [1, K, n, D]; without a `mask` [t, n],
+    /// which is added to the scores, it is causal and n is t.
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Tensor {
         let Config {
             n_head,
             n_head_kv,
@@ -131,12 +179,12 @@ impl Model {
             ..
         } = self.config;
         let Some(cap) = self.config.score_cap else {
-            let (causal, gqa) = (window.is_none(), n_head != n_head_kv);
+            let (causal, gqa) = (mask.is_none(), n_head != n_head_kv);
             return Tensor::scaled_dot_product_attention(
                 q,
                 k,
                 v,
-                window,
+                mask,
                 0.0,
                 causal,
                 score_scale,
@@ -146,15 +194,11 @@ impl Model {
         let group = (n_head / n_head_kv) as i64;
         let each = |tensor: &Tensor| tensor.repeat_interleave_self_int(group, 1, None);
         let scores = q.matmul(&each(k).transpose(-1, -2));
-        let scores = (scores * (score_scale / cap)).tanh() * cap; // [1, H, t, t]
-        let seen = match window {
-            Some(window) => window.shallow_clone(),
-            None => {
-                let t = q.size()[2];
-                Tensor::ones([t, t], (Kind::Bool, q.device())).tril(0)
-            }
+        let scores = (scores * (score_scale / cap)).tanh() * cap; // [1, H, t, n]
+        let scores = match mask {
+            Some(mask) => scores + mask,
+            None => scores + visible(0, q.size()[2], None, (q.kind(), q.device())),
         };
-        let scores = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
         scores.softmax(-1, self.precision.math).matmul(&each(v))
     }
 

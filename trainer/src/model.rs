@@ -158,7 +158,7 @@ impl Model {
     ) -> Tensor {
         let config = &self.config;
         let Precision { storage, math } = self.precision;
-        let shared = Shared::new(self, &batch.positions, &batch.lengths);
+        let shared = Shared::new(self, batch);
         let x = Tensor::embedding(&self.token_embd, &batch.tokens, -1, false, false);
         // The residual stream is kept in `math`: the norms need it so.
         let mut x = scaled(x.to_kind(math), config.embedding_scale); // [T, d]

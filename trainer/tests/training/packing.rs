@@ -3,23 +3,27 @@
 use jola_trainer::batch::{Batch, Sequence};
 use jola_trainer::edits::{Edits, Init, LayerEdit, Method};
 use jola_trainer::model::{Model, Precision};
+use jola_trainer::train::cross_entropy;
 use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::support::{model, rows};
 
-fn edits(model: &Model, batch: &Batch) -> Vec<LayerEdit> {
+fn parameters(model: &Model, batch: &Batch) -> Edits {
     let init = Init {
         vector_std: 0.3,
         log_alpha: 2.0,
     };
-    let edits = Edits::new(Method::Jola, 16, &model.head_rms(batch), init, 9);
+    Edits::new(Method::Jola, 16, &model.head_rms(batch), init, 9)
+}
+
+fn edits(model: &Model, batch: &Batch) -> Vec<LayerEdit> {
+    let edits = parameters(model, batch);
     edits.layer_edits(&edits.fixed_gates())
 }
 
-fn difference(precision: Precision) -> f64 {
+fn difference(precision: Precision, rows: &[Sequence]) -> f64 {
     let model = model(precision);
-    let rows = rows(7, 2);
-    let packed = Batch::pack(&rows, Device::Cpu);
+    let packed = Batch::pack(rows, Device::Cpu);
     let edits = edits(&model, &packed);
     no_grad(|| {
         let alone = |row: &Sequence| model.forward(&Batch::pack([row], Device::Cpu), &edits);
@@ -33,10 +37,61 @@ fn difference(precision: Precision) -> f64 {
 
 #[test]
 fn packed_equals_alone() {
-    let error = difference(Precision::F32);
+    let error = difference(Precision::F32, &rows(7, 2));
     assert!(error < 1e-5, "{error}");
-    let error = difference(Precision::F64);
+    let error = difference(Precision::F64, &rows(7, 2));
     assert!(error < 1e-13, "{error}");
+}
+
+/// Rows that begin with the same 20 tokens.
+fn prefixed_rows() -> Vec<Sequence> {
+    let prefix: Vec<i64> = (0..20).map(|i| (i * 7) % 30).collect();
+    let row = |row: Sequence| Sequence {
+        tokens: [&prefix[..], &row.tokens].concat(),
+        n_prompt: prefix.len() + row.n_prompt,
+    };
+    rows(7, 2).into_iter().map(row).collect()
+}
+
+#[test]
+fn a_prefix_computed_once_equals_rows_alone() {
+    let rows = prefixed_rows();
+    assert!(Batch::pack(&rows, Device::Cpu).prefix >= 20);
+    let error = difference(Precision::F32, &rows);
+    assert!(error < 1e-5, "{error}");
+    let error = difference(Precision::F64, &rows);
+    assert!(error < 1e-13, "{error}");
+}
+
+#[test]
+fn a_prefix_computed_once_has_the_gradient_of_all_rows() {
+    let model = model(Precision::F64);
+    let rows = prefixed_rows();
+    let packed = Batch::pack(&rows, Device::Cpu);
+    let gradients = |batches: &[Batch]| -> Vec<Tensor> {
+        let edits = parameters(&model, &packed);
+        for batch in batches {
+            let layers = edits.layer_edits(&edits.fixed_gates());
+            let loss = cross_entropy(&model, batch, &layers) * batch.n_rows() as f64;
+            loss.backward();
+        }
+        edits
+            .halves
+            .iter()
+            .map(|half| half.vectors.grad())
+            .collect()
+    };
+    let alone: Vec<Batch> = rows
+        .iter()
+        .map(|row| Batch::pack([row], Device::Cpu))
+        .collect();
+    for (together, alone) in gradients(&[Batch::pack(&rows, Device::Cpu)])
+        .iter()
+        .zip(gradients(&alone))
+    {
+        let error = ((together - &alone).norm() / alone.norm()).double_value(&[]);
+        assert!(error < 1e-12, "{error}");
+    }
 }
 
 /// bfloat16 keeps 8 bits; what is computed around the matrix products is float32.
