@@ -12,11 +12,11 @@ use llama_jola::import::{import, Format, ImportBase, ImportParams};
 
 #[derive(Args)]
 #[command(
-    after_help = "Reads safetensors, PyTorch files in zip form (nothing in them is run), npy and \
-    npz. docs/import.md tells which names and shapes."
+    after_help = "Reads safetensors, PyTorch files in zip form (nothing in them is run), npy, npz \
+    and the folders that pyvene saves. docs/import.md tells which names and shapes."
 )]
 pub struct ImportArgs {
-    /// Checkpoint; all of its shards if there are several
+    /// Checkpoint; all of its shards if there are several; or pyvene's folder
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Base model that the edit is for
@@ -34,6 +34,17 @@ pub struct ImportArgs {
     /// Factor of ITI's offsets
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     alpha: f32,
+    /// Heads of each of pyvene's interventions on single heads, in their order: 3,0+2
+    #[arg(long, value_delimiter = ',', value_parser = heads, value_name = "H[+H][,…]")]
+    heads: Vec<Heads>,
+}
+
+/// Heads of one intervention.
+type Heads = Vec<u32>;
+
+/// `0+2`
+fn heads(text: &str) -> Result<Heads, std::num::ParseIntError> {
+    text.split('+').map(str::parse).collect()
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,6 +53,7 @@ enum FormatArg {
     Jola,
     Lofit,
     Iti,
+    Pyvene,
 }
 
 impl From<FormatArg> for Format {
@@ -51,6 +63,7 @@ impl From<FormatArg> for Format {
             FormatArg::Jola => Self::Jola,
             FormatArg::Lofit => Self::Lofit,
             FormatArg::Iti => Self::Iti,
+            FormatArg::Pyvene => Self::Pyvene,
         }
     }
 }
@@ -69,6 +82,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         format: args.format.into(),
         name: args.name.clone().unwrap_or_else(|| file_name.into_owned()),
         alpha: args.alpha,
+        heads: args.heads.clone(),
     };
     let base = ImportBase {
         shape: &shape,

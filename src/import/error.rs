@@ -151,6 +151,9 @@ pub enum ImportErrorKind {
         /// The value.
         value: f32,
     },
+    /// A configuration that is not pyvene's.
+    #[error("not a configuration that pyvene saved: {0}")]
+    Config(serde_json::Error),
     /// An edit that cannot be expressed exactly.
     #[error("{0}")]
     Inexact(String),

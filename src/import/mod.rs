@@ -12,14 +12,15 @@ mod iti;
 mod jola;
 mod npy;
 pub mod pickle;
+mod pyvene;
 mod source;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::Metadata;
 use jola_edit::sidecar::{sha256, BaseShape, HeadVectors, LayerEdit};
-use jola_edit::Sidecar;
+use jola_edit::{FileError, Sidecar};
 
 use array::Array;
 use error::some_names;
@@ -38,6 +39,8 @@ pub enum Format {
     Lofit,
     /// Offsets, or directions with standard deviations, as NumPy arrays.
     Iti,
+    /// A folder that pyvene saved.
+    Pyvene,
 }
 
 /// How to import.
@@ -49,6 +52,8 @@ pub struct ImportParams {
     pub name: String,
     /// Factor of ITI's offsets, its α.
     pub alpha: f32,
+    /// Heads of each of pyvene's interventions on single heads, in the file's order.
+    pub heads: Vec<Vec<u32>>,
 }
 
 /// The model that an edit is for.
@@ -70,7 +75,8 @@ struct Vectors {
     warnings: Vec<String>,
 }
 
-/// Turns files, the shards of one checkpoint or a single one, into a sidecar.
+/// Turns files, the shards of one checkpoint or a single one, or a folder of pyvene's into a
+/// sidecar.
 ///
 /// Heads whose gate is closed, and vectors of zeros, are left out. What the user should know
 /// is in the result's `warnings`.
@@ -82,27 +88,28 @@ pub fn import(
     base: &ImportBase<'_>,
     params: &ImportParams,
 ) -> Result<Sidecar, ImportError> {
-    let sources = paths
-        .iter()
-        .map(|path| Source::open(path))
-        .collect::<Result<Vec<_>, _>>()?;
-    let files = Files::new(&sources)?;
-    let format = match params.format {
-        Format::Auto if sources.iter().any(Source::is_numpy) => Format::Iti,
-        Format::Auto if jola::has_gates(&files) => Format::Jola,
-        Format::Auto => Format::Lofit,
-        format => format,
+    let first = paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+    let inexact = |text: &str| FileError::new(first, ImportErrorKind::Inexact(text.to_owned()));
+    let folder = match (params.format, paths) {
+        (Format::Auto, [path]) => path.is_dir(),
+        (Format::Pyvene, [path]) if path.is_dir() => true,
+        (Format::Pyvene, _) => return Err(inexact("pyvene saves a folder: give it, and only it")),
+        _ => false,
     };
-    let vectors = match format {
-        Format::Iti => iti::read(&files, base.shape, params.alpha)?,
-        Format::Lofit => jola::read(&files, base.shape, false)?,
-        Format::Jola | Format::Auto => jola::read(&files, base.shape, true)?,
+    let (vectors, files) = if folder {
+        pyvene::read(first, base.shape, &params.heads)?
+    } else if params.heads.is_empty() {
+        (read_files(paths, base.shape, params)?, paths.to_vec())
+    } else {
+        return Err(inexact(
+            "--heads is for folders of pyvene: here heads are in the file",
+        ));
     };
     let mut train = Metadata::new();
-    for (index, source) in sources.iter().enumerate() {
-        let path = source.path();
+    for (index, path) in files.iter().enumerate() {
+        let error = |kind| FileError::new(path, kind);
         let digest = sha256(path).map_err(ImportErrorKind::io("read it"));
-        let digest = digest.map_err(|kind| source.error(kind))?;
+        let digest = digest.map_err(error)?;
         let name = path
             .file_name()
             .unwrap_or_default()
@@ -110,7 +117,7 @@ pub fn import(
             .into_owned();
         let mut insert = |key: String, value: String| {
             let inserted = train.insert(key, value);
-            inserted.map_err(|kind| source.error(ImportErrorKind::Inexact(kind.to_string())))
+            inserted.map_err(|kind| error(ImportErrorKind::Inexact(kind.to_string())))
         };
         insert(format!("imported.{index}.file"), name)?;
         insert(format!("imported.{index}.sha256"), digest)?;
@@ -129,12 +136,41 @@ pub fn import(
         warnings: vectors.warnings,
     };
     let valid = sidecar.validate();
-    valid.map_err(|kind| {
-        files
-            .first()
-            .error(ImportErrorKind::Inexact(kind.to_string()))
-    })?;
+    valid.map_err(|kind| inexact(&kind.to_string()))?;
     Ok(sidecar)
+}
+
+/// Reads an edit that is stored as tensors by name.
+fn read_files(
+    paths: &[PathBuf],
+    shape: &BaseShape,
+    params: &ImportParams,
+) -> Result<Vectors, ImportError> {
+    let sources = paths
+        .iter()
+        .map(|path| Source::open(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let files = Files::new(&sources)?;
+    match params.format {
+        Format::Iti => iti::read(&files, shape, params.alpha),
+        Format::Lofit => jola::read(&files, shape, false),
+        Format::Jola => jola::read(&files, shape, true),
+        _ if sources.iter().any(Source::is_numpy) => iti::read(&files, shape, params.alpha),
+        _ => jola::read(&files, shape, jola::has_gates(&files)),
+    }
+}
+
+/// A tensor that is there, with all values finite.
+fn finite(source: &Source, name: &str) -> Result<Array, ImportError> {
+    let array = source.read(name)?;
+    match array.values.iter().position(|value| !value.is_finite()) {
+        None => Ok(array),
+        Some(index) => Err(source.error(ImportErrorKind::NotFinite {
+            tensor: name.to_owned(),
+            index,
+            value: array.values[index],
+        })),
+    }
 }
 
 /// The sidecar's layers: heads in order, vectors of zeros left out.
@@ -197,16 +233,10 @@ impl<'a> Files<'a> {
 
     /// A tensor that is there, with all values finite.
     fn read(&self, name: &str) -> Result<Array, ImportError> {
-        let source = self.by_name.get(name).copied().unwrap_or(self.first());
-        let array = source.read(name)?;
-        match array.values.iter().position(|value| !value.is_finite()) {
-            None => Ok(array),
-            Some(index) => Err(source.error(ImportErrorKind::NotFinite {
-                tensor: name.to_owned(),
-                index,
-                value: array.values[index],
-            })),
-        }
+        finite(
+            self.by_name.get(name).copied().unwrap_or(self.first()),
+            name,
+        )
     }
 
     /// An error about a tensor's file.
@@ -220,8 +250,8 @@ impl<'a> Files<'a> {
 
     fn no_edit(&self, layout: &'static str) -> ImportError {
         if self.by_name.contains_key("source_representation") {
-            let text = "an intervention of pyvene: the heads and positions it applies to are \
-                given when it is run and are not in the file; save its vectors as an npy array";
+            let text = "one intervention of pyvene: give the folder that it is in, whose \
+                config.json tells where it belongs";
             return self
                 .first()
                 .error(ImportErrorKind::Inexact(text.to_owned()));

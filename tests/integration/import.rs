@@ -1,5 +1,5 @@
 //! Edits of other projects. `tests/golden/import_make.py` wrote their files with PyTorch,
-//! NumPy and safetensors.
+//! NumPy and safetensors, `tests/golden/pyvene_make.py` with pyvene.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,15 @@ use crate::common::{llama_jola, repository, text, Cli, Folder};
 const LAYERS: u32 = 2;
 const HEADS: u32 = 4;
 const WIDTH: usize = 3;
+/// Of pyvene's files.
+const PYVENE_WIDTH: usize = 4;
 
 fn golden(name: &str) -> PathBuf {
     repository("tests/golden/import").join(name)
 }
 
 /// What import reads of a base model.
-fn base(folder: &Folder, heads: &[u32]) -> PathBuf {
+fn base(folder: &Folder, heads: &[u32], width: usize) -> PathBuf {
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", "llama").unwrap();
     metadata.insert("general.name", "Two Layers").unwrap();
@@ -32,7 +34,7 @@ fn base(folder: &Folder, heads: &[u32]) -> PathBuf {
         )
         .unwrap();
     metadata
-        .insert("llama.attention.value_length", WIDTH as u32)
+        .insert("llama.attention.value_length", width as u32)
         .unwrap();
     let path = folder.path("base.gguf");
     GgufWriter::new(metadata).unwrap().write(&path).unwrap();
@@ -40,7 +42,7 @@ fn base(folder: &Folder, heads: &[u32]) -> PathBuf {
 }
 
 fn command(folder: &Folder, files: &[&Path], more: &[&str]) -> Cli {
-    let base = base(folder, &[HEADS; LAYERS as usize]);
+    let base = base(folder, &[HEADS; LAYERS as usize], WIDTH);
     let out = folder.path("edit.gguf");
     llama_jola("import")
         .args(files.iter().copied())
@@ -207,7 +209,7 @@ fn what_does_not_fit_is_refused_by_name() {
     }
     // Another model.
     let other = Folder::new();
-    let base = base(&other, &[4, 3]);
+    let base = base(&other, &[4, 3], WIDTH);
     let out = other.path("edit.gguf");
     let import = |file: &str| {
         llama_jola("import")
@@ -224,4 +226,179 @@ fn what_does_not_fit_is_refused_by_name() {
     import("jola_stacked.pt").fail(1, &["has shape [4, 3], expected [3, 3]"]);
     import("iti.npy").fail(1, &["has shape [8, 3]"]);
     assert!(!out.exists());
+}
+
+/// A copy of a folder that pyvene saved, with its configuration changed.
+fn pyvene(folder: &Folder, name: &str, change: impl FnOnce(&mut serde_json::Value)) -> PathBuf {
+    let copy = folder.path(name);
+    let _ = std::fs::remove_dir_all(&copy);
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let path = copy.join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+    copy
+}
+
+fn import_pyvene(folder: &Folder, from: &Path, more: &[&str]) -> Cli {
+    let base = base(folder, &[HEADS; LAYERS as usize], PYVENE_WIDTH);
+    let out = folder.path("edit.gguf");
+    llama_jola("import")
+        .args([from])
+        .args(["-m", text(&base), "-o", text(&out)])
+        .args(more.iter().copied())
+}
+
+/// The sidecar makes of the heads' outputs what pyvene made of them.
+#[test]
+fn interventions_of_pyvene_do_what_pyvene_does() {
+    for (name, heads, edited) in [
+        ("pyvene_layers", &[][..], 8),
+        ("pyvene_heads", &["--heads", "2,0+3"][..], 3),
+    ] {
+        let folder = Folder::new();
+        import_pyvene(&folder, &golden(name), heads).succeed();
+        let sidecar = Sidecar::read(folder.path("edit.gguf")).unwrap();
+        assert_eq!(sidecar.method, "pyvene");
+        assert_eq!(sidecar.stats().edited_heads, edited, "{name}");
+        let json = std::fs::read(golden(name).join("outputs.json")).unwrap();
+        // By layer, position and value.
+        let outputs: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let outputs = |key: &str| serde_json::from_value::<Dense>(outputs[key].clone()).unwrap();
+        let width = HEADS as usize * PYVENE_WIDTH;
+        for (layer, (before, after)) in (0..).zip(outputs("before").iter().zip(outputs("after"))) {
+            let mut mul = vec![0.0; width];
+            let mut add = vec![0.0; width];
+            let edit = &sidecar.layers[&layer];
+            for (half, dense) in [(&edit.mul, &mut mul), (&edit.add, &mut add)] {
+                for (head, values) in half.iter().flat_map(|v| v.iter(PYVENE_WIDTH as u32)) {
+                    let start = head as usize * PYVENE_WIDTH;
+                    dense[start..start + PYVENE_WIDTH].copy_from_slice(values);
+                }
+            }
+            for (position, (before, after)) in before.iter().zip(after).enumerate() {
+                for index in 0..width {
+                    let found = (1.0 + mul[index]) * before[index] + add[index];
+                    // Two sources were added before they became one offset: single floats.
+                    assert!(
+                        (found - after[index]).abs() <= 1e-6,
+                        "{name}, layer {layer}, position {position}, value {index}: {found}, \
+                         pyvene {}",
+                        after[index]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_first_dimensions_of_a_pyvene_intervention_are_edited() {
+    let folder = Folder::new();
+    let from = pyvene(&folder, "pyvene_heads", |config| {
+        config["intervention_dimensions"] = [1, 3].into();
+    });
+    import_pyvene(&folder, &from, &["--heads", "2,0+3"]).succeed();
+    let sidecar = Sidecar::read(folder.path("edit.gguf")).unwrap();
+    let values = |layer| {
+        let edit: &jola_edit::sidecar::LayerEdit = &sidecar.layers[&layer];
+        let half = edit.mul.as_ref().or(edit.add.as_ref()).unwrap();
+        half.values.iter().map(|v| *v != 0.0).collect::<Vec<_>>()
+    };
+    assert_eq!(values(0), [true, false, false, false]);
+    assert_eq!(values(1), [true, true, true, false].repeat(2));
+}
+
+#[test]
+fn interventions_of_pyvene_that_are_no_scale_and_offset_are_refused() {
+    let folder = Folder::new();
+    let refuse = |from: &Path, more: &[&str], expected: &str| {
+        import_pyvene(&folder, from, more).fail(1, &[expected]);
+        assert!(!folder.path("edit.gguf").exists());
+    };
+    type Change = fn(&mut serde_json::Value);
+    let changes: [(Change, &str); 9] = [
+        (
+            |c| c["mode"] = "serial".into(),
+            "mode `serial`: there one run's values go into the next",
+        ),
+        (
+            |c| {
+                c["intervention_types"][1] =
+                    "<class 'pyvene.models.interventions.RotatedSpaceIntervention'>".into();
+            },
+            "RotatedSpaceIntervention'> is not a constant scale and offset",
+        ),
+        (
+            |c| c["intervention_types"][1] = "<class '__main__.AdditionIntervention'>".into(),
+            "<class '__main__.AdditionIntervention'> is not a constant",
+        ),
+        (
+            |c| c["representations"][2][1] = "block_output".into(),
+            "intervention 2, on `block_output`: a sidecar edits the heads' outputs",
+        ),
+        (
+            |c| c["representations"][0][2] = "t".into(),
+            "units of `t` are not heads or positions",
+        ),
+        (
+            |c| c["representations"][0][7] = serde_json::json!([[0, 2], [2, 4]]),
+            "`subspace_partition` makes it more",
+        ),
+        (
+            |c| c["intervention_constant_sources"][0] = false.into(),
+            "its source is another run's values",
+        ),
+        (
+            |c| c["representations"][0][0] = 2.into(),
+            "its layer is not one of the model's 2",
+        ),
+        (
+            |c| c["sorted_keys"][0] = "../layer_0".into(),
+            "`sorted_keys` has no `layer_0_comp_attention_value_output_unit_pos_nunit_1#0`",
+        ),
+    ];
+    for (change, expected) in changes {
+        refuse(&pyvene(&folder, "pyvene_layers", change), &[], expected);
+    }
+    let heads = golden("pyvene_heads");
+    refuse(&heads, &[], "2 interventions are on single heads");
+    refuse(
+        &heads,
+        &["--heads", "2,4"],
+        "layer 1 has no head 4, it has 4",
+    );
+    refuse(&heads, &["--format", "jola"], "pyvene_heads: ");
+    let keys = "intkey_layer_0_comp_head_attention_value_output_unit_h_pos_nunit_1#0.bin";
+    refuse(&heads.join(keys), &[], "give the folder that it is in");
+    refuse(
+        &golden("lofit.pt"),
+        &["--heads", "1"],
+        "--heads is for folders of pyvene",
+    );
+    refuse(
+        &golden("lofit.pt"),
+        &["--format", "pyvene"],
+        "pyvene saves a folder",
+    );
+    let cut = pyvene(&folder, "pyvene_heads", |_| {});
+    std::fs::remove_file(cut.join(keys)).unwrap();
+    refuse(&cut, &["--heads", "2,0+3"], "nunit_1#0.bin: cannot open it");
+    std::fs::write(cut.join("config.json"), "{").unwrap();
+    refuse(
+        &cut,
+        &[],
+        "config.json: not a configuration that pyvene saved",
+    );
+    // Another model: its heads are of another width.
+    let base = base(&folder, &[HEADS; LAYERS as usize], WIDTH);
+    let out = folder.path("edit.gguf");
+    llama_jola("import")
+        .args([&heads])
+        .args(["-m", text(&base), "-o", text(&out), "--heads", "2,0+3"])
+        .fail(1, &["has shape [4], expected [3]"]);
 }
