@@ -36,9 +36,10 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
 	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
 
-golden: setup ## regenerate the tests' golden files (tests/golden/make.py)
+golden: setup ## regenerate the tests' golden files (tests/golden/*.py)
 	scripts/setup.sh golden
 	$(ENV) "$$JOLA_CACHE/golden/bin/python" tests/golden/make.py
+	$(ENV) "$$JOLA_CACHE/golden/bin/python" tests/golden/text_metrics.py
 
 # The trained sidecar of `make demo` is tested as well if it is there.
 HOSTS = $(ENV) "$${CARGO_TARGET_DIR:-target}/release/jola-hosts" \

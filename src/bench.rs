@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::context::{Batch, Context, ContextParams};
 use crate::model::{Model, Token};
+use crate::stats::quantile;
 use crate::Error;
 
 /// How much to measure.
@@ -131,31 +132,9 @@ fn ratio(pairs: &[[f64; 2]], tokens: usize) -> Ratio {
     }
 }
 
-/// Quantile by linear interpolation; NaN of nothing.
-fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
-    if values.is_empty() {
-        return f64::NAN;
-    }
-    values.sort_by(f64::total_cmp);
-    let place = q * (values.len() - 1) as f64;
-    let (low, high) = (
-        values[place.floor() as usize],
-        values[place.ceil() as usize],
-    );
-    low + (high - low) * place.fract()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_interpolate() {
-        assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
-        assert_eq!(quantile(vec![4.0, 1.0, 2.0, 3.0], 0.5), 2.5);
-        assert_eq!(quantile(vec![1.0, 2.0], 0.25), 1.25);
-        assert!(quantile(Vec::new(), 0.5).is_nan());
-    }
 
     #[test]
     fn the_ratio_is_taken_within_pairs() {

@@ -2,6 +2,7 @@
 A context: the state of one or more sequences under way, with edits or without.
 */
 
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use jola_edit::EditSet;
@@ -50,8 +51,11 @@ pub enum FlashAttention {
 /// How to create a context; the names are llama.cpp's.
 #[derive(Clone, Debug)]
 pub struct ContextParams {
-    /// Tokens held per sequence; 0: as many as the model was trained for.
+    /// Most tokens of a sequence; 0: as many as the model was trained for.
     pub n_ctx: u32,
+    /// Tokens held of all sequences together, those that sequences share counted once;
+    /// 0: `n_ctx` for each.
+    pub n_cells: u32,
     /// Most tokens in one call of [`Context::decode`].
     pub n_batch: u32,
     /// Most tokens computed at once.
@@ -72,6 +76,7 @@ impl Default for ContextParams {
     fn default() -> Self {
         Self {
             n_ctx: 4096,
+            n_cells: 0,
             n_batch: 2048,
             n_ubatch: 512,
             n_seq_max: 1,
@@ -88,7 +93,10 @@ impl Default for ContextParams {
 pub struct Batch {
     tokens: Vec<Token>,
     positions: Vec<i32>,
+    /// Of all tokens, one after the other.
     sequences: Vec<i32>,
+    /// How many of `sequences` belong to each token.
+    n_sequences: Vec<i32>,
     outputs: Vec<i8>,
 }
 
@@ -100,9 +108,21 @@ impl Batch {
 
     /// Adds `token` at `position` of sequence `sequence`; `output` asks for its logits.
     pub fn push(&mut self, token: Token, position: usize, sequence: usize, output: bool) {
+        self.push_shared(token, position, sequence..sequence + 1, output);
+    }
+
+    /// Adds a token that several sequences have in common: it is computed once.
+    pub fn push_shared(
+        &mut self,
+        token: Token,
+        position: usize,
+        sequences: Range<usize>,
+        output: bool,
+    ) {
         self.tokens.push(token);
         self.positions.push(position as i32);
-        self.sequences.push(sequence as i32);
+        self.n_sequences.push(sequences.len() as i32);
+        self.sequences.extend(sequences.map(|s| s as i32));
         self.outputs.push(output.into());
     }
 
@@ -128,6 +148,7 @@ pub struct Context {
     hook: Option<Hook>,
     model: Model,
     n_batch: usize,
+    n_ctx: usize,
 }
 
 // SAFETY: a llama_context may be used from any thread, one at a time; methods that use it
@@ -148,7 +169,10 @@ impl Context {
         } else {
             params.n_ctx
         };
-        raw.n_ctx = n_ctx.saturating_mul(n_seq_max);
+        raw.n_ctx = match params.n_cells {
+            0 => n_ctx.saturating_mul(n_seq_max),
+            n => n,
+        };
         raw.n_batch = params.n_batch;
         raw.n_ubatch = params.n_ubatch;
         raw.n_seq_max = n_seq_max;
@@ -174,12 +198,22 @@ impl Context {
             logging::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), raw) });
         let ptr = NonNull::new(ptr).ok_or(Error::ContextInit { n_ctx, reason })?;
         // SAFETY: the context is alive.
-        let n_batch = unsafe { sys::llama_n_batch(ptr.as_ptr()) as usize };
+        let (n_batch, n_cells) = unsafe {
+            let ptr = ptr.as_ptr();
+            (
+                sys::llama_n_batch(ptr) as usize,
+                sys::llama_n_ctx(ptr) as usize,
+            )
+        };
         Ok(Self {
             ptr,
             hook: None,
             model: model.clone(),
             n_batch,
+            n_ctx: match params.n_cells {
+                0 => n_cells / n_seq_max as usize,
+                _ => n_cells.min(n_ctx as usize),
+            },
         })
     }
 
@@ -188,18 +222,20 @@ impl Context {
         &self.model
     }
 
-    /// Tokens that one sequence can hold when all sequences are under way.
+    /// Most tokens of a sequence.
     pub fn n_ctx(&self) -> usize {
-        // SAFETY: the context is alive.
-        unsafe {
-            let total = sys::llama_n_ctx(self.ptr.as_ptr()) as usize;
-            total / (sys::llama_n_seq_max(self.ptr.as_ptr()) as usize).max(1)
-        }
+        self.n_ctx
     }
 
     /// Most tokens in one [`Self::decode`].
     pub fn n_batch(&self) -> usize {
         self.n_batch
+    }
+
+    /// Most tokens computed at once.
+    pub fn n_ubatch(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_n_ubatch(self.ptr.as_ptr()) as usize }
     }
 
     /// Sequences that can be under way at once.
@@ -248,20 +284,24 @@ impl Context {
             });
         }
         let mut batch = batch.clone();
-        let mut n_seq_id = vec![1i32; batch.len()];
-        let mut seq_ptrs: Vec<*mut i32> =
-            batch.sequences.iter_mut().map(std::ptr::from_mut).collect();
+        let mut rest = batch.sequences.as_mut_slice();
+        let mut seq_ptrs = Vec::with_capacity(batch.n_sequences.len());
+        for n in &batch.n_sequences {
+            let (of_token, others) = rest.split_at_mut(*n as usize);
+            seq_ptrs.push(of_token.as_mut_ptr());
+            rest = others;
+        }
         let raw = sys::llama_batch {
             n_tokens: batch.tokens.len() as i32,
             token: batch.tokens.as_mut_ptr(),
             embd: std::ptr::null_mut(),
             pos: batch.positions.as_mut_ptr(),
-            n_seq_id: n_seq_id.as_mut_ptr(),
+            n_seq_id: batch.n_sequences.as_mut_ptr(),
             seq_id: seq_ptrs.as_mut_ptr(),
             logits: batch.outputs.as_mut_ptr(),
         };
-        // SAFETY: the context is alive; every array of the batch has n_tokens elements and
-        // outlives the call.
+        // SAFETY: the context is alive; every array of the batch has n_tokens elements, every
+        // pointer of seq_ptrs as many as n_seq_id says, and all outlive the call.
         let (status, reason) =
             logging::with_errors(|| unsafe { sys::llama_decode(self.ptr.as_ptr(), raw) });
         match status {
@@ -326,22 +366,47 @@ impl Context {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), false) };
     }
 
-    /// Forgets sequence `sequence`.
-    pub fn remove_sequence(&mut self, sequence: usize) {
+    /// Forgets all but the first `len` tokens of sequence `sequence`. Models with recurrent
+    /// layers can only forget all.
+    pub fn truncate_sequence(&mut self, sequence: usize, len: usize) {
         // SAFETY: the context is alive; -1 stands for "to the end".
         unsafe {
             let memory = sys::llama_get_memory(self.ptr.as_ptr());
-            sys::llama_memory_seq_rm(memory, sequence as i32, -1, -1);
+            sys::llama_memory_seq_rm(memory, sequence as i32, len as i32, -1);
         }
     }
 
-    /// Makes sequence `to` a continuation of all that sequence `from` holds.
-    pub fn copy_sequence(&mut self, from: usize, to: usize) {
-        // SAFETY: the context is alive; -1 stands for "to the end".
-        unsafe {
-            let memory = sys::llama_get_memory(self.ptr.as_ptr());
-            sys::llama_memory_seq_cp(memory, from as i32, to as i32, -1, -1);
+    /// Empties the context, decodes what all of `prompts` begin with into every sequence,
+    /// once, and returns its length. The last token of each prompt is never part of it, and
+    /// it is empty for models with recurrent layers, whose sequences cannot go back to it.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn share_beginning(&mut self, prompts: &[&[Token]]) -> Result<usize, Error> {
+        self.clear();
+        let Some((first, others)) = prompts.split_first() else {
+            return Ok(0);
+        };
+        if others.is_empty() || self.model.is_recurrent() {
+            return Ok(0);
         }
+        let common = |other: &&[Token]| {
+            let pairs = first.iter().zip(other.iter());
+            let same = pairs.take_while(|(a, b)| a == b).count();
+            same.min(other.len().saturating_sub(1))
+        };
+        let len = others.iter().map(common).min().unwrap_or(0);
+        let len = len.min(first.len().saturating_sub(1));
+        let sequences = self.n_seq_max();
+        let mut batch = Batch::new();
+        for (position, &token) in first[..len].iter().enumerate() {
+            batch.push_shared(token, position, 0..sequences, false);
+            if batch.len() == self.n_batch || position + 1 == len {
+                self.decode(&batch)?;
+                batch.clear();
+            }
+        }
+        Ok(len)
     }
 }
 

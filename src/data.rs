@@ -7,7 +7,8 @@ Rows of training and evaluation data: JSON Lines in three forms, and their token
 | `{"messages": [{"role", "content"}, …]}` | all but the last message, through the chat template | the last message, the assistant's |
 | `{"instruction", "input", "output", "answer"}` | JoLA's instruction prompt | `answer`, or `output` without it |
 
-Any form may carry `"references"`, a list of texts that are right as well.
+Any form may carry `"references"`, a list of texts that are right as well, and `"choices"`,
+the texts that an evaluation chooses from, the completion among them.
 */
 
 use std::fs::File;
@@ -39,6 +40,8 @@ pub struct Row {
     pub completion: String,
     /// Other right answers, often empty.
     pub references: Vec<String>,
+    /// Texts to choose from, the completion among them; often empty.
+    pub choices: Vec<String>,
     /// Line of the file, from 1.
     pub line: usize,
 }
@@ -111,6 +114,12 @@ pub enum RowError {
         /// The key that holds it.
         key: &'static str,
     },
+    /// The right answer cannot be chosen.
+    #[error("the completion \"{completion}\" is not among `choices`")]
+    Choices {
+        /// The completion.
+        completion: String,
+    },
     /// A conversation without an answer at its end.
     #[error("no completion: the last message must have the role \"assistant\", not \"{role}\"")]
     LastMessage {
@@ -131,6 +140,8 @@ struct Fields {
     answer: Option<String>,
     #[serde(default)]
     references: Vec<String>,
+    #[serde(default)]
+    choices: Vec<String>,
 }
 
 /// Reads the first `limit` rows of a JSON Lines file; empty lines are skipped.
@@ -182,7 +193,7 @@ pub fn parse_row(text: &str, line: usize) -> Result<Row, RowError> {
         return Err(RowError::Form { keys });
     }
     let fields: Fields = serde_json::from_value(value).map_err(RowError::Field)?;
-    let references = fields.references;
+    let (references, choices) = (fields.references, fields.choices);
     let (prompt, completion) = if let Some(messages) = fields.messages {
         split_conversation(messages)?
     } else if let Some(prompt) = fields.prompt {
@@ -203,10 +214,14 @@ pub fn parse_row(text: &str, line: usize) -> Result<Row, RowError> {
     } else {
         return Err(RowError::Form { keys });
     };
+    if !choices.is_empty() && !choices.contains(&completion) {
+        return Err(RowError::Choices { completion });
+    }
     Ok(Row {
         prompt,
         completion,
         references,
+        choices,
         line,
     })
 }
@@ -350,6 +365,7 @@ mod tests {
         let row = parse(r#"{"prompt": "a", "completion": " b", "references": ["c"], "id": 7}"#);
         assert_eq!(row.prompt, Prompt::Plain("a".into()));
         assert_eq!((row.completion.as_str(), row.references.len()), (" b", 1));
+        assert!(row.choices.is_empty());
 
         let row = parse(
             r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}]}"#,
@@ -393,6 +409,10 @@ mod tests {
         assert!(error(r#"{"messages": [{"role": "user", "content": "x"}]}"#).contains("\"user\""));
         assert!(error(r#"{"messages": [{"role": "assistant", "content": ""}]}"#).contains("empty"));
         assert!(error(r#"{"messages": [{"role": "user"}]}"#).contains("content"));
+        assert!(
+            error(r#"{"prompt": "x", "completion": "a", "choices": ["A", "b"]}"#)
+                .contains("\"a\" is not among `choices`")
+        );
     }
 
     #[test]

@@ -56,6 +56,18 @@ pub enum Error {
         /// Tokens that the context holds per sequence.
         n_ctx: usize,
     },
+    /// A row of data that is longer than the context.
+    #[error(
+        "row in line {line}: {needed} tokens do not fit the context of {n_ctx} (raise it with -c)"
+    )]
+    RowTooLong {
+        /// Line of the file, from 1.
+        line: usize,
+        /// Tokens that would have to be held at once.
+        needed: usize,
+        /// Tokens that the context holds per sequence.
+        n_ctx: usize,
+    },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     TokenRange {

@@ -25,7 +25,8 @@ struct Slot {
 /// Continues every prompt by at most `n_predict` tokens, until the model ends it or the
 /// context is full, and returns the tokens chosen for each (without the ending token).
 /// `on_token(prompt, token)` sees each token as it is chosen; returning false ends that
-/// sequence after it. The context is emptied first.
+/// sequence after it. The context is emptied first; what all prompts begin with is decoded
+/// once.
 ///
 /// # Errors
 /// [`Error::ContextFull`] for a prompt that leaves no room for a single token, before
@@ -49,7 +50,10 @@ pub fn generate(
             n_ctx,
         });
     }
-    context.clear();
+    let begun = {
+        let prompts: Vec<&[Token]> = prompts.iter().map(Vec::as_slice).collect();
+        context.share_beginning(&prompts)?
+    };
     let model = context.model().clone();
     let mut results: Vec<Vec<Token>> = vec![Vec::new(); prompts.len()];
     let mut waiting: VecDeque<usize> = (0..prompts.len())
@@ -61,8 +65,8 @@ pub fn generate(
         for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
             *slot = waiting.pop_front().map(|prompt| Slot {
                 prompt,
-                pending: prompts[prompt].iter().copied().collect(),
-                position: 0,
+                pending: prompts[prompt][begun..].iter().copied().collect(),
+                position: begun,
                 output: None,
                 sampler: Sampler::new(sampling),
             });
@@ -84,7 +88,7 @@ pub fn generate(
                 !on_token(slot.prompt, token)
             };
             if ended || result.len() == n_predict || slot.position == n_ctx {
-                context.remove_sequence(sequence);
+                context.truncate_sequence(sequence, begun);
                 *entry = None;
             } else {
                 slot.pending.push_back(token);

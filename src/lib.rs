@@ -40,6 +40,7 @@ mod jinja;
 mod logging;
 pub mod model;
 pub mod sampler;
+pub mod stats;
 mod vocabulary;
 
 pub use context::{Batch, CacheType, Context, ContextParams, FlashAttention};

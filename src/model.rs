@@ -148,6 +148,15 @@ impl Model {
         unsafe { sys::llama_model_n_ctx_train(self.as_ptr()) as usize }
     }
 
+    /// Whether layers keep a running state instead of (or beside) keys and values.
+    pub fn is_recurrent(&self) -> bool {
+        // SAFETY: the model is alive.
+        unsafe {
+            sys::llama_model_is_recurrent(self.as_ptr())
+                || sys::llama_model_is_hybrid(self.as_ptr())
+        }
+    }
+
     /// Composes sidecars, each with its user scale, in the order given, after checking
     /// that every one belongs to this model.
     ///

@@ -29,8 +29,9 @@ setup_golden() {
     rm -rf "$venv"
     python3 -m venv --without-pip "$venv"
     "$JOLA_CACHE/python/bin/python" -m pip --python "$venv/bin/python" install --quiet --no-input \
-        --disable-pip-version-check --only-binary :all: \
-        -r "$scripts/golden-requirements.txt" </dev/null >&2 || die "cannot install NumPy and gguf"
+        --disable-pip-version-check --only-binary :all: --no-binary rouge-score \
+        -r "$scripts/golden-requirements.txt" </dev/null >&2 ||
+        die "cannot install what scripts/golden-requirements.txt names"
     echo "$wanted" >"$venv/stamp"
 }
 

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
+use jola_edit::atomic::AtomicFile;
 use llama_jola::chat::ChatTemplate;
 use llama_jola::data::{read_rows, Prompt, Row};
-use llama_jola::eval::{self, Item, Report};
-use llama_jola::Context;
+use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, Task, Test};
+use llama_jola::{Context, Model};
+use serde::Serialize;
 
 use super::{args::ModelArgs, progress};
 
@@ -19,10 +21,20 @@ use super::{args::ModelArgs, progress};
 #[command(
     after_help = "The data file is JSON Lines, one row a line, in any of the forms that \
     jola-train reads:\n  {\"prompt\", \"completion\"}\n  {\"messages\": [{\"role\", \"content\"}, …]}\n  \
-    {\"instruction\", \"input\", \"output\", \"answer\", \"references\"}\n\n\
-    exact   the greedy answer is an accepted text (up to its first line break, when all accepted \
-    texts are single lines)\n\
-    choice  of all completions in the file, an accepted one is the most likely"
+    {\"instruction\", \"input\", \"output\", \"answer\"}\n\
+    with \"references\" (texts that are right as well) and \"choices\" if need be.\n\n\
+    Which metric?\n  \
+    exact       the answer must be an accepted text and nothing else: classes, short answers\n  \
+    match       like exact, but the answer may have words around it: the first choice that\n              \
+    it names counts\n  \
+    choice      the model does not write; the likeliest of the choices counts\n  \
+    bleu        free text against all references, 0 to 100, as sacrebleu\n  \
+    rouge-l     free text against the best reference, 0 to 1, as rouge-score\n  \
+    perplexity  how surprised the model is by the completions; lower is better\n\
+    Choices are a row's \"choices\", or else all completions in the file. An answer ends at its \
+    first line break if all accepted texts are single lines.\n\n\
+    Has the edit helped?\n  \
+    llama-jola eval -m base.gguf --jola edit.gguf --data test.jsonl --compare"
 )]
 pub struct EvalArgs {
     #[command(flatten)]
@@ -30,19 +42,25 @@ pub struct EvalArgs {
     /// Rows to score (JSON Lines)
     #[arg(short, long, value_name = "TEST.jsonl")]
     data: PathBuf,
-    /// How to score
+    /// How to score; see below
     #[arg(long, value_enum, default_value = "exact")]
-    metric: Metric,
+    metric: MetricArg,
+    /// Run without and with the edits, and test whether the difference may be chance
+    #[arg(long)]
+    compare: bool,
     /// Score only the first N rows
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Most tokens of an answer (exact)
-    #[arg(short, long, default_value_t = 32)]
-    n_predict: usize,
+    /// Most tokens of an answer [default: 32; bleu, rouge-l: 256]
+    #[arg(short, long, value_name = "N")]
+    n_predict: Option<usize>,
     /// Divide log-likelihoods by the number of tokens (choice)
     #[arg(long)]
     per_token: bool,
-    /// Rows to answer at once (exact) [-np]
+    /// Put plain prompts through the model's chat template, as `jola-train --chat` does
+    #[arg(long)]
+    chat: bool,
+    /// Answers to write at once [-np]
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     parallel: u32,
     /// Write what the model said to each row (JSON Lines)
@@ -54,74 +72,190 @@ pub struct EvalArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Metric {
+enum MetricArg {
     Exact,
+    Match,
     Choice,
+    Bleu,
+    RougeL,
+    Perplexity,
+}
+
+impl From<MetricArg> for Metric {
+    fn from(arg: MetricArg) -> Self {
+        match arg {
+            MetricArg::Exact => Self::Exact,
+            MetricArg::Match => Self::Match,
+            MetricArg::Choice => Self::Choice,
+            MetricArg::Bleu => Self::Bleu,
+            MetricArg::RougeL => Self::RougeL,
+            MetricArg::Perplexity => Self::Perplexity,
+        }
+    }
+}
+
+impl EvalArgs {
+    fn params(&self) -> Params {
+        let metric = self.metric.into();
+        let free_text = matches!(metric, Metric::Bleu | Metric::RougeL);
+        Params {
+            metric,
+            n_predict: self.n_predict.unwrap_or(if free_text { 256 } else { 32 }),
+            per_token: self.per_token,
+            parallel: self.parallel,
+        }
+    }
+
+    /// The rows to score, and what rows without choices of their own choose from.
+    fn rows(&self) -> Result<(Vec<Row>, Vec<String>)> {
+        let mut rows = read_rows(&self.data, None)?;
+        let plain = rows.iter().filter(|row| row.choices.is_empty());
+        let choices: BTreeSet<String> = plain.map(|row| row.completion.clone()).collect();
+        let chooses = matches!(self.metric, MetricArg::Choice | MetricArg::Match);
+        if chooses && choices.len() == 1 {
+            bail!(
+                "{}: all completions are the same, there is nothing to choose from",
+                self.data.display()
+            );
+        }
+        rows.truncate(self.limit.unwrap_or(usize::MAX));
+        if rows.is_empty() {
+            bail!("--limit 0 leaves no rows to score");
+        }
+        if self.chat {
+            rows = rows.into_iter().map(Row::into_chat).collect();
+        }
+        let choices = if chooses { choices } else { BTreeSet::new() };
+        Ok((rows, choices.into_iter().collect()))
+    }
+
+    fn task(&self, rows: &[Row], choices: Vec<String>, model: &Model) -> Result<Task> {
+        let chat = rows.iter().any(|row| matches!(row.prompt, Prompt::Chat(_)));
+        let template = chat.then(|| ChatTemplate::from_model(model)).transpose()?;
+        Ok(Task::new(
+            rows,
+            choices,
+            self.params(),
+            model,
+            template.as_ref(),
+        )?)
+    }
 }
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let rows = read_rows(&args.data, args.limit)?;
-    let choices: Vec<String> = rows
-        .iter()
-        .map(|row| row.completion.clone())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    let sequences = match args.metric {
-        Metric::Exact => args.parallel.min(rows.len() as u32),
-        Metric::Choice => eval::choice_sequences(choices.len()),
-    };
-    let mut context = args.model.open(sequences)?;
-    let items = items(&rows, &context)?;
-    let bar = progress::bar(items.len(), "eval", "rows");
-    let done = |rows: usize| bar.set_position(rows as u64);
-    let report = match args.metric {
-        Metric::Exact => eval::exact(&mut context, &items, args.n_predict, done)?,
-        Metric::Choice => eval::choice(&mut context, &items, &choices, args.per_token, done)?,
-    };
-    bar.finish_and_clear();
-    if let Some(path) = &args.predictions {
-        write_predictions(path, &report)
-            .with_context(|| format!("writing predictions to {}", path.display()))?;
+    let (rows, choices) = args.rows()?;
+    let (model, edits, params) = args.model.load(1)?;
+    if args.compare && edits.is_empty() {
+        bail!("there is nothing to compare: give --jola an edit that changes something");
     }
-    let Report {
-        metric,
-        n,
-        correct,
-        accuracy,
-        ci95: [low, high],
-        seconds,
-        ..
-    } = &report;
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+    let task = args.task(&rows, choices, &model)?;
+    let params = task
+        .context_params(params, &model)
+        .with_context(|| format!("{}", args.data.display()))?;
+    let mut context = Context::new(&model, &params)?;
+    let passes = if args.compare { 2 } else { 1 };
+    let bar = progress::bar(passes * task.items.len(), "eval", "rows");
+    let done = |rows: usize| bar.set_position(rows as u64);
+    if args.compare {
+        let comparison = compare(&task, &mut context, &edits, done)?;
+        bar.finish_and_clear();
+        let Comparison {
+            unedited, edited, ..
+        } = &comparison;
+        args.write_predictions(&[(Some(false), unedited), (Some(true), edited)])?;
+        if args.json {
+            println!("{}", serde_json::to_string(&comparison)?);
+        } else {
+            print_comparison(&comparison);
+        }
     } else {
-        println!(
-            "{metric}: {accuracy:.4} ({correct} of {n}, 95 % interval {low:.4} to {high:.4}), \
-             {seconds:.1} s"
-        );
+        context.set_edits(&edits)?;
+        let report = task.run(&mut context, done)?;
+        bar.finish_and_clear();
+        args.write_predictions(&[(None, &report)])?;
+        if args.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            let name = args.metric_name();
+            println!("{name}: {}, {:.1} s", shown(&report), report.seconds);
+        }
     }
     Ok(())
 }
 
-fn items(rows: &[Row], context: &Context) -> Result<Vec<Item>> {
-    let model = context.model();
-    let chat = rows.iter().any(|row| matches!(row.prompt, Prompt::Chat(_)));
-    let template = chat.then(|| ChatTemplate::from_model(model)).transpose()?;
-    rows.iter()
-        .map(|row| {
-            eval::item(row, model, template.as_ref())
-                .with_context(|| format!("row in line {}", row.line))
-        })
-        .collect()
+fn print_comparison(comparison: &Comparison) {
+    let Comparison {
+        unedited,
+        edited,
+        difference,
+        difference_ci95: [low, high],
+        test,
+    } = comparison;
+    println!("unedited    {}, {:.1} s", shown(unedited), unedited.seconds);
+    println!("edited      {}, {:.1} s", shown(edited), edited.seconds);
+    println!("difference  {difference:+.4} (95 % interval {low:+.4} to {high:+.4})");
+    match test {
+        Test::Mcnemar {
+            only_unedited,
+            only_edited,
+            p,
+        } => println!(
+            "p = {p:.3e}, exact McNemar test: {only_edited} rows right only with the edit, \
+             {only_unedited} only without"
+        ),
+        Test::PairedBootstrap { p } => println!("p = {p:.3e}, paired bootstrap"),
+    }
 }
 
-fn write_predictions(path: &PathBuf, report: &Report) -> Result<()> {
-    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
-    for prediction in &report.predictions {
-        serde_json::to_writer(&mut out, prediction)?;
-        out.write_all(b"\n")?;
+/// The score with its interval.
+fn shown(report: &Report) -> String {
+    let Report {
+        score,
+        n,
+        correct,
+        ci95: [low, high],
+        ..
+    } = report;
+    let of = match correct {
+        Some(correct) => format!("{correct} of {n}"),
+        None => format!("{n} rows"),
+    };
+    format!("{score:.4} ({of}, 95 % interval {low:.4} to {high:.4})")
+}
+
+impl EvalArgs {
+    fn metric_name(&self) -> String {
+        let value = self.metric.to_possible_value();
+        value.map_or(String::new(), |value| value.get_name().to_owned())
     }
-    Ok(out.flush()?)
+
+    fn write_predictions(&self, reports: &[(Option<bool>, &Report)]) -> Result<()> {
+        let Some(path) = &self.predictions else {
+            return Ok(());
+        };
+        write_predictions(path, reports)
+            .with_context(|| format!("writing predictions to {}", path.display()))
+    }
+}
+
+/// A line of the predictions file.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited: Option<bool>,
+    #[serde(flatten)]
+    prediction: &'a Prediction,
+}
+
+fn write_predictions(path: &Path, reports: &[(Option<bool>, &Report)]) -> Result<()> {
+    let mut out = AtomicFile::create(path)?;
+    for (edited, report) in reports {
+        for prediction in &report.predictions {
+            let edited = *edited;
+            serde_json::to_writer(&mut out, &Line { edited, prediction })?;
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(out.commit()?)
 }

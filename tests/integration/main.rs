@@ -8,6 +8,7 @@ mod common;
 mod describe;
 mod hook;
 mod import;
+mod likelihood;
 mod logits;
 mod parity;
 mod patch;

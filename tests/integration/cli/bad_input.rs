@@ -106,14 +106,23 @@ fn prompt_longer_than_the_context() {
         .fail(1, &needed);
 
     let row = serde_json::json!({"prompt": long, "completion": "x"});
-    let data = folder.file("long.jsonl", format!("{row}\n"));
+    let other = serde_json::json!({"prompt": "short", "completion": "y"});
+    let data = folder.file("long.jsonl", format!("{other}\n{row}\n"));
     let out = folder.path("out");
-    for metric in ["exact", "choice"] {
+    for metric in ["exact", "choice", "perplexity"] {
         llama_jola_on("eval", &base_model())
             .args(context)
             .args(["--data", text(&data), "--predictions", text(&out)])
             .args(["--metric", metric])
-            .fail(1, &["tokens do not fit the context of 256", "-c"]);
+            .fail(
+                1,
+                &[
+                    "long.jsonl",
+                    "line 2",
+                    "tokens do not fit the context of 256",
+                    "-c",
+                ],
+            );
         assert!(!out.exists());
     }
 

@@ -1,11 +1,9 @@
 //! `llama-jola eval`.
 
-use llama_jola::data::{read_rows, Prompt};
-use llama_jola::eval::log_softmax;
-use llama_jola::{Context, ContextParams, Model, ModelParams};
-use serde_json::Value;
+use llama_jola::eval::bleu;
+use serde_json::{json, Value};
 
-use crate::common::{alone, base_model, llama_jola_on, repository, text, Cli, Folder};
+use crate::common::{base_model, llama_jola_on, repository, text, Cli, Folder};
 use crate::{base, logits, sidecars};
 
 fn eval() -> Cli {
@@ -38,7 +36,7 @@ fn scored(cli: Cli, metric: &str, rows: usize) -> Vec<Value> {
         .collect();
     assert_eq!(
         keys,
-        ["metric", "n", "correct", "accuracy", "ci95", "seconds"]
+        ["metric", "n", "correct", "accuracy", "score", "ci95", "seconds"]
     );
     assert_eq!(found["metric"], metric);
     assert_eq!(found["n"], rows);
@@ -51,6 +49,7 @@ fn scored(cli: Cli, metric: &str, rows: usize) -> Vec<Value> {
     let correct = predictions.iter().filter(|p| p["correct"] == true).count();
     assert_eq!(found["correct"], correct);
     assert_eq!(found["accuracy"], correct as f64 / rows as f64);
+    assert_eq!(found["score"], found["accuracy"]);
     for p in &predictions {
         let accepted = p["accepted"].as_array().unwrap();
         let answer = p["answer"].as_str().unwrap();
@@ -81,53 +80,15 @@ fn rows_answered_at_once_are_answered_the_same() {
     assert!(different.count() > ROWS / 4, "the answers are alike anyway");
 }
 
-/// The likeliest choice, found again by decoding every prompt with every choice by itself.
-#[test]
-fn choice_takes_the_likeliest() {
-    const ROWS: usize = 3;
-    let found = scored(eval().args(["-fa", "off"]), "choice", ROWS);
-
-    let _alone = alone();
-    let rows = read_rows(&repository("examples/routing/test.jsonl"), Some(ROWS)).unwrap();
-    let mut choices: Vec<&str> = rows.iter().map(|row| row.completion.as_str()).collect();
-    choices.sort_unstable();
-    choices.dedup();
-    assert!(choices.len() > 1, "nothing to choose from");
-    let model = Model::load(base_model(), &ModelParams::default()).unwrap();
-    let params = ContextParams {
-        n_threads: 2,
-        n_ctx: 512,
-        ..ContextParams::default()
-    };
-    let mut context = Context::new(&model, &params).unwrap();
-    for (row, found) in rows.iter().zip(&found) {
-        let Prompt::Plain(prompt) = &row.prompt else {
-            panic!("plain prompts")
-        };
-        let prompt = model.tokenize(prompt, true, true).unwrap();
-        let mut score = |choice: &str| {
-            let answer = model.tokenize(choice, false, true).unwrap();
-            let tokens = [&prompt[..], &answer].concat();
-            let logits = context.logits_of(&tokens).unwrap();
-            let rows: Vec<&[f32]> = logits.chunks(model.n_vocab()).collect();
-            let at = |i: usize| log_softmax(rows[prompt.len() + i - 1])[answer[i] as usize];
-            (0..answer.len()).map(at).sum::<f64>()
-        };
-        let scores: Vec<f64> = choices.iter().map(|choice| score(choice)).collect();
-        let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-        assert_eq!(found["answer"], choices[best.unwrap()].trim(), "{scores:?}");
-    }
-}
-
 /// All three forms of rows; a chat is put through the model's template.
 #[test]
 fn every_form_of_row() {
     let folder = Folder::new();
     let rows = [
-        serde_json::json!({"prompt": "One, two,", "completion": " three", "references": [" 3"]}),
-        serde_json::json!({"messages": [
+        json!({"prompt": "One, two,", "completion": " three", "references": [" 3"]}),
+        json!({"messages": [
             {"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "yes"}]}),
-        serde_json::json!({"instruction": "Say yes.", "input": "", "answer": "yes"}),
+        json!({"instruction": "Say yes.", "input": "", "answer": "yes"}),
     ];
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
     let data = folder.file("rows.jsonl", lines.join("\n"));
@@ -146,22 +107,187 @@ fn every_form_of_row() {
         .json();
     assert_eq!(found["n"], 3);
     let predictions = predictions(&out);
-    assert_eq!(
-        predictions[0]["accepted"],
-        serde_json::json!([" three", " 3"])
-    );
+    assert_eq!(predictions[0]["accepted"], json!([" three", " 3"]));
     assert!(
         predictions[0]["answer"].as_str().unwrap().contains("three"),
         "{predictions:?}"
     );
 }
 
+/// What is said to the model decides, not the test: outputs of one run, scored again here.
 #[test]
-fn without_json_one_line_for_people() {
+fn generated_text_is_scored_against_all_references() {
+    let folder = Folder::new();
+    let rows = [
+        json!({"prompt": "One, two, three,", "completion": " four, five, six, seven, eight",
+            "references": [" 4, 5, 6", " four, five, six"]}),
+        json!({"prompt": "The capital of France is", "completion": " Paris."}),
+    ];
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    let data = folder.file("rows.jsonl", lines.join("\n"));
+    let out = folder.path("out");
+    let run = |metric: &str| {
+        let cli = llama_jola_on("eval", &base_model()).args(["--data", text(&data), "--json"]);
+        let cli = cli.args(["-n", "8", "--metric", metric, "--predictions", text(&out)]);
+        (cli.succeed().json(), predictions(&out))
+    };
+    let strings = |p: &Value| -> Vec<String> {
+        let accepted = p["accepted"].as_array().unwrap().iter();
+        accepted.map(|a| a.as_str().unwrap().to_owned()).collect()
+    };
+
+    let (found, said) = run("bleu");
+    assert_eq!((&found["metric"], &found["n"]), (&json!("bleu"), &json!(2)));
+    assert_eq!(strings(&said[0]).len(), 3);
+    let mut sums = [0.0; bleu::COUNTS];
+    for p in &said {
+        let counts = bleu::counts(p["answer"].as_str().unwrap(), &strings(p));
+        sums.iter_mut().zip(counts).for_each(|(sum, c)| *sum += c);
+    }
+    assert!(sums[0] > 3.0, "the model knows what follows: {said:?}");
+    // serde_json reads numbers to 15 digits only.
+    let close = |found: &Value, expected: f64| {
+        assert!(
+            (found.as_f64().unwrap() / expected - 1.0).abs() < 1e-12,
+            "{found} {expected}"
+        );
+    };
+    close(&found["score"], bleu::score(&sums));
+
+    let (found, again) = run("rouge-l");
+    let score = |p: &Value| p["score"].as_f64().unwrap();
+    close(&found["score"], (score(&again[0]) + score(&again[1])) / 2.0);
+    assert_eq!(said[0]["answer"], again[0]["answer"]);
+    assert!(found.get("correct").is_none() && found.get("accuracy").is_none());
+}
+
+/// `match` looks for the first choice named; `exact` wants the answer and nothing else.
+/// Choices are those of the whole file, however few rows are scored.
+#[test]
+fn answers_among_other_words() {
+    let folder = Folder::new();
+    let rows = [
+        json!({"prompt": "Repeat after me: it is clearly red, not blue.\nit is clearly red, not blue.\nit is clearly red, not blue.\n",
+            "completion": "red"}),
+        json!({"prompt": "-", "completion": "blue"}),
+        json!({"prompt": "-", "completion": "it", "choices": ["it", "they"]}),
+    ];
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    let data = folder.file("rows.jsonl", lines.join("\n"));
+    let run = |metric: &str| {
+        let args = [
+            "--data",
+            text(&data),
+            "--metric",
+            metric,
+            "--limit",
+            "1",
+            "--json",
+        ];
+        llama_jola_on("eval", &base_model())
+            .args(args)
+            .succeed()
+            .json()
+    };
+    assert_eq!(
+        (&run("match")["correct"], &run("exact")["correct"]),
+        (&json!(1), &json!(0))
+    );
+}
+
+/// One run with --compare says what two runs say, and which rows make the difference.
+#[test]
+fn compare_is_two_runs_in_one() {
+    const ROWS: usize = 16;
+    let folder = Folder::new();
+    let out = folder.path("out");
+    let edit = logits::spec(&sidecars::golden(), 0.5);
+    let run = |args: &[&str]| {
+        eval()
+            .args(["--metric", "choice", "--limit", "16"])
+            .args(args)
+    };
+    let both = run(&[
+        "--compare",
+        "--jola-scaled",
+        &edit,
+        "--predictions",
+        text(&out),
+    ]);
+    let mut both = both.succeed().json();
+    let mut alone = [run(&[]), run(&["--jola-scaled", &edit])].map(|cli| cli.succeed().json());
+    for report in alone.iter_mut().chain([&mut both["unedited"]]) {
+        report["seconds"].take();
+    }
+    both["edited"]["seconds"].take();
+    assert_eq!([&both["unedited"], &both["edited"]], [&alone[0], &alone[1]]);
+
+    let lines = predictions(&out);
+    assert_eq!(lines.len(), 2 * ROWS);
+    let (unedited, edited) = lines.split_at(ROWS);
+    assert!(unedited.iter().all(|p| p["edited"] == false));
+    assert!(edited.iter().all(|p| p["edited"] == true));
+    assert!(unedited
+        .iter()
+        .zip(edited)
+        .any(|(a, b)| a["answer"] != b["answer"]));
+    let only = |a: &[Value], b: &[Value]| {
+        let pairs = a.iter().zip(b);
+        pairs
+            .filter(|(a, b)| a["correct"] == true && b["correct"] == false)
+            .count()
+    };
+    let test = &both["test"];
+    assert_eq!(test["name"], "mcnemar");
+    assert_eq!(test["only_unedited"], only(unedited, edited));
+    assert_eq!(test["only_edited"], only(edited, unedited));
+    let gained = only(edited, unedited) as f64 - only(unedited, edited) as f64;
+    assert_eq!(both["difference"], gained / ROWS as f64);
+}
+
+#[test]
+fn without_json_lines_for_people() {
     let data = repository("examples/routing/test.jsonl");
-    let shown = llama_jola_on("eval", &base_model())
-        .args(["--data", text(&data), "--limit", "2", "-n", "2"])
-        .succeed();
-    assert_eq!(shown.stdout.lines().count(), 1, "{shown:#?}");
-    assert!(shown.stdout.starts_with("exact: ") && shown.stdout.contains(" of 2, 95 % interval"));
+    let eval = |args: &[&str]| {
+        let cli = llama_jola_on("eval", &base_model()).args(["--data", text(&data)]);
+        cli.args(["--limit", "2", "-n", "2"])
+            .args(args)
+            .succeed()
+            .stdout
+    };
+    let shown = eval(&[]);
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    assert!(
+        shown.starts_with("exact: ") && shown.contains(" of 2, 95 % interval"),
+        "{shown}"
+    );
+    let edit = sidecars::golden();
+    let shown = eval(&["--compare", "--metric", "perplexity", "--jola", text(&edit)]);
+    let starts: Vec<&str> = shown
+        .lines()
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
+    assert_eq!(starts, ["unedited", "edited", "difference", "p"], "{shown}");
+    assert!(shown.contains("paired bootstrap"));
+}
+
+/// What can only be wrong with an evaluation.
+#[test]
+fn nothing_to_score() {
+    let folder = Folder::new();
+    let row = r#"{"prompt": "a b c d e f g h", "completion": "x"}"#;
+    let data = folder.file("rows.jsonl", format!("{row}\n{row}\n"));
+    let eval = || llama_jola_on("eval", &base_model()).args(["--data", text(&data)]);
+    eval()
+        .args(["--compare"])
+        .fail(1, &["nothing to compare", "--jola"]);
+    for metric in ["choice", "match"] {
+        let texts = ["rows.jsonl", "all completions are the same"];
+        eval().args(["--metric", metric]).fail(1, &texts);
+    }
+    eval().args(["--limit", "0"]).fail(1, &["--limit 0"]);
+    for metric in ["exact", "perplexity"] {
+        let texts = ["rows.jsonl", "line 1: ", "do not fit the context of 4"];
+        eval().args(["--metric", metric, "-c", "4"]).fail(1, &texts);
+    }
 }

@@ -1,0 +1,335 @@
+/*!
+How likely a model finds given continuations of prompts, many of them at once.
+
+What continuations of a prompt begin with is computed once: they form a tree of tokens, and
+each of its leaves is a sequence. A token belongs to all sequences of the leaves above it,
+so that prompt and tree are decoded in one batch. What all prompts begin with is computed
+once for all, and as many prompts as fill a micro-batch are decoded together; more would
+only make attention longer.
+*/
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::context::{Batch, Context};
+use crate::model::Token;
+use crate::Error;
+
+/// A prompt with its possible continuations.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Tokens of the prompt, at least one.
+    pub prompt: &'a [Token],
+    /// Tokens of each continuation.
+    pub continuations: &'a [Vec<Token>],
+}
+
+/// A token to decode.
+struct Node<'a> {
+    token: Token,
+    position: usize,
+    sequences: Range<usize>,
+    /// Continuations (by index) that go on with a token behind this one.
+    next: &'a [(usize, Token)],
+}
+
+/// Continuations of one question that are scored together.
+struct Part {
+    question: usize,
+    continuations: Vec<usize>,
+}
+
+/// The log-likelihood (natural logarithm) of every continuation of every question.
+/// `at_once` is the number of tokens that is decoded together if questions allow. `done(k)`
+/// is called with the number of questions finished so far.
+///
+/// # Errors
+/// [`Error::ContextFull`] when a prompt with a continuation does not fit, and the errors of
+/// [`Context::decode`].
+pub fn log_likelihoods(
+    context: &mut Context,
+    questions: &[Question],
+    at_once: usize,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<Vec<f64>>, Error> {
+    let n_ctx = context.n_ctx();
+    if let Some(needed) = questions.iter().map(longest).max().filter(|n| *n > n_ctx) {
+        return Err(Error::ContextFull { needed, n_ctx });
+    }
+    let prompts: Vec<&[Token]> = questions.iter().map(|q| q.prompt).collect();
+    let begun = context.share_beginning(&prompts)?;
+    let mut scores: Vec<Vec<f64>> = questions
+        .iter()
+        .map(|q| vec![0.0; q.continuations.len()])
+        .collect();
+
+    let parts = parts(questions, context);
+    let mut waiting = parts.iter().peekable();
+    while waiting.peek().is_some() {
+        let mut group = Vec::new();
+        let (mut tokens, mut sequences) = (0, 0);
+        while let Some(part) = waiting.peek() {
+            let tree = Tree::new(&questions[part.question], &part.continuations);
+            let fits = tokens + tree.len(begun) <= at_once
+                && sequences + tree.n_sequences() <= context.n_seq_max();
+            if !group.is_empty() && !fits {
+                break;
+            }
+            tokens += tree.len(begun);
+            let first = sequences;
+            sequences += tree.n_sequences();
+            group.push((part.question, first, tree));
+            waiting.next();
+        }
+        let nodes = group.iter().flat_map(|(question, first, tree)| {
+            tree.nodes(begun, *first).map(move |node| (*question, node))
+        });
+        decode(context, nodes, |question, continuation, log_p| {
+            scores[question][continuation] += log_p;
+        })?;
+        (0..sequences).for_each(|sequence| context.truncate_sequence(sequence, begun));
+        done(waiting.peek().map_or(questions.len(), |part| part.question));
+    }
+    Ok(scores)
+}
+
+/// Tokens of a question's prompt with its longest continuation.
+pub fn longest(question: &Question) -> usize {
+    let continuation = question.continuations.iter().map(Vec::len).max();
+    question.prompt.len() + continuation.unwrap_or(0)
+}
+
+/// Splits questions with more continuations than there are sequences. In models with
+/// recurrent layers sequences cannot part from each other: one continuation at a time.
+fn parts(questions: &[Question], context: &Context) -> Vec<Part> {
+    let at_once = if context.model().is_recurrent() {
+        1
+    } else {
+        context.n_seq_max()
+    };
+    let mut parts = Vec::new();
+    for (question, asked) in questions.iter().enumerate() {
+        // In order, so that beginnings in common stay together.
+        let mut order: Vec<usize> = (0..asked.continuations.len()).collect();
+        order.sort_by_key(|i| &asked.continuations[*i]);
+        parts.extend(order.chunks(at_once).map(|continuations| Part {
+            question,
+            continuations: continuations.to_vec(),
+        }));
+    }
+    parts
+}
+
+/// The prompt and what the continuations begin with. Their last tokens are only looked up.
+struct Tree<'a> {
+    prompt: &'a [Token],
+    /// All but the last token of the continuations, in order, none the beginning of another;
+    /// at least one, though it may be empty.
+    leaves: Vec<&'a [Token]>,
+    /// By beginning: which continuations go on from there, and with which token.
+    next: HashMap<&'a [Token], Vec<(usize, Token)>>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(question: &Question<'a>, continuations: &[usize]) -> Self {
+        let mut leaves: Vec<&[Token]> = vec![&[]];
+        let mut next: HashMap<&[Token], Vec<(usize, Token)>> = HashMap::new();
+        for &i in continuations {
+            let tokens = question.continuations[i].as_slice();
+            for (k, &token) in tokens.iter().enumerate() {
+                next.entry(&tokens[..k]).or_default().push((i, token));
+            }
+            leaves.extend(tokens.split_last().map(|(_, beginning)| beginning));
+        }
+        leaves.sort_unstable();
+        leaves.dedup_by(|longer, shorter| {
+            let same = longer.starts_with(shorter);
+            if same {
+                *shorter = longer;
+            }
+            same
+        });
+        Self {
+            prompt: question.prompt,
+            leaves,
+            next,
+        }
+    }
+
+    fn n_sequences(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Tokens to decode behind the `begun` first of the prompt.
+    fn len(&self, begun: usize) -> usize {
+        self.prompt.len() - begun + self.inner().count()
+    }
+
+    /// The tokens behind the prompt: by depth from 0, each with its leaves.
+    fn inner(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        let deepest = self.leaves.iter().map(|leaf| leaf.len()).max().unwrap_or(0);
+        (0..deepest).flat_map(move |depth| {
+            let mut first = 0;
+            std::iter::from_fn(move || {
+                while self.leaves.get(first)?.len() <= depth {
+                    first += 1;
+                }
+                let beginning = &self.leaves[first][..=depth];
+                let same = |leaf: &&&[Token]| leaf.starts_with(beginning);
+                let end = first + self.leaves[first..].iter().take_while(same).count();
+                let range = first..end;
+                first = end;
+                Some((depth, range))
+            })
+        })
+    }
+
+    /// All tokens to decode, with sequences counted from `first`.
+    fn nodes(&self, begun: usize, first: usize) -> impl Iterator<Item = Node<'_>> + '_ {
+        let next = |beginning: &[Token]| self.next.get(beginning).map_or(&[][..], Vec::as_slice);
+        let last = self.prompt.len() - 1;
+        let prompt = (begun..=last).map(move |position| Node {
+            token: self.prompt[position],
+            position,
+            sequences: first..first + self.n_sequences(),
+            next: if position == last { next(&[]) } else { &[] },
+        });
+        let inner = self.inner().map(move |(depth, leaves)| {
+            let beginning = &self.leaves[leaves.start][..=depth];
+            Node {
+                token: beginning[depth],
+                position: self.prompt.len() + depth,
+                sequences: first + leaves.start..first + leaves.end,
+                next: next(beginning),
+            }
+        });
+        prompt.chain(inner)
+    }
+}
+
+/// Decodes nodes of several questions; `found` is given question, continuation and the
+/// log-likelihood of one token.
+fn decode<'a>(
+    context: &mut Context,
+    nodes: impl Iterator<Item = (usize, Node<'a>)>,
+    mut found: impl FnMut(usize, usize, f64),
+) -> Result<(), Error> {
+    let mut nodes = nodes.peekable();
+    while nodes.peek().is_some() {
+        let mut batch = Batch::new();
+        let mut outputs = Vec::new();
+        for (question, node) in nodes.by_ref().take(context.n_batch()) {
+            if !node.next.is_empty() {
+                outputs.push((batch.len(), question, node.next));
+            }
+            let output = !node.next.is_empty();
+            batch.push_shared(node.token, node.position, node.sequences, output);
+        }
+        context.decode(&batch)?;
+        for (index, question, next) in outputs {
+            let logits = context.logits(index as i32);
+            let log_sum = log_sum_exp(logits);
+            for &(continuation, token) in next {
+                found(
+                    question,
+                    continuation,
+                    f64::from(logits[token as usize]) - log_sum,
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// ln Σ exp(logits)
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|l| (f64::from(*l) - max).exp()).sum();
+    max + sum.ln()
+}
+
+/// Natural-logarithm softmax in f64.
+pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let log_sum = log_sum_exp(logits);
+    logits.iter().map(|l| f64::from(*l) - log_sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_softmax_sums_to_one_and_survives_large_logits() {
+        let p: f64 = log_softmax(&[1000.0, 999.0, -1e9])
+            .iter()
+            .map(|l| l.exp())
+            .sum();
+        assert!((p - 1.0).abs() < 1e-12);
+    }
+
+    /// Tokens, positions and sequences that are decoded, and what is looked up behind them.
+    fn decoded(continuations: &[Vec<Token>], begun: usize) -> Vec<String> {
+        let question = Question {
+            prompt: &[10, 11],
+            continuations,
+        };
+        let order: Vec<usize> = (0..continuations.len()).collect();
+        let tree = Tree::new(&question, &order);
+        let nodes: Vec<Node> = tree.nodes(begun, 5).collect();
+        assert_eq!(nodes.len(), tree.len(begun));
+        let show = |n: &Node| {
+            let Range { start, end } = n.sequences;
+            format!(
+                "{}@{} {start}-{} {:?}",
+                n.token,
+                n.position,
+                end - 1,
+                n.next
+            )
+        };
+        nodes.iter().map(show).collect()
+    }
+
+    #[test]
+    fn beginnings_in_common_are_decoded_once() {
+        let continuations = [
+            vec![1, 2, 3],
+            vec![1, 2, 4],
+            vec![1, 5],
+            vec![6, 7],
+            vec![8],
+        ];
+        assert_eq!(
+            decoded(&continuations, 0),
+            [
+                "10@0 5-6 []",
+                "11@1 5-6 [(0, 1), (1, 1), (2, 1), (3, 6), (4, 8)]",
+                "1@2 5-5 [(0, 2), (1, 2), (2, 5)]",
+                "6@2 6-6 [(3, 7)]",
+                "2@3 5-5 [(0, 3), (1, 4)]",
+            ]
+        );
+        assert_eq!(decoded(&continuations, 1).len(), 4);
+    }
+
+    #[test]
+    fn sequences_part_where_continuations_do() {
+        assert_eq!(
+            decoded(&[vec![1, 3, 0], vec![1, 2, 0], vec![]], 1),
+            [
+                "11@1 5-6 [(0, 1), (1, 1)]",
+                "1@2 5-6 [(0, 3), (1, 2)]",
+                "2@3 5-5 [(1, 0)]",
+                "3@3 6-6 [(0, 0)]",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_token_needs_no_tree() {
+        assert_eq!(
+            decoded(&[vec![1], vec![2]], 1),
+            ["11@1 5-5 [(0, 1), (1, 2)]"]
+        );
+    }
+}
