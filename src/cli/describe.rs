@@ -104,8 +104,11 @@ fn describe(path: &Path, load: bool) -> Result<Description> {
         baked: baked.unwrap_or_default().to_vec(),
         train: train(&shape),
         infer: match load {
+            _ if shape.head_count.iter().all(|heads| *heads == 0) => {
+                Answer::new(Some(false), "it has no attention heads")
+            }
             true => infer(path, &shape),
-            false => Answer::new(None, "--load proves it by loading the model"),
+            false => expected(&shape),
         },
         bake_scales,
         bake_offsets,
@@ -116,6 +119,17 @@ fn train(shape: &BaseShape) -> Answer {
     match find_trainable(&shape.architecture) {
         Some(entry) => Answer::new(Some(true), entry.models),
         None => Answer::new(Some(false), format!("trained are {}", trainable_names())),
+    }
+}
+
+/// What is known of inference without loading the model.
+fn expected(shape: &BaseShape) -> Answer {
+    match architectures::find(&shape.architecture) {
+        Some(_) => Answer::new(
+            Some(true),
+            "llama.cpp builds its attention where the hook sits; --load proves it for this file",
+        ),
+        None => Answer::new(None, "--load tries it by loading the model"),
     }
 }
 

@@ -25,7 +25,7 @@ fn a_model_that_everything_works_with() {
     for line in [
         "30, 9 heads of width 64",
         "training      yes",
-        "inference     not tried",
+        "inference     yes: llama.cpp builds its attention where the hook sits",
     ] {
         assert!(shown.contains(line), "{shown}");
     }
@@ -35,7 +35,7 @@ fn a_model_that_everything_works_with() {
 }
 
 /// A model of `architecture` without tensors.
-fn model(folder: &Folder, architecture: &str) -> String {
+fn model(folder: &Folder, architecture: &str, heads: u32) -> String {
     let mut metadata = Metadata::new();
     metadata
         .insert("general.architecture", architecture)
@@ -43,7 +43,7 @@ fn model(folder: &Folder, architecture: &str) -> String {
     for (key, value) in [
         ("block_count", 1u32),
         ("embedding_length", 8),
-        ("attention.head_count", 2),
+        ("attention.head_count", heads),
     ] {
         metadata
             .insert(format!("{architecture}.{key}"), value)
@@ -57,8 +57,8 @@ fn model(folder: &Folder, architecture: &str) -> String {
 #[test]
 fn what_does_not_work_is_said_with_its_reason() {
     let folder = Folder::new();
-    let found = |architecture| {
-        let model = model(&folder, architecture);
+    let found = |architecture, heads| {
+        let model = model(&folder, architecture, heads);
         llama_jola("inspect")
             .args([model.as_str(), "--load", "--json"])
             .succeed()
@@ -68,13 +68,18 @@ fn what_does_not_work_is_said_with_its_reason() {
         assert_eq!(found[what]["possible"], false, "{found}");
         found[what]["why"].as_str().unwrap().to_owned()
     };
-    let unknown = found("nosuch");
+    let path = model(&folder, "nosuch", 2);
+    let shown = llama_jola("inspect").args([path]).succeed().stdout;
+    assert!(shown.contains("inference     not tried"), "{shown}");
+    let unknown = found("nosuch", 2);
     assert!(why(&unknown, "train").contains("llama, qwen2"));
     assert!(
         why(&unknown, "infer").contains("cannot load model"),
         "{unknown}"
     );
     assert!(why(&unknown, "bake_scales").contains("not known"));
-    let empty = found("qwen3next");
+    let empty = found("qwen3next", 2);
     assert!(why(&empty, "bake_offsets").contains("layers [0] have no tensor `attn_output.weight`"));
+    let headless = found("mamba", 0);
+    assert_eq!(why(&headless, "infer"), "it has no attention heads");
 }
