@@ -9,5 +9,6 @@ mod gemma;
 mod hook;
 mod mutations;
 mod parity;
+mod refusal;
 mod table;
 mod tiny;
