@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden test-gemma hosts test-plugin soak-plugin jola-header clean
+.PHONY: help setup build demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin jola-header clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -29,7 +29,8 @@ test: build ## all tests
 
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
 	scripts/setup.sh gemma
-	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test architectures -- --ignored --nocapture gemma
+	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test architectures --test huggingface -- \
+		--ignored --nocapture gemma
 
 lint: setup ## formatting, clippy and docs, with warnings denied
 	cargo fmt --all --check
@@ -46,6 +47,11 @@ HOSTS = $(ENV) "$${CARGO_TARGET_DIR:-target}/release/jola-hosts" \
 	--library "$${CARGO_TARGET_DIR:-target}/release/libjola.so" --model "$$JOLA_TEST_MODEL" \
 	--hosts "$$JOLA_CACHE/hosts" --cache "$$JOLA_TEST_CACHE" \
 	$(addprefix --trained ,$(wildcard target/demo/*.gguf))
+
+test-bake: setup ## a baked model in a prebuilt, unmodified llama-server
+	scripts/setup.sh server
+	$(ENV) cargo build --release --locked -p jola-plugin -p jola-hosts
+	$(HOSTS) test "prebuilt × CPU: baked"
 
 hosts: setup
 	scripts/setup.sh hosts

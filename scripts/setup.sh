@@ -10,6 +10,7 @@
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   golden    a Python environment for `make golden`
+#   server    a prebuilt llama-server, for `make test-bake`
 #   hosts     programs with llama.cpp inside, for `make test-plugin` (builds for ten minutes)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
@@ -52,7 +53,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | gemma | python | golden | hosts) ;;
+            system | libtorch | model | gemma | python | golden | server | hosts) ;;
             -h | --help)
                 usage
                 return

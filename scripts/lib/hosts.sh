@@ -14,6 +14,12 @@ setup_hosts() {
     setup_hosts_python
 }
 
+setup_server() {
+    need unzip
+    setup_python
+    setup_hosts_server
+}
+
 # Vulkan without a GPU: Mesa's software device. The server's package brings the loader.
 setup_hosts_vulkan() {
     local folder

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context as _, Result};
 use jola_edit::Sidecar;
+use llama_jola::bake::{bake, BakeParams};
 use llama_jola::{log_to_stderr, LogLevel, Model, ModelParams};
 
 use crate::fixtures;
@@ -112,6 +113,23 @@ impl Lab {
     /// The base model in 32-bit floats, from the cache or made now.
     pub fn f32_copy(&self) -> Result<PathBuf> {
         fixtures::f32_copy(&self.model_path, &self.cache)
+    }
+
+    /// `base` with the random sidecar baked in, made at the first call.
+    pub fn baked(&self, base: &Path) -> Result<PathBuf> {
+        let stem = base.file_stem().context("a file name")?.to_string_lossy();
+        let path = self.folder.path().join(format!("{stem}.baked.gguf"));
+        if !path.exists() {
+            let model = Model::load(base, &ModelParams::default())?;
+            let edits = model.compose(&[(&self.sidecar, 1.0)])?;
+            let report = bake(&model, &edits, &[], &path, &BakeParams::default())?;
+            eprintln!(
+                "baked {stem}: {} tensors changed, weights as {}",
+                report.changed.len(),
+                report.outtype
+            );
+        }
+        Ok(path)
     }
 
     /// Without the plugin.

@@ -154,6 +154,10 @@ impl<'a> Case<'a> {
         self.check(report, "edited", || {
             self.compare_edited(&self.answers(&lab.with_edits(), &[])?)
         });
+        self.check(report, "baked, without the plugin", || {
+            let baked = lab.baked(&lab.model_path)?;
+            self.compare_edited(&self.answers_on(&baked, &lab.bare(), &[])?)
+        });
         if let Some(path) = &lab.trained {
             self.check(report, "edited, trained sidecar", || {
                 let answers = self.answers(&lab.with(path.display().to_string()), &[])?;
@@ -177,19 +181,29 @@ impl<'a> Case<'a> {
         self.check(report, "edited, float32 base", || {
             let base = lab.f32_copy()?;
             let answers = self.answers_on(&base, &lab.with_edits(), &[])?;
-            let model = Model::load(&base, &ModelParams::default())?;
-            let against = |edits: &[(&Sidecar, f32)]| {
-                Reference::new(&model, edits, Settings::default())?
-                    .with_tolerance(FLOAT)
-                    .compare(&self.prompts, &answers)
-            };
-            let edited = against(&[(&lab.sidecar, 1.0)])?;
-            edited.ensure_same()?;
-            let plain = against(&[])?;
-            plain.ensure_other()?;
-            Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+            self.compare_float(&base, &answers)
+        });
+        self.check(report, "baked, float32 base", || {
+            let base = lab.f32_copy()?;
+            let answers = self.answers_on(&lab.baked(&base)?, &lab.bare(), &[])?;
+            self.compare_float(&base, &answers)
         });
         Ok(())
+    }
+
+    /// That `answers` are those of a float32 base with the edits, not those without.
+    fn compare_float(&self, base: &Path, answers: &[Completion]) -> Result<String> {
+        let model = Model::load(base, &ModelParams::default())?;
+        let against = |edits: &[(&Sidecar, f32)]| {
+            Reference::new(&model, edits, Settings::default())?
+                .with_tolerance(FLOAT)
+                .compare(&self.prompts, answers)
+        };
+        let edited = against(&[(&self.lab.sidecar, 1.0)])?;
+        edited.ensure_same()?;
+        let plain = against(&[])?;
+        plain.ensure_other()?;
+        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
     }
 
     /// What only llama-server can do.
