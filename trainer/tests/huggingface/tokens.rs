@@ -11,6 +11,9 @@ use jola_trainer::hf::HfVocabulary;
 use llama_jola::Vocabulary;
 use serde_json::{json, Value as Json};
 
+const CONTROL_TOKENS: &str =
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<|endoftext|> <|im_start |> <s></s><unk>";
+
 const TORTURE: &[&str] = &[
     "",
     " ",
@@ -30,7 +33,7 @@ const TORTURE: &[&str] = &[
     "\u{200b}zero\u{200b}width\u{feff}\u{200d}\u{2060} nb\u{a0}space thin\u{2009}space \u{3000}ideographic\u{2028}line\u{85}nel",
     "\u{202e}rtl\u{202c} \u{0}nul \u{1}\u{7f}\u{9f} \u{fffd}\u{10ffff}\u{e000}",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa !!!!!!!! -------- ======== ........ ____ \"\"\"'''```",
-    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<|endoftext|> <|im_start |> <s></s><unk>",
+    CONTROL_TOKENS,
     "▁▁ Ġ Ċ ĉ âĢĻ Ã© <0x0A> [UNK] ##ing",
 ];
 
@@ -105,8 +108,14 @@ impl Vocab {
         })
     }
 
-    /// A tokenizer.json of the kind made from SentencePiece models: merges follow from scores.
-    fn sentence_piece(&self) -> Json {
+    /// A tokenizer.json of the kind made from SentencePiece models: merges follow from scores;
+    /// `prefix`: a text begins as if a space stood before it.
+    fn sentence_piece(&self, prefix: bool) -> Json {
+        let mut normalizers =
+            vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
+        if prefix {
+            normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+        }
         let ids = self.ids();
         let mut merges = Vec::new();
         for (id, token) in self.tokens.iter().enumerate() {
@@ -125,10 +134,7 @@ impl Vocab {
         json!({
             "version": "1.0",
             "added_tokens": self.added(),
-            "normalizer": { "type": "Sequence", "normalizers": [
-                { "type": "Prepend", "prepend": "▁" },
-                { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
-            ]},
+            "normalizer": { "type": "Sequence", "normalizers": normalizers },
             "pre_tokenizer": null,
             "post_processor": null,
             "decoder": null,
@@ -193,6 +199,21 @@ fn smollm2_has_the_ids_of_llama_cpp() {
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
+#[test]
+#[ignore = "downloads a model: make test-gemma"]
+fn gemma_3_has_the_ids_of_llama_cpp() {
+    let path = std::env::var_os("JOLA_GEMMA_MODEL").expect("JOLA_GEMMA_MODEL names the model");
+    let path = PathBuf::from(path);
+    let vocab = Vocab::read(&path);
+    let own = open(&vocab.sentence_piece(false), vocab.tokens.len());
+    let mut differing = differing(&path, &own, TORTURE);
+    println!("{} of {} texts differ", differing.len(), 2 * TORTURE.len());
+    // Gemma has `</s>` as a word of its own; llama.cpp takes it for a control token whatever
+    // the file says, and so for plain text where control tokens are not looked for.
+    differing.retain(|what| !what.starts_with(&format!("{CONTROL_TOKENS:?}, false:")));
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -218,7 +239,7 @@ fn vocabularies_of_llama_cpp() {
             "llama-bpe" => vocab.byte_level(split(LLAMA3), true),
             "qwen2" => vocab.byte_level(split(QWEN2), false),
             "starcoder" => vocab.byte_level(digits(), false),
-            _ => vocab.sentence_piece(),
+            _ => vocab.sentence_piece(true),
         };
         let own = open(&json, vocab.tokens.len());
         let read = |end: &str| std::fs::read_to_string(path.with_extension(end)).unwrap();
