@@ -6,19 +6,24 @@ use anyhow::{ensure, Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jola_edit::gguf::Metadata;
 use jola_edit::{sidecar, Sidecar};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use crate::base::{self, Base};
 use crate::batch::Sequence;
+use crate::config::Config;
 use crate::dataset::{self, Encoded, Sampler};
 use crate::device::{set_threads, DeviceChoice, DtypeChoice};
-use crate::edits::Method;
+use crate::edits::{Edits, Method};
+use crate::estimate::{self, Estimate};
 use crate::export::{self, Provenance};
 use crate::logits::{self, Applied};
 use crate::model::{Model, Precision};
 use crate::penalty::Sparsity;
 use crate::progress::Reporter;
+use crate::run_args::RunArgs;
+use crate::run_config::{self, RunConfig};
 use crate::train::{Outcome, Recipe, Settings, Trainer};
+use crate::watch::Watcher;
 
 /// Train a JoLA edit on the GGUF model that llama.cpp serves.
 ///
@@ -33,6 +38,10 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     train: Option<TrainArgs>,
+    // Not within `train`: clap takes no account of nested options when it looks whether
+    // there are any.
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,6 +119,10 @@ struct TrainArgs {
     /// Send plain prompts through the model's chat template, as one user message.
     #[arg(long)]
     chat: bool,
+    /// Print the number of rows, tokens, steps and trained numbers and the memory that the
+    /// run will need, and stop.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -188,7 +201,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => run_logits(args),
-            (None, Some(args)) => run_train(&args),
+            (None, Some(args)) => run_train(&args, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
         }
     }
@@ -211,15 +224,33 @@ fn run_logits(args: LogitsArgs) -> Result<()> {
     Ok(())
 }
 
-fn run_train(args: &TrainArgs) -> Result<()> {
+/// What a run computes on, and how.
+#[derive(Clone, Copy)]
+struct Machine {
+    device: Device,
+    precision: Precision,
+    threads: usize,
+}
+
+fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
     let start = std::time::Instant::now();
     check_output(&args.output)?;
     let threads = set_threads(args.threads);
     let device = args.device.resolve()?;
     let precision = args.dtype.resolve(device);
+    let machine = Machine {
+        device,
+        precision,
+        threads,
+    };
     let base = base::open(&args.model)?;
     let (train, valid) = read_data(args, &*base)?;
     let shape = base.shape()?;
+    if args.dry_run {
+        println!("{}", dry_run(args, &*base, precision, &train, &valid)?);
+        return Ok(());
+    }
+    let folder = run.folder(&args.output)?;
     let model = Model::from_base(&*base, precision, device)?;
     let settings = settings(args, train.len());
     eprintln!(
@@ -234,12 +265,35 @@ fn run_train(args: &TrainArgs) -> Result<()> {
             other => format!("{other:?}"),
         }
     );
-    let trainer = Trainer::new(&model, &settings, &train, &valid);
-    let mut reporter = Reporter::new(settings.steps, trainer.n_gates(), 0);
-    let (edits, outcome) = trainer.run(&mut reporter)?;
-    let provenance = provenance(args, &*base, &settings, precision, threads, train.len())?;
+    let mut trainer = Trainer::new(&model, &settings, &train, &valid);
+    let provenance = provenance(args, &*base, &settings, machine, train.len())?;
+    let digest = provenance.base_sha256.clone();
+    let n_rows = [train.len(), valid.len()];
+    let config = run_config(args, &*base, &settings, machine, digest, n_rows)?;
+    let (run_dir, state) = run.begin(&folder, config)?;
+    let mut done = 0;
+    if let Some(state) = state {
+        trainer.restore(&state)?;
+        done = state.counters.step;
+        eprintln!("{}: continuing after step {done}", folder.display());
+    }
+    let reporter = Reporter::new(settings.steps, trainer.n_gates(), done);
+    let mut watcher = Watcher::new(reporter, run_dir);
+    let trained = trainer.run(&mut watcher);
+    let run_dir = watcher.run_dir;
+    if let Err(error) = run_dir.draw(model.config.n_layer, model.config.n_head) {
+        eprintln!("warning: {error:#}");
+    }
+    let (edits, outcome) = trained.with_context(|| match run_dir.saved_step() {
+        Some(step) => format!(
+            "the run stopped; its state after step {step} is in {}",
+            folder.display()
+        ),
+        None => "the run stopped before its first checkpoint".to_owned(),
+    })?;
     let sidecar = export::to_sidecar(&edits, &shape, provenance);
     sidecar.write(&args.output)?;
+    run_dir.finish()?;
     report(
         &sidecar,
         &outcome,
@@ -247,6 +301,33 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         &args.output,
     );
     Ok(())
+}
+
+/// What the run would take, without its model.
+fn dry_run(
+    args: &TrainArgs,
+    base: &dyn Base,
+    precision: Precision,
+    train: &[Sequence],
+    valid: &[Sequence],
+) -> Result<Estimate> {
+    let config = Config::read(base)?;
+    let settings = settings(args, train.len());
+    let sizes = [config.n_layer as i64, config.n_head as i64];
+    let head_rms = Tensor::ones(sizes, (precision.math, Device::Cpu));
+    let init = settings.recipe.init;
+    let edits = Edits::new(settings.method, config.head_dim, &head_rms, init, args.seed);
+    let gates = if settings.method.gated() {
+        edits.n_gates()
+    } else {
+        0
+    };
+    let sizes = [edits.n_trainable(), gates];
+    let (plan, sampler) = (settings.plan(), settings.sampler(train.len()));
+    let rows = [train, valid];
+    Ok(estimate::estimate(
+        base, &config, precision, rows, sampler, plan, sizes,
+    ))
 }
 
 /// Finds out before the training whether the output can be written.
@@ -267,7 +348,7 @@ fn check_output(output: &Path) -> Result<()> {
 
 /// Training and validation rows as tokens.
 fn read_data(args: &TrainArgs, base: &dyn Base) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
-    let config = crate::config::Config::read(base)?;
+    let config = Config::read(base)?;
     let max_length = args.max_length.unwrap_or(config.n_context);
     let vocabulary = base.vocabulary()?;
     let encode = |path: &Path, limit| -> Result<Vec<Sequence>> {
@@ -327,13 +408,43 @@ fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
     }
 }
 
+/// Everything that was set, and what tells whether a run is the same.
+fn run_config(
+    args: &TrainArgs,
+    base: &dyn Base,
+    settings: &Settings,
+    machine: Machine,
+    base_sha256: Option<String>,
+    [rows, valid_rows]: [usize; 2],
+) -> Result<RunConfig> {
+    let mut config = RunConfig::default();
+    config.set("version", env!("CARGO_PKG_VERSION"));
+    config.set("base", &args.model);
+    let tensors = || run_config::tensors_sha256(base);
+    config.set("base_sha256", base_sha256.unwrap_or_else(tensors));
+    config.set("data", &args.data);
+    config.set("data_sha256", sidecar::sha256(&args.data)?);
+    config.set("rows", rows);
+    if let Some(valid) = &args.valid {
+        config.set("valid", valid);
+        config.set("valid_sha256", sidecar::sha256(valid)?);
+    }
+    config.set("valid_rows", valid_rows);
+    config.set("chat", args.chat);
+    config.set("output", &args.output);
+    config.set_all(settings);
+    config.set("dtype", machine.precision.name());
+    config.set("threads", machine.threads);
+    config.set("device", format!("{:?}", machine.device).to_lowercase());
+    Ok(config)
+}
+
 /// Where the sidecar comes from; nothing in it changes between two runs of one command.
 fn provenance(
     args: &TrainArgs,
     base: &dyn Base,
     settings: &Settings,
-    precision: Precision,
-    threads: usize,
+    machine: Machine,
     n_rows: usize,
 ) -> Result<Provenance> {
     let stem = |path: &Path| {
@@ -360,8 +471,8 @@ fn provenance(
         Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
     }
     note("seed", settings.seed.into())?;
-    note("dtype", precision.name().into())?;
-    note("threads", (threads as u64).into())?;
+    note("dtype", machine.precision.name().into())?;
+    note("threads", (machine.threads as u64).into())?;
     let base_name = base
         .metadata()
         .get("general.name")

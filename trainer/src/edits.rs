@@ -3,13 +3,15 @@
 //! Parameters of all layers are stacked, so that the optimiser sees four tensors whatever
 //! the size of the model. L layers, H heads, D head width.
 
+use serde::Serialize;
 use tch::{no_grad, Device, Tensor};
 
 use crate::gates;
 use crate::rng::{Purpose, Rng};
 
 /// What is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Scale and offset, each with its own gate per head.
     Jola,
@@ -105,7 +107,7 @@ pub struct Edits {
 }
 
 /// Initial values.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Init {
     /// Standard deviation of the vectors.
     pub vector_std: f64,
@@ -243,6 +245,17 @@ impl Edits {
     /// `log_alpha` [L, H] of each half.
     pub fn log_alphas(&self) -> Vec<&Tensor> {
         self.halves.iter().map(|half| &half.log_alpha).collect()
+    }
+
+    /// Numbers that are trained, gates among them.
+    pub fn n_trainable(&self) -> usize {
+        let gates = if self.method.gated() {
+            self.n_gates()
+        } else {
+            0
+        };
+        let vectors = self.halves.iter().map(|half| half.vectors.numel());
+        gates + vectors.sum::<usize>()
     }
 
     /// All gates, open or closed.

@@ -109,6 +109,42 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A checkpoint that cannot be used.
+    #[error("{} is no sound checkpoint: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A new run would wipe out one that is not finished.
+    #[error(
+        "{} holds an unfinished run, {step} steps done: continue it with --resume, or remove \
+         the folder to start anew", folder.display()
+    )]
+    Unfinished {
+        /// The run directory.
+        folder: PathBuf,
+        /// Steps done.
+        step: usize,
+    },
+    /// A run cannot be continued with other settings.
+    #[error(
+        "{} cannot be continued exactly (--allow-changes lets settings differ, but not base, \
+         data or method):{differences}", folder.display()
+    )]
+    Changed {
+        /// The run directory.
+        folder: PathBuf,
+        /// One line for each setting.
+        differences: String,
+    },
+    /// Another process uses the run directory.
+    #[error("{} is in use by another jola-train", folder.display())]
+    Busy {
+        /// The run directory.
+        folder: PathBuf,
+    },
     /// Saved optimiser state that does not belong to this run.
     #[error("saved state: {what}")]
     State {

@@ -4,7 +4,8 @@
 //! Face directory), [`arch`], [`config`] and [`weights`] read it, [`model`]
 //! computes it, [`edits`] and [`gates`] hold what is trained, [`dataset`] and [`batch`]
 //! bring the rows, [`train`] runs the three phases of [`schedule`] with [`optim`] and
-//! [`penalty`], and [`export`] writes the sidecar. [`logits`] checks the result against
+//! [`penalty`], and [`export`] writes the sidecar. [`run_dir`] keeps a run's metrics and its
+//! [`checkpoint`]. [`logits`] checks the result against
 //! llama.cpp.
 
 // Shapes such as [T] stand in brackets in the docs; they are no links.
@@ -14,12 +15,14 @@ pub mod arch;
 mod attention;
 pub mod base;
 pub mod batch;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod device;
 pub mod edits;
 mod error;
+pub mod estimate;
 pub mod export;
 pub mod feed_forward;
 pub mod gates;
@@ -29,13 +32,18 @@ pub mod logits;
 pub mod model;
 pub mod optim;
 pub mod penalty;
+mod plots;
 mod progress;
 pub mod record;
 mod rng;
 pub mod rope;
+mod run_args;
+pub mod run_config;
+pub mod run_dir;
 pub mod schedule;
 pub mod state;
 pub mod train;
+mod watch;
 pub mod weights;
 
 pub use error::Error;

@@ -7,12 +7,14 @@
 //! whatever the size of the model or of its loss, only the gates that resist least are
 //! pushed, and those that the task holds open move up.
 
+use serde::Serialize;
 use tch::{no_grad, Tensor};
 
 use crate::{gates, state};
 
 /// What the user asks for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sparsity {
     /// Share of the gates to close, in [0, 1).
     Target(f64),

@@ -37,7 +37,7 @@ pub struct StepRecord {
     /// Gates of each kind that the step opened.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub opened: BTreeMap<String, Vec<Gate>>,
-    /// Gates of each kind that the step closed.
+    /// Gates of each kind that the step closed; in the first step all that are closed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub closed: BTreeMap<String, Vec<Gate>>,
     /// Tokens that the model worked on.
@@ -90,7 +90,8 @@ pub trait Observer {
     fn checkpoint_due(&mut self) -> bool {
         false
     }
-    /// Where the run stands; all its losses and parameters are finite.
+    /// Where the run stood after the steps that records have come for; the loss that its
+    /// parameters lead to is finite.
     fn checkpoint(&mut self, _state: &State) {}
 }
 
@@ -103,8 +104,17 @@ pub(crate) struct GateHistory {
 }
 
 impl GateHistory {
+    /// Before the first step, when all count as open.
+    pub fn start(edits: &Edits) -> GateHistory {
+        let mut history = GateHistory::now(edits);
+        for (_, open) in &mut history.open {
+            open.fill(true);
+        }
+        history
+    }
+
     /// As they are now (reads from the device).
-    pub fn new(edits: &Edits) -> GateHistory {
+    pub fn now(edits: &Edits) -> GateHistory {
         let masks = edits.open_gates();
         let n_head = masks.first().map_or(1, |(_, mask)| mask.size()[1] as usize);
         let open = masks.iter().map(|(name, mask)| (*name, bools(mask)));

@@ -31,12 +31,6 @@ pub struct Counters {
 }
 
 impl State {
-    /// Whether every number of every tensor is finite.
-    pub fn is_finite(&self) -> bool {
-        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
-        self.tensors.iter().all(|(_, tensor)| finite(tensor))
-    }
-
     /// A tensor by name, of this shape and format.
     ///
     /// # Errors

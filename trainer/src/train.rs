@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use tch::{no_grad, Device, Reduction, Tensor};
 
 use crate::batch::{Batch, Sequence};
@@ -25,10 +26,10 @@ const LOOK_EVERY: usize = 16;
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 /// Tokens of one validation batch.
-const VALIDATION_TOKENS: usize = 2048;
+pub(crate) const VALIDATION_TOKENS: usize = 2048;
 
 /// What a user sets.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
     /// What is trained.
     pub method: Method,
@@ -51,8 +52,31 @@ pub struct Settings {
     pub recipe: Recipe,
 }
 
+impl Settings {
+    /// The steps of each phase.
+    pub fn plan(&self) -> Plan {
+        match self.method.gated() {
+            true => Plan::new(self.steps, self.recipe.learn, self.recipe.prune),
+            false => Plan {
+                learn: 0,
+                prune: 0,
+                polish: self.steps,
+            },
+        }
+    }
+
+    /// The order of `n_rows` rows.
+    pub fn sampler(&self, n_rows: usize) -> Sampler {
+        Sampler {
+            n_rows,
+            batch_size: self.batch_size,
+            seed: self.seed,
+        }
+    }
+}
+
 /// The part of the recipe that users rarely touch. Shares are of all steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// Share of the learn phase.
     pub learn: f64,
@@ -127,6 +151,8 @@ pub struct Trainer<'a> {
     best: Vec<(String, Tensor)>,
     window: Window,
     gates: GateHistory,
+    /// For a checkpoint, as soon as the losses that follow from it are finite.
+    candidate: Option<State>,
 }
 
 impl<'a> Trainer<'a> {
@@ -141,7 +167,6 @@ impl<'a> Trainer<'a> {
             method,
             recipe,
             seed,
-            steps,
             ..
         } = *settings;
         let calibration = Batch::pack(&train[..fitting(train, CALIBRATION_TOKENS)], model.device());
@@ -153,33 +178,22 @@ impl<'a> Trainer<'a> {
             optim.add(vectors, VECTORS, &half.vectors);
             optim.add(log_alpha, GATES, &half.log_alpha);
         }
-        let plan = match method.gated() {
-            true => Plan::new(steps, recipe.learn, recipe.prune),
-            false => Plan {
-                learn: 0,
-                prune: 0,
-                polish: steps,
-            },
-        };
         Trainer {
             model,
             settings,
             train,
             valid,
-            sampler: Sampler {
-                n_rows: train.len(),
-                batch_size: settings.batch_size,
-                seed,
-            },
-            plan,
+            sampler: settings.sampler(train.len()),
+            plan: settings.plan(),
             penalty: Penalty::new(settings.sparsity, &edits.log_alphas()),
             window: Window::default(),
-            gates: GateHistory::new(&edits),
+            gates: GateHistory::start(&edits),
             edits,
             optim,
             fixed: None,
             counters: Counters::default(),
             best: Vec::new(),
+            candidate: None,
         }
     }
 
@@ -222,7 +236,7 @@ impl<'a> Trainer<'a> {
             }
         }
         self.counters = state.counters.clone();
-        self.gates = GateHistory::new(&self.edits);
+        self.gates = GateHistory::now(&self.edits);
         self.fixed = None;
         if self.counters.step >= self.plan.learn + self.plan.prune {
             self.fixed = Some(self.edits.fixed_gates());
@@ -249,19 +263,16 @@ impl<'a> Trainer<'a> {
             self.window.note_gates(&self.edits);
             self.window.add_time(begun.elapsed());
             let last = step + 1 == steps;
-            if observer.due() || last || self.window.len() >= LOOK_EVERY {
+            let validate = self.validate_after(step);
+            if observer.due() || last || validate || self.window.len() >= LOOK_EVERY {
                 self.look(observer)?;
             }
-            if self.validate_after(step) && self.validate(observer)? {
+            if validate && self.validate(observer)? {
                 break;
             }
             if !last && observer.checkpoint_due() {
                 self.look(observer)?;
-                let state = self.state();
-                // Else the next losses will say so.
-                if state.is_finite() {
-                    observer.checkpoint(&state);
-                }
+                self.candidate = Some(self.state());
             }
         }
         self.look(observer)?;
@@ -281,6 +292,9 @@ impl<'a> Trainer<'a> {
     fn look(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
         let (records, time) = self.window.read(&mut self.gates)?;
         self.counters.training_seconds += time.as_secs_f64();
+        if let Some(state) = self.candidate.take_if(|_| !records.is_empty()) {
+            observer.checkpoint(&state);
+        }
         observer.steps(&records);
         Ok(())
     }
@@ -470,7 +484,7 @@ pub fn evaluate(model: &Model, edits: &[LayerEdit], sequences: &[Sequence]) -> V
 }
 
 /// How many of the first sequences have at most `tokens` tokens together; at least one.
-fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
+pub(crate) fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
     let mut sum = 0;
     let fits = sequences.iter().take_while(|sequence| {
         sum += sequence.tokens.len();

@@ -9,7 +9,9 @@ mod decoder;
 mod tiny;
 
 mod cli;
+mod dry_run;
 mod gradients;
+mod kill;
 mod packing;
 mod resume;
 mod runs;

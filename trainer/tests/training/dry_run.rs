@@ -1,0 +1,98 @@
+//! What `--dry-run` says, and that the memory it names is what a run takes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::write_model;
+
+fn run(folder: &Path, args: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jola-train-core"));
+    command.current_dir(folder).args(args.split_whitespace());
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Two layers of four heads of 16 numbers each: 256 numbers behind 16 gates.
+#[test]
+fn a_dry_run_counts_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path());
+    let rows = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n".repeat(10);
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 20 --batch-size 3 --dry-run";
+    let output = run(folder.path(), args);
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // A row is the begin token, three of the prompt, the answer and the end token.
+    for line in [
+        "rows       8 to train on, 2 to validate; the longest has 6 tokens",
+        // Two full batches and one of two rows per epoch, with five positions a row.
+        "tokens     40 per epoch, 270 in all steps",
+        "steps      20: learn 5, prune 8, polish 7",
+        "trainable  272 numbers, 16 of them gates",
+        "memory     0.",
+    ] {
+        assert!(report.contains(line), "{line}:\n{report}");
+    }
+    let names = fs::read_dir(folder.path()).unwrap();
+    assert_eq!(names.count(), 2); // model and rows
+}
+
+/// The estimate against the peak that the kernel counted, on SmolLM2-135M with long rows.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_named_is_what_a_run_takes() {
+    let model = std::env::var("JOLA_TEST_MODEL").expect("scripts/env.sh sets JOLA_TEST_MODEL");
+    let folder = tempfile::tempdir().unwrap();
+    let row = |i: usize| {
+        let words: String = (0..90)
+            .map(|j| format!("word{} ", i * 31 + j * j % 97))
+            .collect();
+        format!("{{\"prompt\": \"{i} {words}\", \"completion\": \"yes, number {i}\"}}\n")
+    };
+    let rows: String = (0..4).map(row).collect();
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let args = format!(
+        "-m {model} --data rows.jsonl -o edit.gguf --steps 2 --batch-size 4 --valid-share 0 --dtype f32 --device cpu -t 2"
+    );
+    let report = text(&run(folder.path(), &format!("{args} --dry-run")).stdout);
+    let memory = report.lines().find_map(|line| line.strip_prefix("memory"));
+    let estimate: f64 = memory
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let peak = peak_gib(folder.path(), &args);
+    let ratio = estimate / peak;
+    assert!(
+        (0.75..1.25).contains(&ratio),
+        "estimated {estimate}, took {peak} GiB\n{report}"
+    );
+}
+
+/// Runs a training and returns the most memory that it held, in GiB.
+#[cfg(target_os = "linux")]
+fn peak_gib(folder: &Path, args: &str) -> f64 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jola-train-core"));
+    command.current_dir(folder).args(args.split_whitespace());
+    let mut child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        // The kernel keeps the high-water mark, so a look now and then misses little.
+        if let Ok(text) = fs::read_to_string(&status) {
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            peak = peak.max(kib.unwrap_or(0));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(child.wait().unwrap().success());
+    peak as f64 / f64::from(1 << 20)
+}
