@@ -2,6 +2,7 @@
 `llama-jola import`: edits of other projects as sidecars.
 */
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -40,7 +41,7 @@ pub struct ImportArgs {
 }
 
 /// Heads of one intervention.
-type Heads = Vec<u32>;
+type Heads = BTreeSet<u32>;
 
 /// `0+2`
 fn heads(text: &str) -> Result<Heads, std::num::ParseIntError> {

@@ -15,7 +15,7 @@ pub mod pickle;
 mod pyvene;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::Metadata;
@@ -53,7 +53,7 @@ pub struct ImportParams {
     /// Factor of ITI's offsets, its α.
     pub alpha: f32,
     /// Heads of each of pyvene's interventions on single heads, in the file's order.
-    pub heads: Vec<Vec<u32>>,
+    pub heads: Vec<BTreeSet<u32>>,
 }
 
 /// The model that an edit is for.

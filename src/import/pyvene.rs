@@ -17,7 +17,7 @@ refused with its reason. Which heads and positions an intervention acts on is to
 it runs, not when it saves: heads come from the command line, positions are all.
 */
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use jola_edit::sidecar::BaseShape;
@@ -84,7 +84,7 @@ struct Affine {
 pub(super) fn read(
     folder: &Path,
     shape: &BaseShape,
-    heads: &[Vec<u32>],
+    heads: &[BTreeSet<u32>],
 ) -> Result<(Vectors, Vec<PathBuf>), ImportError> {
     let path = folder.join("config.json");
     let error = |kind| FileError::new(&path, kind);
@@ -124,15 +124,12 @@ pub(super) fn read(
         let (starts, size) = match place {
             Place::Layer => (vec![0], total),
             Place::Heads => {
-                let heads = heads.next().map(Vec::as_slice).unwrap_or_default();
-                if let Some(head) = heads.iter().find(|head| **head >= count) {
+                let heads = heads.next().into_iter().flatten();
+                if let Some(head) = heads.clone().find(|head| **head >= count) {
                     let text = format!("--heads: layer {layer} has no head {head}, it has {count}");
                     return Err(error(ImportErrorKind::Inexact(text)));
                 }
-                (
-                    heads.iter().map(|head| *head as usize * width).collect(),
-                    width,
-                )
+                (heads.map(|head| *head as usize * width).collect(), width)
             }
         };
         let values = match file {
@@ -229,80 +226,94 @@ fn interventions(
     }
     let mut collisions: HashMap<String, u32> = HashMap::new();
     let mut found = Vec::new();
-    for (index, fields) in config.representations.iter().enumerate() {
-        let number = |at: usize| fields.get(at).and_then(Value::as_u64).unwrap_or_default();
-        let text = |at: usize| fields.get(at).and_then(Value::as_str).unwrap_or_default();
-        let (layer, component, unit, units) = (number(0), text(1), text(2), number(3));
-        let refused = |why: String| format!("intervention {index}, on `{component}`: {why}");
-        let (place, layer) = place(component, layer).ok_or_else(|| {
-            refused(
-                "a sidecar edits the heads' outputs before the output projection: \
-                 `attention_value_output`, `head_attention_value_output` or \
-                 `….layers[N].self_attn.o_proj.input`"
-                    .to_owned(),
-            )
-        })?;
-        let units_fit = match place {
-            Place::Layer => unit == "pos",
-            Place::Heads => matches!(unit, "h" | "h.pos"),
-        };
-        if !units_fit {
-            return Err(refused(format!(
-                "units of `{unit}` are not heads or positions"
-            )));
-        }
-        let named = [
-            (7, "subspace_partition"),
-            (9, "intervention_link_key"),
-            (10, "moe_key"),
-        ];
-        for (at, name) in named {
-            if fields.get(at).is_some_and(|value| !value.is_null()) {
-                return Err(refused(format!(
-                    "`{name}` makes it more than a scale and an offset"
-                )));
-            }
-        }
-        let layer = u32::try_from(layer).ok().filter(|l| *l < shape.block_count);
-        let layer = layer.ok_or_else(|| {
-            refused(format!(
-                "its layer is not one of the model's {}",
-                shape.block_count
-            ))
-        })?;
-        let class = &config.intervention_types[index];
-        let change = change(class).ok_or_else(|| {
-            refused(format!(
-                "{class} is not a constant scale and offset; pyvene's AdditionIntervention, \
-                 SubtractionIntervention, VanillaIntervention and ZeroIntervention are"
-            ))
-        })?;
-        if !config.intervention_constant_sources[index] && change != Change::Zero {
-            return Err(refused(
-                "its source is another run's values, not a constant".to_owned(),
-            ));
-        }
-        // pyvene's names for files; older versions have dots where newer have lines.
-        let key = match component.contains('.') {
-            true => format!("comp_{component}_unit_{unit}_nunit_{units}"),
-            false => format!("layer_{layer}_comp_{component}_unit_{unit}_nunit_{units}"),
-        };
-        let key = key.replace('.', "_");
-        let collision = collisions.entry(key.clone()).or_default();
-        let key = format!("{key}#{collision}");
+    for index in 0..count {
+        let (mut intervention, name) = intervention(config, index, shape)?;
+        let collision = collisions.entry(name.clone()).or_default();
+        let key = format!("{name}#{collision}");
         *collision += 1;
+        // Older versions have dots where newer ones have lines.
         let keys = &config.sorted_keys;
         let stored = keys.iter().find(|stored| stored.replace('.', "_") == key);
-        let stored = stored.ok_or_else(|| refused(format!("`sorted_keys` has no `{key}`")))?;
-        found.push(Intervention {
-            place,
-            layer,
-            change,
-            dimensions: config.intervention_dimensions[index],
-            file: (change != Change::Zero).then(|| folder.join(format!("intkey_{stored}.bin"))),
-        });
+        let stored = stored.ok_or_else(|| format!("`sorted_keys` has no `{key}`"))?;
+        if intervention.change != Change::Zero {
+            intervention.file = Some(folder.join(format!("intkey_{stored}.bin")));
+        }
+        found.push(intervention);
     }
     Ok(found)
+}
+
+/// One intervention, without its file, and its name in pyvene's keys.
+fn intervention(
+    config: &Config,
+    index: usize,
+    shape: &BaseShape,
+) -> Result<(Intervention, String), String> {
+    let fields = &config.representations[index];
+    let number = |at: usize| fields.get(at).and_then(Value::as_u64);
+    let text = |at: usize| fields.get(at).and_then(Value::as_str);
+    let (Some(layer), Some(component), Some(unit), Some(units)) =
+        (number(0), text(1), text(2), number(3))
+    else {
+        return Err(format!(
+            "intervention {index} does not begin with layer, component, unit and number of units"
+        ));
+    };
+    let refuse = |why: &str| Err(format!("intervention {index}, on `{component}`: {why}"));
+    let Some((place, layer)) = place(component, layer) else {
+        return refuse(
+            "a sidecar edits the heads' outputs before the output projection: \
+             `attention_value_output`, `head_attention_value_output` or \
+             `….layers[N].self_attn.o_proj.input`",
+        );
+    };
+    let fits = match place {
+        Place::Layer => unit == "pos",
+        Place::Heads => matches!(unit, "h" | "h.pos"),
+    };
+    if !fits {
+        return refuse(&format!("units of `{unit}` are not heads or positions"));
+    }
+    let more = [
+        (7, "subspace_partition"),
+        (9, "intervention_link_key"),
+        (10, "moe_key"),
+    ];
+    for (at, name) in more {
+        if fields.get(at).is_some_and(|value| !value.is_null()) {
+            return refuse(&format!(
+                "`{name}` makes it more than a scale and an offset"
+            ));
+        }
+    }
+    let Some(layer) = u32::try_from(layer).ok().filter(|l| *l < shape.block_count) else {
+        return refuse(&format!(
+            "its layer is not one of the model's {}",
+            shape.block_count
+        ));
+    };
+    let class = &config.intervention_types[index];
+    let Some(change) = change(class) else {
+        return refuse(&format!(
+            "{class} is not a constant scale and offset; pyvene's AdditionIntervention, \
+             SubtractionIntervention, VanillaIntervention and ZeroIntervention are"
+        ));
+    };
+    if !config.intervention_constant_sources[index] && change != Change::Zero {
+        return refuse("its source is another run's values, not a constant");
+    }
+    let name = match component.contains('.') {
+        true => format!("comp_{component}_unit_{unit}_nunit_{units}"),
+        false => format!("layer_{layer}_comp_{component}_unit_{unit}_nunit_{units}"),
+    };
+    let intervention = Intervention {
+        place,
+        layer,
+        change,
+        dimensions: config.intervention_dimensions[index],
+        file: None,
+    };
+    Ok((intervention, name.replace('.', "_")))
 }
 
 /// What a component is, and its layer: a module's path has its own.

@@ -321,7 +321,7 @@ fn interventions_of_pyvene_that_are_no_scale_and_offset_are_refused() {
         assert!(!folder.path("edit.gguf").exists());
     };
     type Change = fn(&mut serde_json::Value);
-    let changes: [(Change, &str); 9] = [
+    let changes: [(Change, &str); 10] = [
         (
             |c| c["mode"] = "serial".into(),
             "mode `serial`: there one run's values go into the next",
@@ -352,6 +352,10 @@ fn interventions_of_pyvene_that_are_no_scale_and_offset_are_refused() {
         (
             |c| c["intervention_constant_sources"][0] = false.into(),
             "its source is another run's values",
+        ),
+        (
+            |c| c["representations"][0][0] = "0".into(),
+            "intervention 0 does not begin with layer, component",
         ),
         (
             |c| c["representations"][0][0] = 2.into(),
