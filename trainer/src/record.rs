@@ -199,7 +199,8 @@ impl Window {
                 loss,
                 lr: pending.lr,
                 gate_lr: pending.gate_lr,
-                lambda: pending.lambda.and_then(|_| lambdas.next()).unwrap_or(0.0),
+                // No minus zero, which the clamp at zero lets through.
+                lambda: pending.lambda.and_then(|_| lambdas.next()).unwrap_or(0.0) + 0.0,
                 open: BTreeMap::new(),
                 opened: BTreeMap::new(),
                 closed: BTreeMap::new(),
