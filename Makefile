@@ -64,6 +64,7 @@ test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHE
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost
 	$(HOSTS) soak
 	$(HOSTS) speed
+	$(HOSTS) instructions
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header

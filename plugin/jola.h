@@ -55,6 +55,8 @@ enum jola_status {
 struct jola_cb_eval_host {
   // `ggml_get_name`
   const char *(*ggml_get_name)(const struct ggml_tensor *tensor);
+  // `ggml_op_desc`
+  const char *(*ggml_op_desc)(const struct ggml_tensor *tensor);
   // `ggml_nelements`
   int64_t (*ggml_nelements)(const struct ggml_tensor *tensor);
   // `ggml_nrows`
@@ -76,6 +78,10 @@ struct jola_cb_eval_host {
                                       const char *key,
                                       char *buf,
                                       size_t buf_size);
+  // `llama_model_has_encoder`
+  bool (*llama_model_has_encoder)(const struct llama_model *model);
+  // `llama_model_has_decoder`
+  bool (*llama_model_has_decoder)(const struct llama_model *model);
 };
 
 // A callback as llama.cpp's context parameters take it; may be null.

@@ -100,6 +100,15 @@ pub enum GraphError {
         /// Width of the graph's tensor.
         found: i64,
     },
+    /// The heads of a layer are spread over several devices.
+    #[error(
+        "layer {layer}: its heads are split over several devices (--split-mode tensor), where \
+         an edit cannot follow; use --split-mode layer"
+    )]
+    SplitHeads {
+        /// The layer.
+        layer: u32,
+    },
     /// Layers with edits that the graph never showed.
     #[error("the model's attention never passed the edit of layers {layers:?}: its graph is built another way")]
     NeverFired {

@@ -92,7 +92,9 @@ impl CbEval {
         let name = unsafe { CStr::from_ptr((self.host.ggml_get_name)(tensor)) };
         let name = name.to_str().unwrap_or_default();
         let edit = head_outputs(name)
-            .and_then(|layer| Some((layer, self.request.edits.layers.get(&layer)?)));
+            .and_then(|layer| Some((layer, self.request.edits.layers.get(&layer)?)))
+            // SAFETY: as above.
+            .filter(|_| is_arranged(unsafe { CStr::from_ptr((self.host.ggml_op_desc)(tensor)) }));
         if ask {
             if let Some(layer) = reshaped_head_outputs(name) {
                 if self.request.edits.layers.contains_key(&layer) {
@@ -183,6 +185,13 @@ impl CbEval {
         let error = GraphError::NeverFired { layers };
         Err(CbEvalError::Graph(error.to_string()))
     }
+}
+
+/// Whether this operation only arranges the values of attention's last product, as the one
+/// that makes the head outputs does. BERT's and other graphs call the product with the output
+/// projection `kqv_out-<layer>` as well.
+fn is_arranged(operation: &CStr) -> bool {
+    [c"CONT", c"RESHAPE"].contains(&operation)
 }
 
 type ChainedCallback = unsafe extern "C" fn(*mut GgmlTensor, bool, *mut c_void) -> bool;

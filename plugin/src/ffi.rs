@@ -31,7 +31,7 @@ use jola_edit::Sidecar;
 use crate::cb_eval::CbEval;
 use crate::host::{LlamaContext, LlamaModel};
 use crate::request::{enable, set_defaults, Request};
-use crate::shape;
+use crate::shape::{self, ModelApi};
 use crate::state::{self, StateError};
 
 /// Outcome of a call.
@@ -66,6 +66,8 @@ pub type EvalCallback = Option<
 pub struct CbEvalHost {
     /// `ggml_get_name`
     pub ggml_get_name: unsafe extern "C" fn(tensor: *const GgmlTensor) -> *const c_char,
+    /// `ggml_op_desc`
+    pub ggml_op_desc: unsafe extern "C" fn(tensor: *const GgmlTensor) -> *const c_char,
     /// `ggml_nelements`
     pub ggml_nelements: unsafe extern "C" fn(tensor: *const GgmlTensor) -> i64,
     /// `ggml_nrows`
@@ -93,6 +95,21 @@ pub struct CbEvalHost {
         buf: *mut c_char,
         buf_size: usize,
     ) -> i32,
+    /// `llama_model_has_encoder`
+    pub llama_model_has_encoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
+    /// `llama_model_has_decoder`
+    pub llama_model_has_decoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
+}
+
+impl CbEvalHost {
+    /// The functions that tell about a model.
+    fn model_api(&self) -> ModelApi {
+        ModelApi {
+            llama_model_meta_val_str: self.llama_model_meta_val_str,
+            llama_model_has_encoder: self.llama_model_has_encoder,
+            llama_model_has_decoder: self.llama_model_has_decoder,
+        }
+    }
 }
 
 /// A failed call.
@@ -317,7 +334,7 @@ pub unsafe extern "C" fn jola_cb_eval_init(
             let Some(request) = read(specs, n_specs)? else {
                 return Err(Failure::of(JolaStatus::Argument, "no sidecar is named"));
             };
-            shape::check((*host).llama_model_meta_val_str, model, &request)
+            shape::check((*host).model_api(), model, &request)
                 .map_err(|error| Failure::of(JolaStatus::Model, error))?;
             let edits = CbEval::new(*host, request, *cb_eval, *cb_eval_user_data);
             let edits = Box::into_raw(Box::new(edits));

@@ -12,6 +12,7 @@ use jola_edit::graph::{
 };
 
 use crate::resolve::{beside, next, object_of, ResolveError};
+use crate::shape::ModelApi;
 
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
@@ -79,6 +80,8 @@ table! {
     /// The llama.cpp functions that the plugin calls.
     LlamaApi {
         llama_model_meta_val_str: unsafe extern "C" fn(*const LlamaModel, *const c_char, *mut c_char, usize) -> i32,
+        llama_model_has_encoder: unsafe extern "C" fn(*const LlamaModel) -> bool,
+        llama_model_has_decoder: unsafe extern "C" fn(*const LlamaModel) -> bool,
         llama_decode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
         llama_encode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
         llama_free: unsafe extern "C" fn(*mut LlamaContext),
@@ -87,6 +90,17 @@ table! {
         llama_memory_clear: unsafe extern "C" fn(*mut LlamaMemory, bool),
         llama_pooling_type: unsafe extern "C" fn(*const LlamaContext) -> c_int,
         llama_set_adapter_cvec: unsafe extern "C" fn(*mut LlamaContext, *const f32, usize, i32, i32, i32) -> i32,
+    }
+}
+
+impl LlamaApi {
+    /// The functions that tell about a model.
+    pub fn model_api(&self) -> ModelApi {
+        ModelApi {
+            llama_model_meta_val_str: self.llama_model_meta_val_str,
+            llama_model_has_encoder: self.llama_model_has_encoder,
+            llama_model_has_decoder: self.llama_model_has_decoder,
+        }
     }
 }
 
@@ -100,6 +114,7 @@ table! {
         ggml_backend_buffer_get_type: unsafe extern "C" fn(*mut GgmlBuffer) -> *mut GgmlBufferType,
         ggml_backend_buft_get_device: unsafe extern "C" fn(*mut GgmlBufferType) -> *mut GgmlDevice,
         ggml_backend_buft_name: unsafe extern "C" fn(*mut GgmlBufferType) -> *const c_char,
+        ggml_backend_dev_type: unsafe extern "C" fn(*mut GgmlDevice) -> c_int,
         ggml_backend_dev_buffer_type: unsafe extern "C" fn(*mut GgmlDevice) -> *mut GgmlBufferType,
     }
 }
@@ -128,6 +143,9 @@ pub struct Host {
 /// Proven for each ggml before it is used.
 const BUFFER_OFFSET: usize = 8;
 
+/// `GGML_BACKEND_DEVICE_TYPE_META`: several devices that share each tensor.
+const DEVICE_TYPE_META: c_int = 4;
+
 /// Where a weight lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -135,6 +153,8 @@ pub enum Place {
     Unallocated,
     /// On a device with this plain buffer type.
     Device(*mut GgmlBufferType),
+    /// In parts, on several devices.
+    Split,
 }
 
 impl Host {
@@ -222,6 +242,9 @@ impl Host {
             }
             let kind = (api.ggml_backend_buffer_get_type)(buffer);
             let device = (api.ggml_backend_buft_get_device)(kind);
+            if !device.is_null() && (api.ggml_backend_dev_type)(device) == DEVICE_TYPE_META {
+                return Place::Split;
+            }
             Place::Device(
                 if device.is_null() || (api.ggml_backend_buffer_is_host)(buffer) {
                     (api.ggml_backend_cpu_buffer_type)()

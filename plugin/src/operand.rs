@@ -23,6 +23,7 @@ pub enum Product {
 }
 
 const HEAD_OUTPUTS: &str = "kqv_out-";
+const OUTPUT_PROJECTION: &str = "attn_output.weight";
 const UNROTATED: &str = "jola_unrotated-";
 const RESHAPED: [&str; 2] = [" (reshaped)", " (cont)"];
 
@@ -51,6 +52,13 @@ fn strip_reshaped(name: &str) -> Option<&str> {
     RESHAPED.iter().find_map(|end| name.strip_suffix(end))
 }
 
+/// Whether this is the name of a layer's output projection, whatever llama.cpp calls the head
+/// outputs.
+pub fn is_output_projection(a: &str) -> bool {
+    let weight = a.strip_prefix("blk.").and_then(|name| name.split_once('.'));
+    weight.is_some_and(|(_, what)| what == OUTPUT_PROJECTION)
+}
+
 /// What the product of tensors named `a` and `b` is to an edit, if anything.
 pub fn product(a: &str, b: &str) -> Option<Product> {
     if a.starts_with("attn_inp_") && a.ends_with("_rot") {
@@ -66,7 +74,7 @@ pub fn product(a: &str, b: &str) -> Option<Product> {
         return None;
     }
     match what {
-        "attn_output.weight" => Some(Product::Projection(layer)),
+        OUTPUT_PROJECTION => Some(Product::Projection(layer)),
         "attn_output.weight.lora_a" => Some(Product::Lora(layer)),
         _ => None,
     }
@@ -106,6 +114,10 @@ mod tests {
             ("blk.1.attn_output.weight.lora_b", "kqv_out-1"),
             ("blk.1.ffn_up.weight", "kqv_out-1"),
             ("v.blk.1.attn_out.weight", "kqv_out-1"),
+            // T5, whose layers' numbers stand for three attentions each.
+            ("enc.blk.1.attn_o.weight", "kqv_out-1"),
+            ("dec.blk.1.attn_o.weight", "kqv_out-1"),
+            ("dec.blk.1.cross_attn_o.weight", "kqv_out-1"),
             ("attn_inp_v_rot", "Vcur-1 (reshaped)"),
             ("attn_inp_v_rot", "kqv_out-1"),
             ("blk.1.attn_output.weight", "kqv_out-"),
@@ -113,6 +125,13 @@ mod tests {
         ] {
             assert_eq!(product(a, b), None, "{a} × {b}");
         }
+    }
+
+    #[test]
+    fn output_projections_are_told_by_name() {
+        assert!(is_output_projection("blk.12.attn_output.weight"));
+        assert!(!is_output_projection("blk.12.attn_output.weight.lora_a"));
+        assert!(!is_output_projection("attn_output.weight"));
     }
 
     #[test]

@@ -11,13 +11,19 @@ use jola_edit::Sidecar;
 use crate::host::LlamaModel;
 use crate::request::Request;
 
-/// `llama_model_meta_val_str` of the host.
-pub type MetaValue = unsafe extern "C" fn(
-    model: *const LlamaModel,
-    key: *const c_char,
-    buf: *mut c_char,
-    buf_size: usize,
-) -> i32;
+/// The host's functions that tell about a model, named as in llama.h.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)] // the fields are llama.cpp's functions, documented there
+pub struct ModelApi {
+    pub llama_model_meta_val_str: unsafe extern "C" fn(
+        model: *const LlamaModel,
+        key: *const c_char,
+        buf: *mut c_char,
+        buf_size: usize,
+    ) -> i32,
+    pub llama_model_has_encoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
+    pub llama_model_has_decoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
+}
 
 /// Why edits are not for a model.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,12 @@ pub enum ShapeError {
         /// The first difference.
         mismatch: BaseMismatch,
     },
+    /// The model has an encoder and a decoder, as T5 has.
+    #[error(
+        "this model has an encoder and a decoder: a layer's number stands for three attentions \
+         in it, and an edit is of one"
+    )]
+    EncoderDecoder,
 }
 
 /// Keys below the architecture's name that decide the shape; all are numbers.
@@ -52,7 +64,7 @@ const NUMBERS: [&str; 5] = [
 /// # Safety
 /// `model` must be a live model of the llama.cpp that `api` belongs to.
 pub unsafe fn check(
-    api: MetaValue,
+    api: ModelApi,
     model: *const LlamaModel,
     request: &Request,
 ) -> Result<(), ShapeError> {
@@ -66,6 +78,12 @@ pub unsafe fn check(
                 mismatch,
             })?;
     }
+    // SAFETY: as above.
+    let both =
+        unsafe { (api.llama_model_has_encoder)(model) && (api.llama_model_has_decoder)(model) };
+    if both {
+        return Err(ShapeError::EncoderDecoder);
+    }
     Ok(())
 }
 
@@ -76,7 +94,7 @@ pub unsafe fn check(
 /// # Safety
 /// As for [`check`].
 unsafe fn read(
-    api: MetaValue,
+    api: ModelApi,
     model: *const LlamaModel,
     sidecar: &Sidecar,
 ) -> Result<BaseShape, GgufErrorKind> {
@@ -114,12 +132,16 @@ unsafe fn read(
 ///
 /// # Safety
 /// As for [`check`].
-unsafe fn value(api: MetaValue, model: *const LlamaModel, key: &str) -> Option<String> {
+unsafe fn value(api: ModelApi, model: *const LlamaModel, key: &str) -> Option<String> {
     let key = CString::new(key).ok()?;
-    let mut text = [0u8; 256];
+    const SIZE: usize = 256;
+    let mut text = [0u8; SIZE];
     // SAFETY: `text` is valid for its length; llama.cpp terminates what it writes and
     // returns the whole length, negative when there is no such key.
-    let len = unsafe { api(model, key.as_ptr(), text.as_mut_ptr().cast(), text.len()) };
+    let len = unsafe {
+        let text = text.as_mut_ptr().cast();
+        (api.llama_model_meta_val_str)(model, key.as_ptr(), text, SIZE)
+    };
     let bytes = text.get(..usize::try_from(len).ok()?)?;
     String::from_utf8(bytes.to_vec()).ok()
 }

@@ -175,9 +175,19 @@ impl ContextState {
             let rows = (ggml.ggml_nrows)(cur).max(1);
             (self.host.place(weight), (ggml.ggml_nelements)(cur) / rows)
         };
-        let Place::Device(buffer_type) = place else {
-            inner.measured = true;
-            return cur;
+        let buffer_type = match place {
+            Place::Device(buffer_type) => buffer_type,
+            Place::Unallocated => {
+                inner.measured = true;
+                return cur;
+            }
+            Place::Split => {
+                let edited = |r: &Arc<Request>| r.edits.layers.contains_key(&layer);
+                if inner.request.as_ref().is_some_and(edited) {
+                    inner.failed.get_or_insert(GraphError::SplitHeads { layer });
+                }
+                return cur;
+            }
         };
         inner.seen.insert(layer, SeenLayer { width, buffer_type });
         let (Some(request), Some(device)) = (&inner.request, &mut inner.device) else {
@@ -283,7 +293,7 @@ impl ContextState {
         // graph is under computation.
         unsafe {
             if let Some(request) = &request {
-                shape::check(llama.llama_model_meta_val_str, self.model, request)?;
+                shape::check(llama.model_api(), self.model, request)?;
             }
             (llama.llama_synchronize)(context);
             let overwritten = match (&request, &mut inner.device) {

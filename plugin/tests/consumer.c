@@ -1,14 +1,15 @@
 // A program that uses libjola through its C API, with llama.cpp's shared libraries.
 //
-//     consumer MODEL EDIT OTHER_EDIT WRONG_EDIT BACKENDS
+//     consumer MODEL EDIT OTHER_EDIT WRONG_EDIT ALL_EDIT BACKENDS
 //
-// EDIT and OTHER_EDIT edit different layers of MODEL, WRONG_EDIT is for another model,
-// BACKENDS is the folder of ggml's loadable backends. Exits with 1 at the first surprise.
+// EDIT and OTHER_EDIT edit different layers of MODEL, WRONG_EDIT is for another model, ALL_EDIT
+// edits every layer, BACKENDS is the folder of ggml's loadable backends. Exits with 1 at the first surprise.
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "ggml-backend.h"
 #include "jola.h"
@@ -62,6 +63,40 @@ static float * logits(struct llama_context * ctx) {
     return all;
 }
 
+// Logits after one more token, with the first tokens forgotten and the others moved up.
+static float * shifted(struct llama_context * ctx) {
+    free(logits(ctx));
+    llama_memory_t memory = llama_get_memory(ctx);
+    CHECK(llama_memory_can_shift(memory));
+    CHECK(llama_memory_seq_rm(memory, 0, 0, 3));
+    llama_memory_seq_add(memory, 0, 3, N_TOKENS, -3);
+    llama_token token = TOKENS[0];
+    CHECK(llama_decode(ctx, llama_batch_get_one(&token, 1)) == 0);
+    CHECK(llama_memory_seq_pos_max(memory, 0) == N_TOKENS - 3);
+    float * row = malloc(sizeof(float) * n_vocab);
+    CHECK(row);
+    memcpy(row, llama_get_logits_ith(ctx, -1), sizeof(float) * n_vocab);
+    return row;
+}
+
+static bool same_row(const float * a, const float * b) {
+    return memcmp(a, b, sizeof(float) * n_vocab) == 0;
+}
+
+// Seconds to decode all tokens one by one.
+static double seconds(struct llama_context * ctx) {
+    struct timespec start, end;
+    timespec_get(&start, TIME_UTC);
+    free(logits(ctx));
+    timespec_get(&end, TIME_UTC);
+    return (double) (end.tv_sec - start.tv_sec) + 1e-9 * (double) (end.tv_nsec - start.tv_nsec);
+}
+
+static int by_value(const void * a, const void * b) {
+    const double x = *(const double *) a, y = *(const double *) b;
+    return (x > y) - (x < y);
+}
+
 static bool same(const float * a, const float * b) {
     return memcmp(a, b, sizeof(float) * (size_t) n_vocab * N_TOKENS) == 0;
 }
@@ -96,11 +131,57 @@ static void check_texts(const char * edit) {
     jola_string_free(NULL);
 }
 
+// A context whose layers `edits` edits by callback.
+static struct llama_context * by_callback(const char * spec, struct llama_context_params p,
+                                          struct jola_cb_eval_edits ** edits) {
+    const struct jola_cb_eval_host host = {
+        ggml_get_name,           ggml_op_desc,
+        ggml_nelements,          ggml_nrows,
+        ggml_nbytes,             ggml_backend_tensor_get,
+        ggml_backend_tensor_set, llama_model_meta_val_str,
+        llama_model_has_encoder, llama_model_has_decoder,
+    };
+    *edits = NULL;
+    if (jola_cb_eval_init(&host, model, &spec, 1, &p.cb_eval, &p.cb_eval_user_data, edits)
+            != JOLA_STATUS_OK) {
+        return NULL;
+    }
+    struct llama_context * ctx = llama_init_from_model(model, p);
+    CHECK(ctx);
+    return ctx;
+}
+
+// What the callback costs: decoding with all layers edited by it, and edited in the graph,
+// against decoding without edits, in turns.
+static void print_cost(const char * all) {
+    enum { TURNS = 21 };
+    struct jola_cb_eval_edits * edits;
+    struct llama_context * slow = by_callback(all, params(), &edits);
+    struct llama_context * fast = create(), * plain = create();
+    CHECK(slow && fast && plain && set(fast, all) == JOLA_STATUS_OK);
+    double in_graph[TURNS], called[TURNS];
+    for (int i = -1; i < TURNS; i++) {
+        const double base = seconds(plain), a = seconds(fast) / base, b = seconds(slow) / base;
+        if (i >= 0) { // the first turn warms up
+            in_graph[i] = a;
+            called[i] = b;
+        }
+    }
+    qsort(in_graph, TURNS, sizeof *in_graph, by_value);
+    qsort(called, TURNS, sizeof *called, by_value);
+    printf("consumer: decoding, %d turns, median against no edits: in the graph %.3f, by callback "
+           "%.3f\n", TURNS, in_graph[TURNS / 2], called[TURNS / 2]);
+    llama_free(slow);
+    llama_free(fast);
+    llama_free(plain);
+    jola_cb_eval_free(edits);
+}
+
 int main(int argc, char ** argv) {
-    CHECK(argc == 6);
+    CHECK(argc == 7);
     const char * edit = argv[2], * other = argv[3], * wrong = argv[4];
     llama_log_set(quiet, NULL);
-    ggml_backend_load_all_from_path(argv[5]);
+    ggml_backend_load_all_from_path(argv[6]);
     model = llama_model_load_from_file(argv[1], llama_model_default_params());
     CHECK(model);
     n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
@@ -174,27 +255,32 @@ int main(int argc, char ** argv) {
     llama_free(ctx);
 
     // The callback route gives the same bits and calls the program's own callback.
-    const struct jola_cb_eval_host host = {
-        ggml_get_name,           ggml_nelements,          ggml_nrows,
-        ggml_nbytes,             ggml_backend_tensor_get, ggml_backend_tensor_set,
-        llama_model_meta_val_str,
-    };
     struct llama_context_params p = params();
     p.cb_eval = own_callback;
     p.cb_eval_user_data = &asked;
-    struct jola_cb_eval_edits * by_callback = NULL;
-    CHECK(jola_cb_eval_init(&host, model, &wrong, 1, &p.cb_eval, &p.cb_eval_user_data,
-                            &by_callback) == JOLA_STATUS_MODEL);
-    CHECK(jola_cb_eval_init(&host, model, &edit, 1, &p.cb_eval, &p.cb_eval_user_data,
-                            &by_callback) == JOLA_STATUS_OK);
-    ctx = llama_init_from_model(model, p);
-    CHECK(ctx);
-    CHECK(jola_cb_eval_check(by_callback) == JOLA_STATUS_GRAPH);
-    CHECK(same(edited, logits(ctx)));
+    struct jola_cb_eval_edits * edits;
+    CHECK(!by_callback(wrong, p, &edits) && !edits);
+    CHECK(strstr(jola_last_error(), "the edit is for 31 layers, the model has 30"));
+    struct llama_context * called = by_callback(edit, p, &edits);
+    CHECK(called);
+    CHECK(jola_cb_eval_check(edits) == JOLA_STATUS_GRAPH);
+    CHECK(same(edited, logits(called)));
     CHECK(asked > 0);
-    CHECK(jola_cb_eval_check(by_callback) == JOLA_STATUS_OK);
+    CHECK(jola_cb_eval_check(edits) == JOLA_STATUS_OK);
+
+    // Context shift moves cached keys; the edits before and after it are the same.
+    ctx = create();
+    CHECK(ctx);
+    float * unedited = shifted(ctx);
+    CHECK(set(ctx, edit) == JOLA_STATUS_OK);
+    float * moved = shifted(ctx);
+    CHECK(!same_row(unedited, moved) && same_row(moved, shifted(called)));
+    CHECK(!same_row(moved, edited + (size_t) (N_TOKENS - 1) * n_vocab));
     llama_free(ctx);
-    jola_cb_eval_free(by_callback);
+    llama_free(called);
+    jola_cb_eval_free(edits);
+
+    print_cost(argv[5]);
     llama_model_free(model);
     puts("consumer: all checks passed");
     return 0;

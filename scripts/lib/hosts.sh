@@ -7,7 +7,7 @@ setup_hosts() {
     [ "$(uname -sm)" = "Linux x86_64" ] ||
         die "the test programs exist for Linux on x86_64 only, this is $(uname -sm)"
     need unzip tar cmake make g++
-    setup_hosts_vulkan
+    setup_hosts_system
     setup_python
     setup_hosts_server
     setup_hosts_node
@@ -20,21 +20,30 @@ setup_server() {
     setup_hosts_server
 }
 
-# Vulkan without a GPU: Mesa's software device. The server's package brings the loader.
-setup_hosts_vulkan() {
+# Vulkan without a GPU (Mesa's software device; the server's package brings the loader), and
+# valgrind, which counts instructions.
+setup_hosts_system() {
+    local packages=()
+    has_software_vulkan || packages+=(mesa-vulkan-drivers)
+    command -v valgrind >/dev/null || packages+=(valgrind)
+    if [ ${#packages[@]} = 0 ]; then return; fi
+    if [ "$(id -u)" = 0 ]; then
+        install_packages env "${packages[@]}"
+    elif sudo -n true 2>/dev/null; then
+        install_packages "sudo env" "${packages[@]}"
+    else
+        say "system packages are missing; run this line once, then try again:"
+        echo "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}"
+        exit 1
+    fi
+}
+
+has_software_vulkan() {
     local folder
     for folder in /usr/share/vulkan/icd.d /etc/vulkan/icd.d /usr/local/share/vulkan/icd.d; do
         if compgen -G "$folder/lvp_icd*.json" >/dev/null; then return; fi
     done
-    if [ "$(id -u)" = 0 ]; then
-        install_packages env mesa-vulkan-drivers
-    elif sudo -n true 2>/dev/null; then
-        install_packages "sudo env" mesa-vulkan-drivers
-    else
-        say "Mesa's software device for Vulkan is missing; run this line once, then try again:"
-        echo "sudo apt-get update && sudo apt-get install -y --no-install-recommends mesa-vulkan-drivers"
-        exit 1
-    fi
+    return 1
 }
 
 # A prebuilt llama-server with its shared libraries.
@@ -95,7 +104,7 @@ setup_hosts_node() {
     rm -f "$fetched"
 }
 
-# llama-cpp-python as pip builds it, and llama.cpp's own programs from the same source.
+# llama-cpp-python as pip builds it, and llama.cpp's llama-bench from the same source.
 # Both parts of the build go on where they were stopped.
 setup_hosts_python() {
     local version file sha256 fetched wanted sdist source
@@ -123,21 +132,21 @@ setup_hosts_python() {
     fi
     source=$target/source
 
-    say "building llama-cpp-python $version and llama.cpp's programs (ten minutes on two idle cores)"
+    say "building llama-cpp-python $version and llama-bench (ten minutes on two idle cores)"
     # Ninja would do as well, but not every machine has it.
     export CMAKE_GENERATOR="Unix Makefiles" CMAKE_ARGS=$options
     CMAKE_BUILD_PARALLEL_LEVEL=$(nproc)
     export CMAKE_BUILD_PARALLEL_LEVEL
     {
-        # pip would configure the folder anew, without the programs.
+        # pip would configure the folder anew, without llama-bench.
         "$python" -c 'import llama_cpp' 2>/dev/null ||
             "${pip[@]}" --python "$python" install --no-input --disable-pip-version-check --no-deps \
                 --no-build-isolation -C build-dir="$target/build" "$source" </dev/null
     } >"$target/build.log" 2>&1 || build_failed
     {
         # LLAVA_BUILD: the programs' own CMake adds that folder.
-        cmake "$target/build" -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON -DLLAVA_BUILD=OFF &&
-            cmake --build "$target/build" --target llama-server llama-bench ggml-rpc-server
+        cmake "$target/build" -DLLAMA_BUILD_TOOLS=ON -DLLAVA_BUILD=OFF &&
+            cmake --build "$target/build" --target llama-bench
     } >>"$target/build.log" 2>&1 || build_failed
     unset CMAKE_GENERATOR CMAKE_ARGS CMAKE_BUILD_PARALLEL_LEVEL
     "$python" -c 'import llama_cpp' || die "llama-cpp-python cannot be imported"

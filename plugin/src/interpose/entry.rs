@@ -10,7 +10,7 @@ use jola_edit::graph::{GgmlContext, GgmlTensor};
 use super::sites::Site;
 use crate::host::{ByValue, LlamaContext};
 use crate::log;
-use crate::operand::{may_matter, product, Product};
+use crate::operand::{is_output_projection, may_matter, product, Product};
 use crate::request::{defaults, enabled};
 use crate::resolve::{lookup, real_dlsym};
 use crate::state::{self, ContextState};
@@ -42,14 +42,20 @@ pub(super) unsafe extern "C" fn mul_mat(
         // SAFETY: the caller's arguments, passed on.
         return unsafe { (site.mul_mat)(graph, a, b) };
     }
-    // SAFETY: the operands are live tensors of this ggml (the caller's contract).
-    unsafe {
-        if !may_matter(site.name(b).to_bytes()) {
-            return (site.mul_mat)(graph, a, b);
+    let build = || {
+        // SAFETY: the operands are live tensors of this ggml (the caller's contract).
+        unsafe {
+            match state::current() {
+                None => refuse_unknown(&site, a),
+                Some(state) if may_matter(site.name(b).to_bytes()) => {
+                    return edited_mul_mat(&site, &state, graph, a, b);
+                }
+                Some(_) => {}
+            }
+            (site.mul_mat)(graph, a, b)
         }
-        caught(|| edited_mul_mat(&site, graph, a, b))
-            .unwrap_or_else(|| die("internal error while a graph was built"))
-    }
+    };
+    caught(build).unwrap_or_else(|| die("internal error while a graph was built"))
 }
 
 /// The product `a × b` where `b` may be head outputs.
@@ -58,6 +64,7 @@ pub(super) unsafe extern "C" fn mul_mat(
 /// `graph`, `a` and `b` must be live objects of the site's ggml.
 unsafe fn edited_mul_mat(
     site: &Site,
+    state: &ContextState,
     graph: *mut GgmlContext,
     a: *mut GgmlTensor,
     b: *mut GgmlTensor,
@@ -66,10 +73,6 @@ unsafe fn edited_mul_mat(
     unsafe {
         let name = |tensor| site.name(tensor).to_str().unwrap_or_default();
         let Some(product) = product(name(a), name(b)) else {
-            return (site.mul_mat)(graph, a, b);
-        };
-        let Some(state) = state::current() else {
-            refuse_unknown(site, product, a);
             return (site.mul_mat)(graph, a, b);
         };
         let b = state.operand(product, graph, a, b);
@@ -86,14 +89,17 @@ unsafe fn edited_mul_mat(
 ///
 /// # Safety
 /// `a` must be a live tensor of the site's ggml.
-unsafe fn refuse_unknown(site: &Site, product: Product, a: *mut GgmlTensor) {
-    let wanted = !matches!(defaults(), Ok(None));
+unsafe fn refuse_unknown(site: &Site, a: *mut GgmlTensor) {
     // SAFETY: the caller vouches for `a`.
-    let in_memory = unsafe { !(site.get_data)(a).is_null() };
-    if wanted && in_memory && matches!(product, Product::Projection(_)) {
+    let computes = unsafe {
+        let name = site.name(a).to_str().unwrap_or_default();
+        is_output_projection(name) && !(site.get_data)(a).is_null()
+    };
+    if computes && !matches!(defaults(), Ok(None)) {
         die(
-            "a context was created in a way that cannot be edited (its llama.cpp is not called \
-             through shared library functions); stopping before it computes without the edits",
+            "a context was created in a way that this library does not know (llama.cpp too old or \
+             too new, or partly linked in statically); stopping before it computes without the \
+             edits",
         );
     }
 }

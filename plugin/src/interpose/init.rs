@@ -91,9 +91,9 @@ unsafe fn followed(
     model: *mut LlamaModel,
     create: &dyn Fn() -> *mut LlamaContext,
 ) -> Result<*mut LlamaContext, String> {
-    let meta_value = host.llama.llama_model_meta_val_str;
+    let api = host.llama.model_api();
     // SAFETY: the caller vouches for `model`.
-    let check = |request: &Arc<Request>| unsafe { shape::check(meta_value, model, request) }.err();
+    let check = |request: &Arc<Request>| unsafe { shape::check(api, model, request) }.err();
     let mismatch = request.as_ref().and_then(check);
     let wanted = if mismatch.is_some() { None } else { request };
     let edited = wanted.clone();

@@ -3,12 +3,14 @@ What the hosts are fed: prompts, sidecars, a LoRA, broken files. All of it is se
 */
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use jola_edit::gguf::{Gguf, GgufWriter, Metadata, F32};
 use jola_edit::sidecar::{BaseShape, HeadCount, HeadVectors, LayerEdit};
 use jola_edit::Sidecar;
+use llama_cpp_sys_2 as sys;
 use llama_jola::ggml;
 use serde_json::Value;
 
@@ -177,6 +179,65 @@ pub fn f32_copy(base: &Path, folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder)?;
     writer.write(&path)?;
     Ok(path)
+}
+
+/// The model `base` (all in 32-bit floats) quantised to Q4_0 by llama.cpp, kept beside it: a
+/// type that the CPU library rearranges when it loads it.
+pub fn q4_0_copy(base: &Path) -> Result<PathBuf> {
+    let path = base.with_extension("Q4_0.gguf");
+    let modified = |path: &Path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.modified()?);
+    if matches!((modified(&path), modified(base)), (Ok(copy), Ok(base)) if copy >= base) {
+        return Ok(path);
+    }
+    let new = path.with_extension("new");
+    let text = |path: &Path| Ok::<_, anyhow::Error>(CString::new(path.to_str().context("path")?)?);
+    let (from, to) = (text(base)?, text(&new)?);
+    // SAFETY: both paths are NUL-terminated and outlive the call; the parameters are
+    // llama.cpp's own.
+    let status = unsafe {
+        let mut params = sys::llama_model_quantize_default_params();
+        params.ftype = sys::LLAMA_FTYPE_MOSTLY_Q4_0;
+        params.nthread = 1;
+        sys::llama_model_quantize(from.as_ptr(), to.as_ptr(), &raw const params)
+    };
+    ensure!(status == 0, "llama_model_quantize returned {status}");
+    std::fs::rename(&new, &path)?;
+    Ok(path)
+}
+
+/// Writes a model of the first `layers` layers of `base`: another model with the same tokens.
+pub fn write_few_layers(base: &Path, layers: u32, path: &Path) -> Result<()> {
+    let file = Gguf::open(base)?;
+    let block_count = format!(
+        "{}.block_count",
+        file.metadata().str("general.architecture")?
+    );
+    let mut metadata = Metadata::new();
+    for (key, value) in file.metadata().iter() {
+        if key == block_count {
+            metadata.insert(key, layers)?;
+        } else {
+            metadata.insert(key, value.clone())?;
+        }
+    }
+    let mut writer = GgufWriter::new(metadata)?;
+    for tensor in file.iter() {
+        let info = tensor.info;
+        let layer = info.name.strip_prefix("blk.").and_then(|name| {
+            let (layer, _) = name.split_once('.')?;
+            layer.parse::<u32>().ok()
+        });
+        if layer.is_none_or(|layer| layer < layers) {
+            writer.add_tensor(
+                info.name.clone(),
+                info.ty,
+                &info.dims,
+                tensor.bytes.to_vec(),
+            )?;
+        }
+    }
+    writer.write(path)?;
+    Ok(())
 }
 
 /// Whether `path` is a complete copy that is not older than `base`.

@@ -6,14 +6,15 @@ project's own build.
 */
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command};
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context as _, Result};
-use serde_json::{json, Value};
+use serde_json::json;
 
+use crate::client::{from_script, read_line, Client, Completion, Request};
 use crate::process::{free_port, tail, Process};
 
 /// Threads of every host. On a machine that does something else as well, two threads that
@@ -27,8 +28,6 @@ const SLOTS: usize = 2;
 const START_LIMIT: Duration = Duration::from_secs(180);
 /// A host that refuses an edit has to end by then.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// Longest wait for one answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 
 /// A program with llama.cpp inside.
 #[derive(Clone, Debug)]
@@ -58,6 +57,10 @@ pub enum Backend {
     Vulkan,
     /// Another process, reached over the loopback interface.
     Rpc,
+    /// Two other processes, each with half of the layers.
+    TwoRpc,
+    /// Another process with some of the layers, and the host's CPU library.
+    RpcAndCpu,
 }
 
 impl Backend {
@@ -67,6 +70,26 @@ impl Backend {
             Self::Cpu => "CPU",
             Self::Vulkan => "Vulkan",
             Self::Rpc => "RPC",
+            Self::TwoRpc => "2 × RPC",
+            Self::RpcAndCpu => "RPC + CPU",
+        }
+    }
+
+    /// Its devices, as llama.cpp calls them.
+    fn devices(self) -> &'static [&'static str] {
+        match self {
+            Self::Cpu => &[],
+            Self::Vulkan => &["Vulkan0"],
+            Self::Rpc | Self::RpcAndCpu => &["RPC0"],
+            Self::TwoRpc => &["RPC0", "RPC1"],
+        }
+    }
+
+    /// How many layers its devices get; the model has fewer than 99.
+    fn layers(self) -> &'static str {
+        match self {
+            Self::RpcAndCpu => "13",
+            _ => "99",
         }
     }
 }
@@ -78,17 +101,6 @@ pub struct Preload {
     pub library: Option<PathBuf>,
     /// LLAMA_JOLA, if any.
     pub edits: Option<String>,
-}
-
-/// What a host made of one prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Completion {
-    /// The greedy continuation.
-    pub tokens: Vec<i32>,
-    /// For each of them: the likeliest tokens in its place with their log-probabilities.
-    pub top: Vec<Vec<(i32, f64)>>,
-    /// Tokens of the prompt that were taken from the prompt cache, where the host says so.
-    pub cached: u64,
 }
 
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
@@ -109,13 +121,6 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
             },
         },
         Build {
-            name: "llama-server 0.5.0, from source",
-            kind: Kind::Server {
-                bin: python.join("build/bin"),
-                libs: vec![python.join("build/bin")],
-            },
-        },
-        Build {
             name: "llama-cpp-python 0.3.36, pip",
             kind: script(
                 python.join("bin/python"),
@@ -133,6 +138,18 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
             ),
         },
     ]
+}
+
+/// llama.cpp's own programs, from the source in llama-cpp-python's package.
+pub fn programs(cache: &Path) -> Build {
+    let bin = cache.join("python/build/bin");
+    Build {
+        name: "llama.cpp 0.5.0, from source",
+        kind: Kind::Server {
+            bin: bin.clone(),
+            libs: vec![bin],
+        },
+    }
 }
 
 impl Build {
@@ -249,7 +266,7 @@ impl Build {
                 let pipes = RefCell::new((input, BufReader::new(output)));
                 Ok(Host {
                     process,
-                    helper: None,
+                    helpers: Vec::new(),
                     channel: Channel::Pipes(pipes),
                 })
             }
@@ -283,40 +300,30 @@ impl Build {
         command.args(["-t", THREADS, "-tb", THREADS]);
         // Says in the log where the layers are.
         command.args(["-lv", "4"]);
-        let mut helper = None;
+        let mut helpers = Vec::new();
         match backend {
-            Backend::Cpu => {
-                command.args(["--device", "none"]);
-            }
+            Backend::Cpu => {}
             Backend::Vulkan => {
                 // llama.cpp leaves software devices out unless they are named.
-                command
-                    .env("GGML_VK_VISIBLE_DEVICES", "0")
-                    .args(["--device", "Vulkan0", "-ngl", "99"]);
+                command.env("GGML_VK_VISIBLE_DEVICES", "0");
             }
-            Backend::Rpc => {
-                let rpc_port = free_port()?;
-                // Not preloaded: the machine that holds the layers needs no plugin.
-                let mut server = self.program("ggml-rpc-server", &Preload::default())?;
-                server.args([
-                    "-H",
-                    "127.0.0.1",
-                    "-p",
-                    &rpc_port.to_string(),
-                    "-t",
-                    THREADS,
-                ]);
-                let log = log.with_extension("rpc.log");
-                let mut process = Process::start(server, "ggml-rpc-server", &log, false)?;
-                let address = ("127.0.0.1", rpc_port);
-                process.wait_until(START_LIMIT, || {
-                    std::net::TcpStream::connect(address).is_ok()
-                })?;
-                helper = Some(process);
-                let device = format!("127.0.0.1:{rpc_port}");
-                command.args(["--rpc", &device, "--device", "RPC0", "-ngl", "99"]);
+            Backend::Rpc | Backend::TwoRpc | Backend::RpcAndCpu => {
+                let mut addresses = Vec::new();
+                for i in 0..backend.devices().len() {
+                    let log = log.with_extension(format!("rpc{i}.log"));
+                    let (process, address) = self.rpc_server(&log)?;
+                    helpers.push(process);
+                    addresses.push(address);
+                }
+                let shares = vec!["1"; addresses.len()].join(",");
+                command.args(["--rpc", &addresses.join(","), "-ts", &shares]);
             }
         }
+        let devices = match backend.devices() {
+            [] => "none".to_owned(),
+            devices => devices.join(","),
+        };
+        command.args(["--device", &devices, "-ngl", backend.layers()]);
         let mut skip = false;
         for arg in args {
             // -np is given above.
@@ -327,17 +334,25 @@ impl Build {
             command.arg(arg);
         }
         let process = Process::start(command, self.name, log, false)?;
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(ANSWER_LIMIT))
-            .http_status_as_error(false)
-            .build()
-            .into();
-        let url = format!("http://127.0.0.1:{port}");
+        let client = Client::new(format!("http://127.0.0.1:{port}"));
         Ok(Host {
             process,
-            helper,
-            channel: Channel::Http { agent, url },
+            helpers,
+            channel: Channel::Http(client),
         })
+    }
+
+    /// Starts a server that holds layers, and says where it listens. It is not preloaded: the
+    /// machine that holds the layers needs no plugin.
+    fn rpc_server(&self, log: &Path) -> Result<(Process, String)> {
+        let port = free_port()?;
+        let mut server = self.program("ggml-rpc-server", &Preload::default())?;
+        server.args(["-H", "127.0.0.1", "-p", &port.to_string(), "-t", THREADS]);
+        let mut process = Process::start(server, "ggml-rpc-server", log, false)?;
+        process.wait_until(START_LIMIT, || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })?;
+        Ok((process, format!("127.0.0.1:{port}")))
     }
 }
 
@@ -358,7 +373,10 @@ fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -> Re
         command.env("LD_PRELOAD", library);
     }
     if let Some(edits) = &preload.edits {
-        command.env("LLAMA_JOLA", edits);
+        // What was edited and what was left alone stands in the log.
+        command
+            .env("LLAMA_JOLA", edits)
+            .env("LLAMA_JOLA_LOG", "info");
     }
     Ok(())
 }
@@ -366,41 +384,21 @@ fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -> Re
 /// A running host.
 pub struct Host {
     process: Process,
-    /// Ends after the host.
+    /// End after the host.
     #[allow(dead_code)]
-    helper: Option<Process>,
+    helpers: Vec<Process>,
     channel: Channel,
 }
 
 enum Channel {
-    Http { agent: ureq::Agent, url: String },
+    Http(Client),
     Pipes(RefCell<(ChildStdin, BufReader<ChildStdout>)>),
-}
-
-/// What a request asks for besides the prompt.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// Most tokens to generate.
-    pub n_predict: usize,
-    /// Likeliest tokens to report for each.
-    pub n_probs: usize,
-    /// Whether the server may reuse what it has cached of the prompt.
-    pub cache_prompt: bool,
 }
 
 impl Host {
     fn wait_until_ready(&mut self) -> Result<()> {
         match &self.channel {
-            Channel::Http { agent, url } => {
-                let health = format!("{url}/health");
-                let ok = || {
-                    agent
-                        .get(&health)
-                        .call()
-                        .is_ok_and(|answer| answer.status() == 200)
-                };
-                self.process.wait_until(START_LIMIT, ok)
-            }
+            Channel::Http(client) => self.process.wait_until(START_LIMIT, || client.is_ready()),
             Channel::Pipes(pipes) => {
                 // The pipe closes when the process ends, so this cannot wait for ever
                 // unless the host hangs.
@@ -413,28 +411,28 @@ impl Host {
         }
     }
 
-    /// That all layers, the output layer included, are in the memory of the backend's
-    /// device: a server that fell back to the CPU would prove nothing.
+    /// That the layers, the output layer included, are in the memory of the backend's devices
+    /// (some of them, if it shares them with the CPU): a server that fell back to the CPU would
+    /// prove nothing.
     fn ensure_layers_on(&self, backend: Backend) -> Result<()> {
-        let device = match backend {
-            Backend::Cpu => return Ok(()),
-            Backend::Vulkan => "Vulkan0",
-            Backend::Rpc => "RPC0",
-        };
+        let devices = backend.devices();
+        if devices.is_empty() {
+            return Ok(());
+        }
         let log = self.output();
-        let mut all = log.lines().filter_map(|line| {
+        let counts = log.lines().rev().find_map(|line| {
             let (_, counts) = line.split_once(" offloaded ")?;
             counts.split_once(" layers to GPU")?.0.split_once('/')
         });
-        let all = all
-            .next_back()
-            .is_some_and(|(on_device, layers)| on_device == layers);
-        let weights = log
-            .lines()
-            .any(|line| line.contains(device) && line.contains("model buffer size"));
+        let shared = backend == Backend::RpcAndCpu;
+        let spread = counts.is_some_and(|(on_device, layers)| (on_device != layers) == shared);
+        let has_weights = |device: &&str| {
+            let mut lines = log.lines();
+            lines.any(|line| line.contains(*device) && line.contains("model buffer size"))
+        };
         ensure!(
-            all && weights,
-            "the layers are not on {device}:\n{}",
+            spread && devices.iter().all(has_weights),
+            "the layers are not on {devices:?}:\n{}",
             tail(&log)
         );
         Ok(())
@@ -453,10 +451,7 @@ impl Host {
     /// A way to ask a llama-server from several threads at once.
     pub fn client(&self) -> Result<Client> {
         match &self.channel {
-            Channel::Http { agent, url } => Ok(Client {
-                agent: agent.clone(),
-                url: url.clone(),
-            }),
+            Channel::Http(client) => Ok(client.clone()),
             Channel::Pipes(_) => bail!("this host takes one request at a time"),
         }
     }
@@ -464,7 +459,7 @@ impl Host {
     /// The greedy continuation of `prompt`.
     pub fn complete(&self, prompt: &[i32], request: Request) -> Result<Completion> {
         let answer = match &self.channel {
-            Channel::Http { .. } => self.client()?.complete(prompt, request),
+            Channel::Http(client) => client.complete(prompt, request),
             Channel::Pipes(pipes) => {
                 let (input, output) = &mut *pipes.borrow_mut();
                 let request = json!({
@@ -478,96 +473,4 @@ impl Host {
         };
         answer.with_context(|| format!("the host's log ends with:\n{}", tail(&self.output())))
     }
-}
-
-/// Asks a llama-server.
-#[derive(Clone)]
-pub struct Client {
-    agent: ureq::Agent,
-    url: String,
-}
-
-impl Client {
-    /// Sends `body` to `path`.
-    ///
-    /// # Errors
-    /// Also when the server answers with another status than 200.
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let mut answer = self
-            .agent
-            .post(format!("{}{path}", self.url))
-            .header("Content-Type", "application/json")
-            .send(body.to_string())?;
-        let text = answer
-            .body_mut()
-            .with_config()
-            .limit(1 << 28)
-            .read_to_string()?;
-        ensure!(
-            answer.status() == 200,
-            "{path} answered {}: {text}",
-            answer.status()
-        );
-        Ok(serde_json::from_str(&text)?)
-    }
-
-    /// The greedy continuation of `prompt`.
-    pub fn complete(&self, prompt: &[i32], request: Request) -> Result<Completion> {
-        let body = json!({
-            "prompt": prompt,
-            "n_predict": request.n_predict,
-            "n_probs": request.n_probs,
-            "temperature": 0,
-            "return_tokens": true,
-            "cache_prompt": request.cache_prompt,
-        });
-        from_server(&self.post("/completion", &body)?)
-    }
-}
-
-fn read_line(output: &mut impl BufRead) -> Result<Value> {
-    let mut line = String::new();
-    if output.read_line(&mut line)? == 0 {
-        bail!("the host closed its output");
-    }
-    serde_json::from_str(&line).with_context(|| format!("the host printed {line:?}"))
-}
-
-fn from_script(answer: &Value) -> Result<Completion> {
-    Ok(Completion {
-        tokens: serde_json::from_value(answer["tokens"].clone())?,
-        top: serde_json::from_value(answer["top"].clone())?,
-        cached: 0,
-    })
-}
-
-fn from_server(answer: &Value) -> Result<Completion> {
-    let tokens: Vec<i32> = serde_json::from_value(answer["tokens"].clone())
-        .with_context(|| format!("no tokens in {answer}"))?;
-    let entry = |entry: &Value| -> Option<(i32, f64)> {
-        Some((
-            i32::try_from(entry["id"].as_i64()?).ok()?,
-            entry["logprob"].as_f64()?,
-        ))
-    };
-    let places = answer["completion_probabilities"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    let top = places
-        .iter()
-        .map(|place| {
-            place["top_logprobs"]
-                .as_array()?
-                .iter()
-                .map(entry)
-                .collect()
-        })
-        .collect::<Option<_>>()
-        .with_context(|| format!("no log-probabilities in {answer}"))?;
-    let cached = answer["timings"]["cache_n"].as_u64().unwrap_or(0);
-    Ok(Completion {
-        tokens,
-        top,
-        cached,
-    })
 }

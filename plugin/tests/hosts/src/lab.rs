@@ -11,7 +11,7 @@ use llama_jola::bake::{bake, BakeParams};
 use llama_jola::{log_to_stderr, LogLevel, Model, ModelParams};
 
 use crate::fixtures;
-use crate::hosts::{builds, Build, Preload};
+use crate::hosts::{builds, programs, Build, Preload};
 use crate::reference::{Reference, Settings};
 
 /// Heads that the random sidecar edits in each of the model's layers.
@@ -23,6 +23,8 @@ const SEED: u64 = 4;
 pub struct Lab {
     /// The programs under test.
     pub builds: Vec<Build>,
+    /// llama.cpp's own programs, to measure with.
+    pub programs: Build,
     /// Path of the base model.
     pub model_path: PathBuf,
     /// The base model, in this process.
@@ -66,7 +68,8 @@ impl Lab {
         };
         let (library, model_path) = (found(library)?, found(model_path)?);
         let clients = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let builds = builds(&found(hosts)?, clients);
+        let hosts = found(hosts)?;
+        let builds = builds(&hosts, clients);
 
         log_to_stderr(LogLevel::Silent);
         let model = Model::load(&model_path, &ModelParams::default())?;
@@ -96,6 +99,7 @@ impl Lab {
                 Settings::default(),
             )?),
             builds,
+            programs: programs(&hosts),
             model_path,
             model,
             sidecar,
@@ -113,6 +117,18 @@ impl Lab {
     /// The base model in 32-bit floats, from the cache or made now.
     pub fn f32_copy(&self) -> Result<PathBuf> {
         fixtures::f32_copy(&self.model_path, &self.cache)
+    }
+
+    /// The base model quantised to Q4_0, from the cache or made now.
+    pub fn q4_0_copy(&self) -> Result<PathBuf> {
+        fixtures::q4_0_copy(&self.f32_copy()?)
+    }
+
+    /// A model of the base's first layers.
+    pub fn few_layers(&self, layers: u32) -> Result<PathBuf> {
+        let path = self.folder.path().join("few-layers.gguf");
+        fixtures::write_few_layers(&self.model_path, layers, &path)?;
+        Ok(path)
     }
 
     /// `base` with the random sidecar baked in, made at the first call.

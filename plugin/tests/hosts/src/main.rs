@@ -6,6 +6,7 @@ and without the plugin on a model that has them baked in; what it answers is com
 `llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak` and `speed` are the slow parts: `make soak-plugin`.
 */
 
+mod client;
 mod fixtures;
 mod hosts;
 mod lab;
@@ -70,7 +71,12 @@ enum Command {
         /// Pairs of runs
         #[arg(long, default_value_t = 12)]
         pairs: usize,
+        /// Only comparisons whose name contains this
+        #[arg(default_value = "")]
+        filter: String,
     },
+    /// Instructions of decode and prefill with edits against without the plugin (needs valgrind)
+    Instructions,
 }
 
 fn main() -> ExitCode {
@@ -97,6 +103,7 @@ fn run() -> Result<bool> {
     match args.command {
         Command::Test { filter } => suite::run(&lab, filter),
         Command::Soak { requests } => soak::run(&lab, requests),
-        Command::Speed { pairs } => speed::run(&lab, pairs),
+        Command::Speed { pairs, filter } => speed::run(&lab, pairs, &filter),
+        Command::Instructions => speed::instructions(&lab),
     }
 }

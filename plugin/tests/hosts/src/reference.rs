@@ -11,7 +11,7 @@ use anyhow::{ensure, Context as _, Result};
 use jola_edit::Sidecar;
 use llama_jola::{Batch, CacheType, Context, ContextParams, FlashAttention, Model};
 
-use crate::hosts::Completion;
+use crate::client::Completion;
 
 /// How far a host may be from the reference. Differences are of log-probabilities, in nats.
 #[derive(Clone, Copy, Debug)]

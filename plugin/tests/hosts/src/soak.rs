@@ -11,8 +11,9 @@ use std::time::Instant;
 use anyhow::{ensure, Context as _, Result};
 use llama_jola::Model;
 
+use crate::client::{Client, Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Backend, Client, Completion, Request};
+use crate::hosts::Backend;
 use crate::lab::Lab;
 use crate::reference::Reference;
 

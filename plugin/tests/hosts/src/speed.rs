@@ -1,9 +1,9 @@
 /*!
 What edits in every layer cost: llama-bench, the same binary without the plugin, with the
-plugin and no edits, and with edits, in turns.
+plugin and no edits, and with edits, in turns; and the instructions that each executes.
 */
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{ensure, Context as _, Result};
 use serde_json::Value;
@@ -26,15 +26,25 @@ struct Run {
     decode: f64,
 }
 
-/// Runs `pairs` pairs of each comparison and says whether edits cost less than [`LIMIT`].
-pub fn run(lab: &Lab, pairs: usize) -> Result<bool> {
+/// Runs `pairs` pairs of each comparison whose name contains `filter` and says whether edits
+/// cost less than [`LIMIT`].
+pub fn run(lab: &Lab, pairs: usize, filter: &str) -> Result<bool> {
     ensure!(pairs >= 10, "at least 10 pairs");
-    let build = lab
-        .builds
-        .iter()
-        .find(|build| build.name.contains("source"))
-        .context("a build")?;
+    let build = &lab.programs;
     let (bare, unset, edited) = (lab.bare(), lab.unset(), lab.with_edits());
+    let comparisons = [
+        // What the measurement itself makes of no difference at all.
+        ("no plugin again", &bare, None),
+        ("plugin, no edits", &unset, Some(LIMIT)),
+        ("plugin, edits", &edited, Some(LIMIT)),
+    ];
+    let chosen = comparisons
+        .iter()
+        .filter(|(name, ..)| name.contains(filter));
+    ensure!(
+        chosen.clone().count() > 0,
+        "no comparison is called {filter}"
+    );
     println!(
         "llama-bench -p {PREFILL} -n {DECODE} -t {THREADS}, {} layers edited",
         lab.sidecar.layers.len()
@@ -43,12 +53,7 @@ pub fn run(lab: &Lab, pairs: usize) -> Result<bool> {
     bench(lab, build, &bare)?;
     let mut passed = 0;
     let mut failed = 0;
-    for (name, other, limit) in [
-        // What the measurement itself makes of no difference at all.
-        ("no plugin again", &bare, None),
-        ("plugin, no edits", &unset, None),
-        ("plugin, edits", &edited, Some(LIMIT)),
-    ] {
+    for (name, other, limit) in chosen {
         let mut ratios: [Vec<f64>; 2] = Default::default();
         println!("\n{name} against no plugin, ms per token");
         println!("pair   prefill: without   with   ratio   decode: without    with   ratio");
@@ -80,7 +85,7 @@ pub fn run(lab: &Lab, pairs: usize) -> Result<bool> {
             let (low, high) = (ratios[ratios.len() / 4], ratios[ratios.len() * 3 / 4]);
             let verdict = match limit {
                 None => "",
-                Some(limit) if median <= limit => {
+                Some(limit) if median <= *limit => {
                     passed += 1;
                     ": ok"
                 }
@@ -94,6 +99,78 @@ pub fn run(lab: &Lab, pairs: usize) -> Result<bool> {
     }
     println!("\n{passed} passed, {failed} failed");
     Ok(failed == 0)
+}
+
+/// Tokens whose instructions are counted: a repetition of this prefill, and of this decode.
+const COUNTED: [(&str, [&str; 4]); 2] = [
+    ("prefill of 64 tokens", ["-p", "64", "-n", "0"]),
+    ("decode of 16 tokens", ["-p", "0", "-n", "16"]),
+];
+
+/// Counts instructions without the plugin, with the plugin and no edits, and with edits, and
+/// says whether edits cost less than [`LIMIT`]. Valgrind counts them, so that neither the
+/// machine's load nor a missing performance counter matters; threads that wait would count.
+pub fn instructions(lab: &Lab) -> Result<bool> {
+    let build = &lab.programs;
+    let layers = lab.sidecar.layers.len();
+    println!("instructions of llama-bench -t 1, counted by valgrind, {layers} layers edited");
+    let mut passed = true;
+    for (what, tokens) in COUNTED {
+        let mut base = None;
+        for (name, preload) in [
+            ("no plugin", lab.bare()),
+            ("plugin, no edits", lab.unset()),
+            ("plugin, edits", lab.with_edits()),
+        ] {
+            let once = count(lab, build, &preload, &tokens, "1")?;
+            let twice = count(lab, build, &preload, &tokens, "2")?;
+            let one = twice.checked_sub(once).context("fewer instructions")?;
+            let ratio = one as f64 / *base.get_or_insert(one) as f64;
+            passed &= ratio <= LIMIT;
+            println!("{what}, {name}: {one} ({twice} - {once}), ratio {ratio:.5}");
+        }
+    }
+    println!("{} passed, {} failed", u8::from(passed), u8::from(!passed));
+    Ok(passed)
+}
+
+/// Instructions of llama-bench with so many repetitions; their difference is that of one,
+/// without loading the model.
+fn count(
+    lab: &Lab,
+    build: &Build,
+    preload: &Preload,
+    tokens: &[&str],
+    repetitions: &str,
+) -> Result<u64> {
+    let bench = build.program("llama-bench", preload)?;
+    let mut command = Command::new("valgrind");
+    for (name, value) in bench.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .args(["--tool=cachegrind", "--cache-sim=no"])
+        .args(["--cachegrind-out-file=/dev/null", "--"])
+        .arg(bench.get_program())
+        .arg("-m")
+        .arg(&lab.model_path)
+        .args(tokens)
+        .args(["-r", repetitions, "-t", "1", "-ngl", "0"]);
+    let output = command.output().context("running valgrind")?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "valgrind ended with {}:\n{log}",
+        output.status
+    );
+    let refs = log
+        .lines()
+        .find_map(|line| line.split_once("I refs:"))
+        .with_context(|| format!("valgrind counted nothing:\n{log}"))?;
+    Ok(refs.1.trim().replace(',', "").parse()?)
 }
 
 /// One run of llama-bench.

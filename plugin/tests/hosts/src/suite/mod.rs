@@ -1,0 +1,245 @@
+/*!
+Every build × backend × check.
+*/
+
+mod servers;
+
+use std::path::Path;
+
+use anyhow::{ensure, Context as _, Result};
+use jola_edit::Sidecar;
+use llama_jola::{Model, ModelParams};
+
+use crate::client::{Completion, Request};
+use crate::fixtures;
+use crate::hosts::{Backend, Build, Host, Preload};
+use crate::lab::Lab;
+use crate::reference::{Reference, Settings, Tolerance, FLOAT};
+use crate::report::Report;
+
+/// What a prompt is continued by.
+const REQUEST: Request = Request {
+    n_predict: 24,
+    n_probs: 5,
+    cache_prompt: false,
+};
+/// The same on Mesa's software device, which takes seconds for each token.
+const SLOW_REQUEST: Request = Request {
+    n_predict: 6,
+    n_probs: 5,
+    cache_prompt: false,
+};
+
+/// Where a server's layers are tried.
+const SERVER_BACKENDS: [Backend; 5] = [
+    Backend::Cpu,
+    Backend::Vulkan,
+    Backend::Rpc,
+    Backend::TwoRpc,
+    Backend::RpcAndCpu,
+];
+
+/// Runs all checks, prints the table, and says whether all passed.
+pub fn run(lab: &Lab, filter: Option<String>) -> Result<bool> {
+    let mut report = Report::new(filter);
+    for build in &lab.builds {
+        let backends = if build.is_server() {
+            &SERVER_BACKENDS[..]
+        } else {
+            &[Backend::Cpu]
+        };
+        for backend in backends {
+            let case = Case::new(lab, build, *backend);
+            if matches!(backend, Backend::TwoRpc | Backend::RpcAndCpu) {
+                case.spread(&mut report);
+                continue;
+            }
+            case.all_hosts(&mut report)?;
+            if *backend == Backend::Cpu {
+                let case = Case {
+                    prompts: few(&case.prompts),
+                    ..case
+                };
+                case.float(&mut report)?;
+                if build.is_server() {
+                    case.servers(&mut report)?;
+                }
+            }
+        }
+    }
+    Ok(report.finish())
+}
+
+/// Two single messages, and one long prompt.
+fn few(prompts: &[Vec<i32>]) -> Vec<Vec<i32>> {
+    [&prompts[..2], &prompts[prompts.len() - 1..]].concat()
+}
+
+/// One build on one backend.
+struct Case<'a> {
+    lab: &'a Lab,
+    build: &'a Build,
+    backend: Backend,
+    request: Request,
+    prompts: Vec<Vec<i32>>,
+}
+
+impl<'a> Case<'a> {
+    fn new(lab: &'a Lab, build: &'a Build, backend: Backend) -> Self {
+        let slow = backend == Backend::Vulkan;
+        let prompts = &lab.prompts;
+        Self {
+            lab,
+            build,
+            backend,
+            request: if slow { SLOW_REQUEST } else { REQUEST },
+            prompts: if slow {
+                prompts[..3].to_vec()
+            } else {
+                prompts.clone()
+            },
+        }
+    }
+
+    fn check(&self, report: &mut Report, name: &str, run: impl FnOnce() -> Result<String>) {
+        report.check(self.build.name, self.backend.name(), name, run);
+    }
+
+    /// Starts the host and asks it all prompts, one after the other.
+    fn answers(&self, preload: &Preload, args: &[&str]) -> Result<Vec<Completion>> {
+        self.answers_on(&self.lab.model_path, preload, args)
+    }
+
+    /// The same with another base model.
+    fn answers_on(&self, base: &Path, preload: &Preload, args: &[&str]) -> Result<Vec<Completion>> {
+        let log = self.lab.log();
+        self.ask(&self.build.start(self.backend, base, preload, args, &log)?)
+    }
+
+    /// Asks a host all prompts, one after the other.
+    fn ask(&self, host: &Host) -> Result<Vec<Completion>> {
+        let ask = |prompt: &Vec<i32>| host.complete(prompt, self.request);
+        self.prompts.iter().map(ask).collect()
+    }
+
+    /// That `answers` are the edited model's and not the unedited one's.
+    fn compare_edited(&self, answers: &[Completion]) -> Result<String> {
+        let edited = self
+            .lab
+            .edited
+            .borrow_mut()
+            .compare(&self.prompts, answers)?;
+        edited.ensure_same()?;
+        let plain = self
+            .lab
+            .plain
+            .borrow_mut()
+            .compare(&self.prompts, answers)?;
+        plain.ensure_other()?;
+        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+    }
+
+    /// As [`Self::compare_edited`] with a sidecar set and settings of its own.
+    fn compare_with(
+        &self,
+        answers: &[Completion],
+        edits: &[(&Sidecar, f32)],
+        settings: Settings,
+    ) -> Result<String> {
+        let model = &self.lab.model;
+        let edited = Reference::new(model, edits, settings)?.compare(&self.prompts, answers)?;
+        edited.ensure_same()?;
+        let plain = Reference::new(model, &[], settings)?.compare(&self.prompts, answers)?;
+        plain.ensure_other()?;
+        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+    }
+
+    /// As [`Self::compare_edited`] on another base.
+    fn compare_on(
+        &self,
+        base: &Path,
+        tolerance: Tolerance,
+        answers: &[Completion],
+    ) -> Result<String> {
+        let model = Model::load(base, &ModelParams::default())?;
+        let against = |edits: &[(&Sidecar, f32)]| {
+            Reference::new(&model, edits, Settings::default())?
+                .with_tolerance(tolerance)
+                .compare(&self.prompts, answers)
+        };
+        let edited = against(&[(&self.lab.sidecar, 1.0)])?;
+        edited.ensure_same()?;
+        let plain = against(&[])?;
+        plain.ensure_other()?;
+        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+    }
+
+    /// What every host can do.
+    fn all_hosts(&self, report: &mut Report) -> Result<()> {
+        let lab = self.lab;
+        self.check(report, "plugin unset: untouched", || {
+            let bare = self.answers(&lab.bare(), &[])?;
+            let agreement = lab.plain.borrow_mut().compare(&self.prompts, &bare)?;
+            agreement.ensure_same().context("without the plugin")?;
+            let unset = self.answers(&lab.unset(), &[])?;
+            ensure!(
+                bare == unset,
+                "the loaded plugin changed an answer or a log-probability"
+            );
+            Ok(format!("identical; {agreement} from llama-jola unedited"))
+        });
+        self.check(report, "edited", || {
+            self.compare_edited(&self.answers(&lab.with_edits(), &[])?)
+        });
+        self.check(report, "baked, without the plugin", || {
+            let baked = lab.baked(&lab.model_path)?;
+            self.compare_edited(&self.answers_on(&baked, &lab.bare(), &[])?)
+        });
+        if let Some(path) = &lab.trained {
+            self.check(report, "edited, trained sidecar", || {
+                let answers = self.answers(&lab.with(path.display().to_string()), &[])?;
+                let sidecar = Sidecar::read(path)?;
+                self.compare_with(&answers, &[(&sidecar, 1.0)], Settings::default())
+            });
+        }
+        for (what, path) in fixtures::bad_sidecars(lab.model.shape(), lab.folder.path())? {
+            self.check(report, &format!("refused: sidecar {what}"), || {
+                let preload = lab.with(path.display().to_string());
+                self.build
+                    .refuse(self.backend, &lab.model_path, &preload, &[], &lab.log())
+            });
+        }
+        Ok(())
+    }
+
+    /// Layers on several devices.
+    fn spread(&self, report: &mut Report) {
+        let lab = self.lab;
+        self.check(report, "edited", || {
+            self.compare_edited(&self.answers(&lab.with_edits(), &[])?)
+        });
+        if self.backend == Backend::TwoRpc {
+            self.check(report, "refused: heads split over devices", || {
+                let (args, preload) = (["-sm", "tensor"], lab.with_edits());
+                self.build
+                    .refuse(self.backend, &lab.model_path, &preload, &args, &lab.log())
+            });
+        }
+    }
+
+    /// The same on a base in 32-bit floats, within a tenth of the tolerance.
+    fn float(&self, report: &mut Report) -> Result<()> {
+        let lab = self.lab;
+        self.check(report, "edited, float32 base", || {
+            let base = lab.f32_copy()?;
+            let answers = self.answers_on(&base, &lab.with_edits(), &[])?;
+            self.compare_on(&base, FLOAT, &answers)
+        });
+        self.check(report, "baked, float32 base", || {
+            let base = lab.f32_copy()?;
+            let answers = self.answers_on(&lab.baked(&base)?, &lab.bare(), &[])?;
+            self.compare_on(&base, FLOAT, &answers)
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! C programs against llama.cpp libraries that others compiled, and sidecars to run them with.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jola_edit::{BaseShape, HeadVectors, LayerEdit, Sidecar};
+
+/// What `scripts/env.sh` sets.
+pub fn variable(name: &str) -> PathBuf {
+    let value = std::env::var_os(name);
+    PathBuf::from(value.unwrap_or_else(|| panic!("{name} is not set: source scripts/env.sh")))
+}
+
+/// The folders of shared llama.cpp libraries that `make test-plugin` installs.
+pub fn prebuilt() -> PathBuf {
+    let bins = "hosts/node/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64";
+    variable("JOLA_CACHE").join(bins)
+}
+
+/// The same, compiled by pip.
+pub fn from_source() -> PathBuf {
+    variable("JOLA_CACHE").join("hosts/python/build/bin")
+}
+
+/// A sidecar of `base` with the same made-up numbers for `heads` of each of `layers`.
+pub fn sidecar(base: &BaseShape, layers: &[u32], heads: &[u32], halves: [bool; 2]) -> Sidecar {
+    let head_dim = base.head_dim;
+    let vectors = |scale: f32| HeadVectors {
+        heads: heads.to_vec(),
+        values: (0..heads.len() as u32 * head_dim)
+            .map(|i| scale * (i as f32).sin())
+            .collect(),
+    };
+    let [mul, add] = halves;
+    let edit = LayerEdit {
+        mul: mul.then(|| vectors(0.5)),
+        add: add.then(|| vectors(0.1)),
+    };
+    Sidecar {
+        architecture: base.architecture.clone(),
+        name: "test".into(),
+        base_model_name: "test base".into(),
+        block_count: base.block_count,
+        head_count: base.to_head_count(),
+        head_dim,
+        method: "random".into(),
+        base_sha256: None,
+        train: Default::default(),
+        layers: layers.iter().map(|&layer| (layer, edit.clone())).collect(),
+        warnings: Vec::new(),
+    }
+}
+
+/// The file in `folder` whose name starts and ends so, the shortest one.
+fn library(folder: &Path, start: &str) -> PathBuf {
+    let mut names: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a folder's entry").path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(start) && name.ends_with(".so")
+        })
+        .collect();
+    names.sort_by_key(|path| path.as_os_str().len());
+    let missing = || {
+        panic!(
+            "no {start}*.so in {}: run `make test-plugin`",
+            folder.display()
+        )
+    };
+    names.into_iter().next().unwrap_or_else(missing)
+}
+
+/// Compiles `tests/<name>.c` into `to`.
+pub fn compile(name: &str, arguments: &[OsString], to: &Path) -> PathBuf {
+    let program = to.join(name);
+    let status = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(crate::package().join(format!("tests/{name}.c")))
+        .arg("-I")
+        .arg(crate::package())
+        .args(arguments)
+        .status()
+        .expect("cc");
+    assert!(status.success(), "{name}.c does not compile");
+    program
+}
+
+/// Compiles `tests/<name>.c` into `to`, linked with libjola and the llama.cpp in `libraries`.
+pub fn compile_with(libraries: &Path, name: &str, to: &Path) -> PathBuf {
+    let source = variable("JOLA_CACHE").join("hosts/python/source/vendor/llama.cpp");
+    let arguments = [
+        "-I".into(),
+        source.join("include").into(),
+        "-I".into(),
+        source.join("ggml/include").into(),
+        crate::library().into(), // before llama.cpp: its functions come first
+        library(libraries, "libllama.").into(),
+        library(libraries, "libggml.").into(),
+        library(libraries, "libggml-base.").into(),
+        "-lm".into(),
+        "-Wl,--allow-shlib-undefined".into(),
+    ];
+    compile(name, &arguments, to)
+}
+
+/// A command that runs `program` with the libraries in `libraries` and without edits.
+pub fn command(program: &Path, libraries: &Path) -> Command {
+    let library = crate::library();
+    let paths = [libraries, library.parent().expect("a folder")];
+    let mut command = Command::new(program);
+    command
+        .env(
+            "LD_LIBRARY_PATH",
+            std::env::join_paths(paths).expect("paths"),
+        )
+        .env_remove("LLAMA_JOLA")
+        .env_remove("LD_PRELOAD");
+    command
+}
