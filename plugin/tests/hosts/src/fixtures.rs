@@ -185,7 +185,7 @@ pub fn f32_copy(base: &Path, folder: &Path) -> Result<PathBuf> {
 /// type that the CPU library rearranges when it loads it.
 pub fn q4_0_copy(base: &Path) -> Result<PathBuf> {
     let path = base.with_extension("Q4_0.gguf");
-    let modified = |path: &Path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.modified()?);
+    let modified = |path: &Path| std::fs::metadata(path)?.modified();
     if matches!((modified(&path), modified(base)), (Ok(copy), Ok(base)) if copy >= base) {
         return Ok(path);
     }

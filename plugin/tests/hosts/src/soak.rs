@@ -19,13 +19,17 @@ use crate::reference::Reference;
 
 /// Slots of the server, and requests under way at any time.
 const SLOTS: usize = 8;
+/// Requests are short, so that many fit into an hour: tokens of a prompt.
+const PROMPT_TOKENS: usize = 8;
 /// Tokens per answer.
 const REQUEST: Request = Request {
-    n_predict: 4,
+    n_predict: 2,
     n_probs: 0,
     cache_prompt: true,
 };
-/// Different prompts.
+/// Example rows to take prompts from.
+const EXAMPLES: usize = 100;
+/// Different prompts, at most.
 const PROMPTS: usize = 24;
 /// Requests after which memory counts as warm.
 const WARM: usize = 1000;
@@ -70,8 +74,9 @@ pub fn run(lab: &Lab, requests: usize) -> Result<bool> {
     let agreement = lab.edited.borrow_mut().compare(&prompts, &first)?;
     agreement.ensure_same()?;
     println!(
-        "{}: {requests} requests, {SLOTS} at a time, {PROMPTS} prompts",
-        build.name
+        "{}: {requests} requests, {SLOTS} at a time, {} prompts",
+        build.name,
+        prompts.len()
     );
     println!("first answers against llama-jola: {agreement}");
 
@@ -172,25 +177,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Example prompts whose answers are no close calls.
+/// Beginnings of the example prompts whose answers are no close calls.
 fn sure_prompts(model: &Model, reference: &mut Reference) -> Result<Vec<Vec<i32>>> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../examples/routing");
-    let mut prompts = Vec::new();
-    // Solved messages in front make the answers sure.
-    for text in fixtures::prompts(&examples, 0, 9)?
-        .iter()
-        .chain(&fixtures::prompts(&examples, 100, 0)?)
-    {
-        let tokens = model.tokenize(text, true, true)?;
-        if reference.margin(&tokens, REQUEST.n_predict)? >= MARGIN {
+    let mut prompts: Vec<Vec<i32>> = Vec::new();
+    for text in fixtures::prompts(&examples, EXAMPLES, 0)? {
+        let mut tokens = model.tokenize(&text, true, true)?;
+        tokens.truncate(PROMPT_TOKENS);
+        if !prompts.contains(&tokens) && reference.margin(&tokens, REQUEST.n_predict)? >= MARGIN {
             prompts.push(tokens);
         }
-        if prompts.len() == PROMPTS {
-            return Ok(prompts);
-        }
     }
+    prompts.truncate(PROMPTS);
     ensure!(
-        prompts.len() >= 8,
+        prompts.len() >= SLOTS,
         "only {} prompts have sure answers",
         prompts.len()
     );
