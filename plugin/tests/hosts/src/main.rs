@@ -3,7 +3,8 @@ Tests the plugin with llama.cpp builds that no one here compiled: `make test-plu
 
 Each build × backend is started without the plugin, with the plugin and no edits, with edits,
 and without the plugin on a model that has them baked in; what it answers is compared with
-`llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak` and `speed` are the slow parts: `make soak-plugin`.
+`llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak`,
+`speed` and `instructions` are the slow parts: `make soak-plugin`.
 */
 
 mod client;
