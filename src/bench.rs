@@ -8,10 +8,10 @@ ratio within a pair counts; the median over the pairs is reported with its quart
 
 use std::time::Instant;
 
-use jola_edit::EditSet;
 use serde::Serialize;
 
 use crate::context::{Batch, Context, ContextParams};
+use crate::lora::Adapters;
 use crate::model::{Model, Token};
 use crate::stats::quantile;
 use crate::Error;
@@ -45,6 +45,8 @@ pub struct Ratio {
 pub struct BenchReport {
     /// Layers with edits.
     pub edited_layers: usize,
+    /// LoRA adapters.
+    pub loras: usize,
     /// Pairs measured.
     pub pairs: usize,
     /// Decoding a prompt in one go.
@@ -53,19 +55,19 @@ pub struct BenchReport {
     pub decode: Ratio,
 }
 
-/// Measures `edits` against no edits. `done(k)` is called with the number of pairs finished.
+/// Measures `adapters` against the plain model. `done(k)` is called with the number of pairs finished.
 ///
 /// # Errors
-/// Those of [`Context::new`], [`Context::set_edits`] and [`Context::decode`].
+/// Those of [`Context::new`], [`Context::set_adapters`] and [`Context::decode`].
 pub fn paired(
     model: &Model,
     context: &ContextParams,
-    edits: &EditSet,
+    adapters: &Adapters,
     params: &BenchParams,
     mut done: impl FnMut(usize),
 ) -> Result<BenchReport, Error> {
     let mut contexts = [Context::new(model, context)?, Context::new(model, context)?];
-    contexts[1].set_edits(edits)?;
+    contexts[1].set_adapters(adapters)?;
     // Any tokens do: the time does not depend on them.
     let n_vocab = model.n_vocab();
     let token = |i: usize| ((i * 7919 + 13) % n_vocab) as Token;
@@ -85,7 +87,8 @@ pub fn paired(
         }
     }
     Ok(BenchReport {
-        edited_layers: edits.layers.len(),
+        edited_layers: adapters.edits.layers.len(),
+        loras: adapters.loras.len(),
         pairs: params.pairs,
         prefill: ratio(&prefill, params.n_prompt),
         decode: ratio(&decode, params.n_gen),

@@ -9,6 +9,7 @@ use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
 use crate::hook::Hook;
+use crate::lora::{Adapters, Lora};
 use crate::model::{Model, Token};
 use crate::{logging, Error};
 
@@ -146,6 +147,8 @@ impl Batch {
 pub struct Context {
     ptr: NonNull<sys::llama_context>,
     hook: Option<Hook>,
+    /// Keeps the adapters alive that the context uses.
+    loras: Vec<Lora>,
     model: Model,
     n_batch: usize,
     n_ctx: usize,
@@ -208,6 +211,7 @@ impl Context {
         Ok(Self {
             ptr,
             hook: None,
+            loras: Vec::new(),
             model: model.clone(),
             n_batch,
             n_ctx: match params.n_cells {
@@ -262,6 +266,34 @@ impl Context {
             self.hook = Some(unsafe { Hook::attach(self.ptr, edits)? });
         }
         Ok(())
+    }
+
+    /// Replaces edits and LoRA adapters of this context, as [`set_edits`](Self::set_edits)
+    /// does the edits alone.
+    ///
+    /// # Errors
+    /// As [`Self::set_edits`]; the context is then without edits.
+    pub fn set_adapters(&mut self, adapters: &Adapters) -> Result<(), Error> {
+        self.hook = None;
+        let loras = adapters.loras.iter();
+        let (mut ptrs, mut scales): (Vec<_>, Vec<_>) =
+            loras.map(|(lora, scale)| (lora.as_ptr(), *scale)).unzip();
+        // SAFETY: context and adapters are alive; both arrays have the length given.
+        unsafe {
+            sys::llama_set_adapters_lora(
+                self.ptr.as_ptr(),
+                ptrs.as_mut_ptr(),
+                ptrs.len(),
+                scales.as_mut_ptr(),
+            );
+        }
+        self.loras = adapters
+            .loras
+            .iter()
+            .map(|(lora, _)| lora.clone())
+            .collect();
+        self.clear();
+        self.set_edits(&adapters.edits)
     }
 
     /// Decodes a batch of at most [`Self::n_batch`] tokens.

@@ -25,6 +25,14 @@ pub enum Error {
         /// llama.cpp's first error line.
         reason: String,
     },
+    /// A LoRA adapter is not one, or not one of this model.
+    #[error("cannot load LoRA adapter {}: {reason}", path.display())]
+    Lora {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's first error line.
+        reason: String,
+    },
     /// The context could not be created.
     #[error("cannot create a context of {n_ctx} tokens: {reason}")]
     ContextInit {

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use jola_edit::parse_spec;
 use llama_jola::{
-    log_to_stderr, CacheType, Context, ContextParams, EditSet, FlashAttention, LogLevel, Model,
-    ModelParams, Sidecar,
+    log_to_stderr, Adapters, CacheType, Context, ContextParams, FlashAttention, LogLevel, Lora,
+    Model, ModelParams, Sidecar,
 };
 
 /// llama.cpp's single-dash flags of several letters, which clap cannot parse as such.
@@ -50,6 +50,13 @@ pub struct ModelArgs {
     /// Sidecar with a scale, split on the last colon; applied after those of --jola
     #[arg(long, value_name = "EDIT.gguf:SCALE", value_parser = parse_scaled)]
     jola_scaled: Vec<(PathBuf, f32)>,
+    /// LoRA adapter in llama.cpp's format, such as jola-train --method lora writes; may be
+    /// given several times
+    #[arg(long, value_name = "LORA.gguf")]
+    lora: Vec<PathBuf>,
+    /// LoRA adapter with a scale, split on the last colon
+    #[arg(long, value_name = "LORA.gguf:SCALE", value_parser = parse_scaled)]
+    lora_scaled: Vec<(PathBuf, f32)>,
     /// Tokens to hold per sequence (0: as many as the model was trained for)
     #[arg(short, long, default_value_t = 4096)]
     ctx_size: u32,
@@ -108,23 +115,24 @@ fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
 }
 
 impl ModelArgs {
-    /// Loads everything and creates a context for `n_seq_max` sequences with the edits
-    /// attached. Warnings go to stderr.
+    /// Loads everything and creates a context for `n_seq_max` sequences with edits and
+    /// adapters attached. Warnings go to stderr.
     ///
     /// # Errors
     /// Any file that is missing, broken or does not belong to the model.
     pub fn open(&self, n_seq_max: u32) -> Result<Context> {
-        let (model, edits, params) = self.load(n_seq_max)?;
+        let (model, adapters, params) = self.load(n_seq_max)?;
         let mut context = Context::new(&model, &params)?;
-        context.set_edits(&edits)?;
+        context.set_adapters(&adapters)?;
         Ok(context)
     }
 
-    /// Loads the model and the sidecars, composed, and says how to create contexts.
+    /// Loads the model, the sidecars, composed, and the LoRA adapters, and says how to create
+    /// contexts.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn load(&self, n_seq_max: u32) -> Result<(Model, EditSet, ContextParams)> {
+    pub fn load(&self, n_seq_max: u32) -> Result<(Model, Adapters, ContextParams)> {
         log_to_stderr(if self.verbose {
             LogLevel::Info
         } else {
@@ -149,8 +157,11 @@ impl ModelArgs {
             .iter()
             .map(|(_, sidecar, scale)| (sidecar, *scale))
             .collect();
-        let edits = model.compose(&pairs)?;
-        Ok((model, edits, self.context_params(n_seq_max)))
+        let adapters = Adapters {
+            edits: model.compose(&pairs)?,
+            loras: self.loras(&model)?,
+        };
+        Ok((model, adapters, self.context_params(n_seq_max)))
     }
 
     /// How to load the model.
@@ -183,15 +194,28 @@ impl ModelArgs {
     /// # Errors
     /// Any file that is missing or broken.
     pub fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
-        let plain = self.jola.iter().map(|path| (path.clone(), 1.0));
-        plain
-            .chain(self.jola_scaled.iter().cloned())
+        with_scales(&self.jola, &self.jola_scaled)
             .map(|(path, scale)| {
                 let sidecar = Sidecar::read(&path)?;
                 Ok((path, sidecar, scale))
             })
             .collect()
     }
+
+    fn loras(&self, model: &Model) -> Result<Vec<(Lora, f32)>> {
+        with_scales(&self.lora, &self.lora_scaled)
+            .map(|(path, scale)| Ok((Lora::load(model, path)?, scale)))
+            .collect()
+    }
+}
+
+/// Files given plainly, with scale 1, then those given with a scale.
+fn with_scales<'a>(
+    plain: &'a [PathBuf],
+    scaled: &'a [(PathBuf, f32)],
+) -> impl Iterator<Item = (PathBuf, f32)> + 'a {
+    let plain = plain.iter().map(|path| (path.clone(), 1.0));
+    plain.chain(scaled.iter().cloned())
 }
 
 /// A warning when the sidecar was trained on a file of another size than the model's: the

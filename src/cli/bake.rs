@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
 use jola_edit::sidecar::sha256;
 use llama_jola::bake::{bake, BakeParams, Ingredient, OutType, Report, MAX_KL};
@@ -62,7 +62,10 @@ impl From<OutTypeArg> for OutType {
 
 /// Runs the command.
 pub fn run(args: &BakeArgs) -> Result<()> {
-    let (model, edits, context) = args.model.load(1)?;
+    let (model, adapters, context) = args.model.load(1)?;
+    if !adapters.loras.is_empty() {
+        bail!("bake merges edits only: llama.cpp's llama-export-lora merges LoRA adapters");
+    }
     let sidecars = args.model.sidecars()?;
     let ingredients = sidecars
         .iter()
@@ -81,7 +84,7 @@ pub fn run(args: &BakeArgs) -> Result<()> {
         model: args.model.model_params(),
         context,
     };
-    let report = bake(&model, &edits, &ingredients, &args.output, &params)?;
+    let report = bake(&model, &adapters.edits, &ingredients, &args.output, &params)?;
     tell(args, &report);
     if args.json {
         println!("{}", to_json(args, &report));

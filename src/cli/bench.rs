@@ -36,9 +36,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.n_prompt == 0 || args.n_gen == 0 || args.repetitions == 0 {
         bail!("-p, -n and -r must be at least 1");
     }
-    let (model, edits, params) = args.model.load(1)?;
-    if edits.is_empty() {
-        bail!("there is nothing to compare: give --jola an edit that changes something");
+    let (model, adapters, params) = args.model.load(1)?;
+    if adapters.is_empty() {
+        bail!("there is nothing to compare: give --jola an edit (or --lora an adapter) that changes something");
     }
     let bar = progress::bar(args.repetitions, "bench", "pairs");
     let bench = BenchParams {
@@ -46,7 +46,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         n_gen: args.n_gen,
         pairs: args.repetitions,
     };
-    let report = paired(&model, &params, &edits, &bench, |k| {
+    let report = paired(&model, &params, &adapters, &bench, |k| {
         bar.set_position(k as u64)
     })?;
     bar.finish_and_clear();
@@ -55,8 +55,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{} layers edited, {} pairs",
-        report.edited_layers, report.pairs
+        "{} layers edited, {} LoRA adapters, {} pairs",
+        report.edited_layers, report.loras, report.pairs
     );
     let line = |what: &str, ratio: &Ratio| {
         println!(
