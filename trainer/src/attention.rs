@@ -113,7 +113,7 @@ impl Model {
         &self,
         layer: &Layer,
         what: LayerConfig,
-        h: &Tensor,
+        qkv: &Tensor,
         shared: &Shared,
     ) -> Tensor {
         let Config {
@@ -123,11 +123,11 @@ impl Model {
             ..
         } = self.config;
         let (n_head, n_head_kv, head_dim) = (n_head as i64, n_head_kv as i64, head_dim as i64);
-        let qkv = layer.attn_qkv.forward(h).to_kind(self.precision.math); // [T, (H + 2K)·D]
+        let qkv = qkv.to_kind(self.precision.math);
         let widths = [n_head, n_head_kv, n_head_kv].map(|n| n * head_dim);
         let parts = qkv.split_with_sizes(widths, 1);
         let heads = |part: &Tensor, norm: Option<&Tensor>| -> Tensor {
-            let part = self.normed(part, norm).view([h.size()[0], -1, head_dim]);
+            let part = self.normed(part, norm).view([qkv.size()[0], -1, head_dim]);
             self.rotate(part, what, shared) // [T, H or K, D]
         };
         let q = heads(&parts[0], layer.attn_q_norm.as_ref());

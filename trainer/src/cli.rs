@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use jola_edit::gguf::Metadata;
 use jola_edit::{sidecar, Sidecar};
 use tch::{Device, Tensor};
@@ -13,16 +13,20 @@ use crate::batch::Sequence;
 use crate::config::Config;
 use crate::dataset::{self, Encoded, Sampler};
 use crate::device::{set_threads, DeviceChoice, DtypeChoice};
-use crate::edits::{Edits, Method};
+use crate::edits::Edits;
 use crate::estimate::{self, Estimate};
 use crate::export::{self, Provenance};
 use crate::logits::{self, Applied};
+use crate::lora_file;
+use crate::method::Method;
+use crate::method_args::MethodArgs;
 use crate::model::{Model, Precision};
 use crate::penalty::Sparsity;
 use crate::progress::Reporter;
 use crate::run_args::RunArgs;
 use crate::run_config::{self, RunConfig};
 use crate::train::{Outcome, Recipe, Settings, Trainer};
+use crate::trained::Trained;
 use crate::watch::Watcher;
 
 /// Train a JoLA edit on the GGUF model that llama.cpp serves.
@@ -66,19 +70,19 @@ struct TrainArgs {
     /// Without --valid: the share of the training rows held out for validation.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
     valid_share: f64,
-    /// Where to write the sidecar.
+    /// Where to write the sidecar (with --method lora: the LoRA adapter).
     #[arg(short, long, value_name = "EDIT.gguf")]
     output: PathBuf,
     /// Share of the gates to close. Each head has two gates, one for its scale and one for
     /// its offset; a closed gate leaves no trace in the sidecar.
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
     sparsity: f64,
-    /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0).
+    /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
+    /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
     #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
     lambda: Option<f64>,
-    /// What to train.
-    #[arg(long, value_enum, default_value_t = MethodName::Jola)]
-    method: MethodName,
+    #[command(flatten)]
+    method: MethodArgs,
     /// Use only the first N training rows.
     #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<usize>,
@@ -91,9 +95,10 @@ struct TrainArgs {
     /// Rows per optimiser step.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     batch_size: usize,
-    /// Learning rate of the scales and offsets at its peak.
-    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = positive)]
-    lr: f64,
+    /// Learning rate at its peak, of scales and offsets or of low-rank factors
+    /// [default: 0.05; lora: 0.001].
+    #[arg(long, value_name = "X", value_parser = positive)]
+    lr: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].
     #[arg(long, value_name = "X", value_parser = positive)]
     gate_lr: Option<f64>,
@@ -133,6 +138,9 @@ struct LogitsArgs {
     /// A sidecar to apply, with a scale after the last colon; may be given several times.
     #[arg(long, value_name = "EDIT.gguf[:S]")]
     jola: Vec<String>,
+    /// A LoRA adapter to apply, with a scale after the last colon; may be given several times.
+    #[arg(long, value_name = "LORA.gguf[:S]")]
+    lora: Vec<String>,
     /// Token ids, separated by commas.
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
     tokens: Vec<u32>,
@@ -147,30 +155,6 @@ struct LogitsArgs {
     threads: Option<usize>,
 }
 
-/// `--method`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MethodName {
-    /// Scale and offset, each behind its own gate.
-    Jola,
-    /// Scale and offset of every head, no gates.
-    Ungated,
-    /// Gated offsets only.
-    Additive,
-    /// Gated scales only.
-    Multiplicative,
-}
-
-impl From<MethodName> for Method {
-    fn from(name: MethodName) -> Method {
-        match name {
-            MethodName::Jola => Method::Jola,
-            MethodName::Ungated => Method::Ungated,
-            MethodName::Additive => Method::Additive,
-            MethodName::Multiplicative => Method::Multiplicative,
-        }
-    }
-}
-
 /// A number in [0, 1).
 fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -179,14 +163,14 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("expected a positive number".to_owned()),
     }
 }
 
-fn count(text: &str) -> Result<usize, String> {
+pub(crate) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
         Ok(value) => Ok(value),
@@ -219,8 +203,11 @@ fn run_logits(args: LogitsArgs) -> Result<()> {
             scale,
         });
     }
+    let loras = args.lora.iter().map(|spec| jola_edit::parse_spec(spec));
+    let loras = loras.collect::<Result<Vec<_>, _>>()?;
     let device = args.device.resolve()?;
-    logits::write(&args.model, &sidecars, &args.tokens, &args.output, device)?;
+    let (model, tokens) = (&args.model, &args.tokens);
+    logits::write(model, &sidecars, &loras, tokens, &args.output, device)?;
     Ok(())
 }
 
@@ -252,7 +239,7 @@ fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
     }
     let folder = run.folder(&args.output)?;
     let model = Model::from_base(&*base, precision, device)?;
-    let settings = settings(args, train.len());
+    let settings = settings(args, &model.config, train.len())?;
     eprintln!(
         "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
         train.len(),
@@ -265,7 +252,7 @@ fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
             other => format!("{other:?}"),
         }
     );
-    let mut trainer = Trainer::new(&model, &settings, &train, &valid);
+    let mut trainer = Trainer::new(&model, &settings, &train, &valid)?;
     let provenance = provenance(args, &*base, &settings, machine, train.len())?;
     let digest = provenance.base_sha256.clone();
     let n_rows = [train.len(), valid.len()];
@@ -284,22 +271,37 @@ fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
     if let Err(error) = run_dir.draw(model.config.n_layer, model.config.n_head) {
         eprintln!("warning: {error:#}");
     }
-    let (edits, outcome) = trained.with_context(|| match run_dir.saved_step() {
+    let (trained, outcome) = trained.with_context(|| match run_dir.saved_step() {
         Some(step) => format!(
             "the run stopped; its state after step {step} is in {}",
             folder.display()
         ),
         None => "the run stopped before its first checkpoint".to_owned(),
     })?;
-    let sidecar = export::to_sidecar(&edits, &shape, provenance);
-    sidecar.write(&args.output)?;
+    let written = match &trained {
+        Trained::Edits(edits) => {
+            let sidecar = export::to_sidecar(edits, &shape, provenance);
+            sidecar.write(&args.output)?;
+            let stats = sidecar.stats();
+            format!(
+                "{} of {} heads edited ({} scales, {} offsets)",
+                stats.edited_heads, stats.heads, stats.open_mul, stats.open_add
+            )
+        }
+        Trained::Lora(lora) => {
+            lora_file::write(lora, &shape.architecture, &provenance, &args.output)?;
+            format!(
+                "a LoRA adapter of {} numbers, rank {}, on {}",
+                lora.n_parameters(),
+                lora.config.rank,
+                lora.config.targets.join(", ")
+            )
+        }
+    };
     run_dir.finish()?;
-    report(
-        &sidecar,
-        &outcome,
-        start.elapsed().as_secs_f64(),
-        &args.output,
-    );
+    report(&outcome);
+    eprintln!("wrote {}: {written}", args.output.display());
+    eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -312,17 +314,18 @@ fn dry_run(
     valid: &[Sequence],
 ) -> Result<Estimate> {
     let config = Config::read(base)?;
-    let settings = settings(args, train.len());
-    let sizes = [config.n_layer as i64, config.n_head as i64];
-    let head_rms = Tensor::ones(sizes, (precision.math, Device::Cpu));
-    let init = settings.recipe.init;
-    let edits = Edits::new(settings.method, config.head_dim, &head_rms, init, args.seed);
-    let gates = if settings.method.gated() {
-        edits.n_gates()
-    } else {
-        0
+    let settings = settings(args, &config, train.len())?;
+    let sizes = match &settings.method {
+        Method::Lora(lora) => [lora.n_trainable(base, config.n_layer), 0],
+        method => {
+            let sizes = [config.n_layer as i64, config.n_head as i64];
+            let head_rms = Tensor::ones(sizes, (precision.math, Device::Cpu));
+            let (method, init) = (method.clone(), settings.recipe.init);
+            let edits = Edits::new(method, config.head_dim, &head_rms, init, args.seed);
+            let gated = settings.method.gated();
+            [edits.n_trainable(), if gated { edits.n_gates() } else { 0 }]
+        }
     };
-    let sizes = [edits.n_trainable(), gates];
     let (plan, sampler) = (settings.plan(), settings.sampler(train.len()));
     let rows = [train, valid];
     Ok(estimate::estimate(
@@ -384,14 +387,16 @@ fn list(numbers: &[usize]) -> String {
     shown.join(", ") + more
 }
 
-fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
+fn settings(args: &TrainArgs, config: &Config, n_rows: usize) -> Result<Settings> {
+    let method = args.method.method(args.lambda, config)?;
     let sampler = Sampler {
         n_rows,
         batch_size: args.batch_size,
         seed: args.seed,
     };
-    Settings {
-        method: args.method.into(),
+    Ok(Settings {
+        lr: args.lr.unwrap_or(method.default_lr()),
+        method,
         sparsity: match args.lambda {
             Some(lambda) => Sparsity::Lambda(lambda),
             None => Sparsity::Target(args.sparsity),
@@ -400,12 +405,11 @@ fn settings(args: &TrainArgs, n_rows: usize) -> Settings {
             .steps
             .unwrap_or(args.epochs * sampler.steps_per_epoch()),
         batch_size: args.batch_size,
-        lr: args.lr,
         gate_lr: args.gate_lr,
         patience: args.patience,
         seed: args.seed,
         recipe: Recipe::default(),
-    }
+    })
 }
 
 /// Everything that was set, and what tells whether a run is the same.
@@ -466,9 +470,17 @@ fn provenance(
     if let Some(gate_lr) = settings.gate_lr {
         note("gate_lr", gate_lr.into())?;
     }
-    match settings.sparsity {
-        Sparsity::Target(target) => note("sparsity", target.into())?,
-        Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
+    match &settings.method {
+        Method::Lofit { heads, l1 } => {
+            note("heads", (*heads as u64).into())?;
+            note("lambda", (*l1).into())?;
+        }
+        Method::Lora(lora) => note("lora_rank", (lora.rank as u64).into())?,
+        method if method.gated() => match settings.sparsity {
+            Sparsity::Target(target) => note("sparsity", target.into())?,
+            Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
+        },
+        _ => {}
     }
     note("seed", settings.seed.into())?;
     note("dtype", machine.precision.name().into())?;
@@ -485,8 +497,7 @@ fn provenance(
     })
 }
 
-fn report(sidecar: &Sidecar, outcome: &Outcome, seconds: f64, output: &Path) {
-    let stats = sidecar.stats();
+fn report(outcome: &Outcome) {
     if let Some(validation) = outcome.validation {
         eprintln!(
             "kept the best: validation loss {:.4}, {:.1} % of rows exact",
@@ -496,13 +507,4 @@ fn report(sidecar: &Sidecar, outcome: &Outcome, seconds: f64, output: &Path) {
     }
     let speed = outcome.tokens as f64 / outcome.training_time.as_secs_f64();
     eprintln!("{} training tokens, {speed:.0} tokens/s", outcome.tokens);
-    eprintln!(
-        "wrote {}: {} of {} heads edited ({} scales, {} offsets)",
-        output.display(),
-        stats.edited_heads,
-        stats.heads,
-        stats.open_mul,
-        stats.open_add
-    );
-    eprintln!("trained in {seconds:.1} s");
 }

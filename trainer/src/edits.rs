@@ -3,51 +3,12 @@
 //! Parameters of all layers are stacked, so that the optimiser sees four tensors whatever
 //! the size of the model. L layers, H heads, D head width.
 
-use serde::Serialize;
-use tch::{no_grad, Device, Tensor};
+use tch::{no_grad, Tensor};
 
 use crate::gates;
+use crate::lora::LayerLora;
+use crate::method::Method;
 use crate::rng::{Purpose, Rng};
-
-/// What is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Scale and offset, each with its own gate per head.
-    Jola,
-    /// Scale and offset of every head, without gates.
-    Ungated,
-    /// Gated offsets only.
-    Additive,
-    /// Gated scales only.
-    Multiplicative,
-}
-
-impl Method {
-    /// The name used on the command line and in sidecars.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Jola => "jola",
-            Method::Ungated => "ungated",
-            Method::Additive => "additive",
-            Method::Multiplicative => "multiplicative",
-        }
-    }
-
-    /// Whether heads are chosen by gates.
-    pub fn gated(self) -> bool {
-        self != Method::Ungated
-    }
-
-    /// Which halves of the edit are trained.
-    fn halves(self) -> &'static [Half] {
-        match self {
-            Method::Jola | Method::Ungated => &[Half::Scale, Half::Offset],
-            Method::Additive => &[Half::Offset],
-            Method::Multiplicative => &[Half::Scale],
-        }
-    }
-}
 
 /// The two halves of an edit `z' = (1 + g_m·m) ⊙ z + g_a·a`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +27,6 @@ impl Half {
             Half::Offset => "offset",
         }
     }
-
-    /// Names of the vectors and of `log_alpha` in saved state.
-    pub fn parameter_names(self) -> (&'static str, &'static str) {
-        match self {
-            Half::Scale => ("scale.vectors", "scale.log_alpha"),
-            Half::Offset => ("offset.vectors", "offset.log_alpha"),
-        }
-    }
 }
 
 /// Vectors of one half with their gates.
@@ -86,7 +39,7 @@ pub struct GatedVectors {
     /// [L, H, 1]: 1 for scales; for offsets the size of the head's outputs in the base
     /// model, so that one learning rate fits all heads of all models
     pub unit: Tensor,
-    /// [L, H], requires a gradient
+    /// [L, H], requires a gradient; one tensor for both halves where they share a gate
     pub log_alpha: Tensor,
 }
 
@@ -104,6 +57,8 @@ pub struct Edits {
     pub method: Method,
     /// The halves that the method trains.
     pub halves: Vec<GatedVectors>,
+    /// Gates that no longer change: their values, one entry per half.
+    fixed: Option<Vec<GateValues>>,
 }
 
 /// Initial values.
@@ -124,13 +79,16 @@ pub struct GateValues {
     pub layers: Vec<bool>,
 }
 
-/// The edit of one layer as the model applies it: `z' = factor ⊙ z + offset`.
+/// What changes in one layer as the model applies it: head outputs, `z' = factor ⊙ z +
+/// offset`, and weight matrices.
 #[derive(Debug, Default)]
 pub struct LayerEdit {
     /// [H·D], 1 where nothing is scaled
     pub factor: Option<Tensor>,
     /// [H·D], 0 where nothing is added
     pub offset: Option<Tensor>,
+    /// Low-rank changes of the layer's matrices
+    pub lora: LayerLora,
 }
 
 impl LayerEdit {
@@ -150,6 +108,39 @@ impl LayerEdit {
     }
 }
 
+impl Method {
+    /// The halves that are trained.
+    fn halves(&self) -> &'static [Half] {
+        match self {
+            Method::Jola | Method::SharedGate | Method::Ungated | Method::Lofit { .. } => {
+                &[Half::Scale, Half::Offset]
+            }
+            Method::Additive | Method::Layerwise { .. } => &[Half::Offset],
+            Method::Multiplicative => &[Half::Scale],
+            Method::Lora(_) => &[],
+        }
+    }
+
+    /// Where the gates [L, H] of a half stand at first. Without gates that learn they say
+    /// which heads are edited: those far above the value that opens a gate fully.
+    fn initial_log_alpha(&self, half: Half, init: Init, [n_layer, n_head]: [i64; 2]) -> Vec<f64> {
+        let (open, closed) = (gates::opening_log_alpha() + 1.0, closed_log_alpha());
+        let of_layer = |layer: i64| match self {
+            Method::Lofit { .. } if half == Half::Offset => closed,
+            Method::Layerwise { layers } if !layers.contains(&(layer as usize)) => closed,
+            _ if self.gated() => init.log_alpha,
+            _ => open,
+        };
+        let layers = (0..n_layer).flat_map(|layer| vec![of_layer(layer); n_head as usize]);
+        layers.collect()
+    }
+}
+
+/// A value at which a gate is surely closed.
+fn closed_log_alpha() -> f64 {
+    gates::closing_log_alpha() - 1.0
+}
+
 impl Edits {
     /// Fresh parameters for heads whose outputs in the base model have the root mean
     /// square `head_rms` [L, H]; in its number format and on its device.
@@ -157,61 +148,87 @@ impl Edits {
         let (kind, device) = (head_rms.kind(), head_rms.device());
         let (n_layer, n_head) = head_rms.size2().expect("layers by heads");
         let shape = [n_layer, n_head, head_dim as i64];
-        let halves = method.halves().iter().map(|&half| {
+        let leaf = |values: &[f64], shape: &[i64]| {
+            let tensor = Tensor::from_slice(values).view(shape).to_kind(kind);
+            tensor.to_device(device).set_requires_grad(true)
+        };
+        let mut halves: Vec<GatedVectors> = Vec::new();
+        for &half in method.halves() {
             let mut rng = Rng::new(seed, Purpose::Init, half as u64);
             let n = shape.iter().product::<i64>();
             let values: Vec<f64> = (0..n).map(|_| rng.normal() * init.vector_std).collect();
-            let leaf = |tensor: Tensor| {
-                tensor
-                    .to_kind(kind)
-                    .to_device(device)
-                    .set_requires_grad(true)
+            let log_alpha = match halves.first() {
+                Some(first) if method == Method::SharedGate => first.log_alpha.shallow_clone(),
+                _ => {
+                    let values = method.initial_log_alpha(half, init, [n_layer, n_head]);
+                    leaf(&values, &shape[..2])
+                }
             };
-            GatedVectors {
+            halves.push(GatedVectors {
                 half,
-                vectors: leaf(Tensor::from_slice(&values).view(shape)),
+                vectors: leaf(&values, &shape),
                 unit: match half {
                     Half::Scale => head_rms.ones_like(),
                     Half::Offset => head_rms.copy(),
                 }
                 .unsqueeze(-1),
-                log_alpha: leaf(Tensor::full(
-                    &shape[..2],
-                    init.log_alpha,
-                    (kind, Device::Cpu),
-                )),
-            }
-        });
-        Edits {
+                log_alpha,
+            });
+        }
+        let mut edits = Edits {
             method,
-            halves: halves.collect(),
+            halves,
+            fixed: None,
+        };
+        if !edits.method.gated() {
+            edits.fix();
+        }
+        edits
+    }
+
+    /// Ends the choice of heads: from here on every gate has its deterministic value.
+    pub fn fix(&mut self) {
+        self.fixed = Some(self.fixed_gates());
+    }
+
+    /// What training applies in `step`: random gates while heads are chosen.
+    pub fn training_edits(&self, seed: u64, step: usize) -> Vec<LayerEdit> {
+        match &self.fixed {
+            Some(fixed) => self.layer_edits(fixed),
+            None => self.layer_edits(&self.sample_gates(seed, step)),
         }
     }
 
-    /// Random gates for the forward pass of `step`; all ones without gates.
+    /// What the trained edit is now.
+    pub fn final_edits(&self) -> Vec<LayerEdit> {
+        match &self.fixed {
+            Some(fixed) => self.layer_edits(fixed),
+            None => self.layer_edits(&self.fixed_gates()),
+        }
+    }
+
+    /// Random gates for the forward pass of `step`, one entry per half.
     pub fn sample_gates(&self, seed: u64, step: usize) -> Vec<GateValues> {
         let mut rng = Rng::new(seed, Purpose::Gates, step as u64);
-        let sample = |half: &GatedVectors| {
-            let noise: Vec<f64> = (0..half.log_alpha.numel()).map(|_| rng.uniform()).collect();
-            let noise = Tensor::from_slice(&noise).view_as(&half.log_alpha);
+        let sample = |log_alpha: &Tensor| {
+            let noise: Vec<f64> = (0..log_alpha.numel()).map(|_| rng.uniform()).collect();
+            let noise = Tensor::from_slice(&noise).view_as(log_alpha);
             let noise = noise
-                .to_kind(half.log_alpha.kind())
-                .to_device(half.log_alpha.device());
-            GateValues::everywhere(gates::sample(&half.log_alpha, &noise))
+                .to_kind(log_alpha.kind())
+                .to_device(log_alpha.device());
+            GateValues::everywhere(gates::sample(log_alpha, &noise))
         };
-        if self.method.gated() {
-            self.halves.iter().map(sample).collect()
-        } else {
-            self.fixed_gates()
+        let mut values: Vec<GateValues> = self.log_alphas().into_iter().map(sample).collect();
+        if self.method == Method::SharedGate {
+            values.push(GateValues::everywhere(values[0].values.shallow_clone()));
         }
+        values
     }
 
-    /// The gates' deterministic values, without a gradient (reads from the device).
+    /// The gates' deterministic values, without a gradient, one entry per half (reads from
+    /// the device).
     pub fn fixed_gates(&self) -> Vec<GateValues> {
         let fix = |half: &GatedVectors| {
-            if !self.method.gated() {
-                return GateValues::everywhere(half.log_alpha.ones_like().detach());
-            }
             let values = no_grad(|| gates::deterministic(&half.log_alpha));
             let open = values.gt(0.0).any_dim(1, false);
             let layers = Vec::<bool>::try_from(open).expect("one bool per layer");
@@ -225,6 +242,9 @@ impl Edits {
         let n_layer = self.halves[0].vectors.size()[0] as usize;
         let mut edits = LayerEdit::none(n_layer);
         for (half, gate) in self.halves.iter().zip(gates) {
+            if !gate.layers.contains(&true) {
+                continue;
+            }
             let product = half.product(gate); // [L, H, D]
             let rows = match half.half {
                 Half::Scale => product + 1.0,
@@ -242,57 +262,62 @@ impl Edits {
         edits
     }
 
-    /// `log_alpha` [L, H] of each half.
+    /// `log_alpha` [L, H] of each kind of gate.
     pub fn log_alphas(&self) -> Vec<&Tensor> {
-        self.halves.iter().map(|half| &half.log_alpha).collect()
+        let gates = self.gates();
+        gates.into_iter().map(|(_, log_alpha)| log_alpha).collect()
     }
 
-    /// Numbers that are trained, gates among them.
+    /// Each kind of gate: what it opens, and `log_alpha` [L, H].
+    pub fn gates(&self) -> Vec<(&'static str, &Tensor)> {
+        if self.method == Method::SharedGate {
+            return vec![("head", &self.halves[0].log_alpha)];
+        }
+        let halves = self.halves.iter();
+        halves
+            .map(|half| (half.half.name(), &half.log_alpha))
+            .collect()
+    }
+
+    /// Numbers that are trained, gates among them, and LoFiT's scales.
     pub fn n_trainable(&self) -> usize {
-        let gates = if self.method.gated() {
-            self.n_gates()
-        } else {
-            0
-        };
         let vectors = self.halves.iter().map(|half| half.vectors.numel());
-        gates + vectors.sum::<usize>()
+        let head_dim = self.halves[0].vectors.size()[2] as usize;
+        match self.method {
+            Method::Lofit { heads, .. } => self.halves[0].vectors.numel() + heads * head_dim,
+            Method::Layerwise { .. } => self.n_open() * head_dim,
+            Method::Ungated => vectors.sum(),
+            _ => self.n_gates() + vectors.sum::<usize>(),
+        }
     }
 
     /// All gates, open or closed.
     pub fn n_gates(&self) -> usize {
-        self.halves.iter().map(|half| half.log_alpha.numel()).sum()
+        self.log_alphas().iter().map(|la| la.numel()).sum()
     }
 
     /// Gates whose deterministic value is above zero (reads from the device).
     pub fn n_open(&self) -> usize {
-        if self.method.gated() {
-            self.halves
-                .iter()
-                .map(|half| gates::count_open(&half.log_alpha))
-                .sum()
-        } else {
-            self.n_gates()
-        }
+        self.log_alphas().into_iter().map(gates::count_open).sum()
     }
 
-    /// Which gates of each half are open by their deterministic value, [L, H] booleans on
+    /// Which gates of each kind are open by their deterministic value, [L, H] booleans on
     /// the device; empty without gates.
     pub fn open_gates(&self) -> Vec<(&'static str, Tensor)> {
         if !self.method.gated() {
             return Vec::new();
         }
-        let open = |half: &GatedVectors| {
-            let values = no_grad(|| gates::deterministic(&half.log_alpha));
-            (half.half.name(), values.gt(0.0))
+        let open = |(name, log_alpha): (&'static str, &Tensor)| {
+            (name, no_grad(|| gates::deterministic(log_alpha)).gt(0.0))
         };
-        self.halves.iter().map(open).collect()
+        self.gates().into_iter().map(open).collect()
     }
 
     /// Closes the gates with the lowest `log_alpha` until the share `sparsity` of all gates
     /// is closed; more may be closed already.
     pub fn close_to(&mut self, sparsity: f64) {
         let wanted = (self.n_gates() as f64 * sparsity - 1e-9).ceil() as i64;
-        let closed = gates::closing_log_alpha() - 1.0;
+        let closed = closed_log_alpha();
         no_grad(|| {
             let flat: Vec<Tensor> = self
                 .log_alphas()
@@ -306,6 +331,26 @@ impl Edits {
             for (half, values) in self.halves.iter_mut().zip(all.split_with_sizes(sizes, 0)) {
                 half.log_alpha.copy_(&values.view_as(&half.log_alpha));
             }
+        });
+    }
+
+    /// LoFiT's choice: ranks heads by the norm of their scales, forgets the scales, and
+    /// opens the offsets of the first `count`.
+    pub fn choose_by_scale(&mut self, count: usize) {
+        let open = gates::opening_log_alpha() + 1.0;
+        no_grad(|| {
+            for half in &mut self.halves {
+                let _ = half.log_alpha.fill_(closed_log_alpha());
+            }
+            let [scale, offset] = &mut self.halves[..] else {
+                unreachable!("scales choose the heads of offsets");
+            };
+            let norms = scale
+                .vectors
+                .norm_scalaropt_dim(2.0, [-1i64].as_slice(), false);
+            let (_, chosen) = norms.flatten(0, -1).topk(count as i64, 0, true, true);
+            let mut flat = offset.log_alpha.view([-1]);
+            let _ = flat.index_fill_(0, &chosen, open);
         });
     }
 }

@@ -85,6 +85,24 @@ pub enum Error {
     /// Sidecars do not go together.
     #[error(transparent)]
     Compose(#[from] ComposeError),
+    /// A target of LoRA that the base model does not have.
+    #[error(
+        "there is no matrix `{target}` to adapt in this base model's layers, which have: {targets}"
+    )]
+    LoraTarget {
+        /// The name.
+        target: String,
+        /// The names that there are.
+        targets: String,
+    },
+    /// A LoRA adapter does not fit the base model or the reference model.
+    #[error("{}: {reason}", path.display())]
+    LoraFile {
+        /// The adapter's file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     Token {

@@ -79,6 +79,7 @@ pub fn from_edit_set(set: &EditSet, n_layer: usize, kind: Kind, device: Device) 
             *edit = LayerEdit {
                 factor: row(&dense.mul),
                 offset: row(&dense.add),
+                ..LayerEdit::default()
             };
         }
     }

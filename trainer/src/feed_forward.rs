@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::arch::Activation;
+use crate::lora::{Joined, LayerLora};
 use crate::model::Linear;
 
 /// Frozen weights of a feed-forward layer.
@@ -34,12 +35,20 @@ pub enum FeedForward {
 const MIN_WEIGHT_SUM: f64 = 6.103_515_625e-5;
 
 impl FeedForward {
-    /// Output [T, d] for input `h` [T, d]; routing in number format `math`.
-    pub fn forward(&self, h: &Tensor, activation: Activation, math: Kind) -> Tensor {
+    /// Output [T, d] for input `h` [T, d], without experts with low-rank changes; routing in
+    /// number format `math`.
+    pub fn forward(
+        &self,
+        h: &Tensor,
+        lora: &LayerLora,
+        activation: Activation,
+        math: Kind,
+    ) -> Tensor {
         match self {
             FeedForward::Dense { gate_up, down } => {
-                let gate_up = gate_up.forward(h).chunk(2, -1); // 2 × [T, F]
-                down.forward(&gated(&gate_up[0], &gate_up[1], activation))
+                let gate_up = gate_up.forward(h, lora.of(Joined::GateUp)).chunk(2, -1); // 2 × [T, F]
+                let inner = gated(&gate_up[0], &gate_up[1], activation);
+                down.forward(&inner, lora.of(Joined::Down))
             }
             FeedForward::Experts {
                 router,
@@ -66,6 +75,16 @@ impl FeedForward {
                 }
                 output.to_kind(h.kind())
             }
+        }
+    }
+}
+
+impl FeedForward {
+    /// Gate-and-up and down matrices of a layer without experts.
+    pub fn dense(&self) -> Option<(&Linear, &Linear)> {
+        match self {
+            FeedForward::Dense { gate_up, down } => Some((gate_up, down)),
+            FeedForward::Experts { .. } => None,
         }
     }
 }

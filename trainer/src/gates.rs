@@ -48,6 +48,11 @@ pub fn closing_log_alpha() -> f64 {
     (p / (1.0 - p)).ln()
 }
 
+/// `log_alpha` at and above which the deterministic gate is exactly one.
+pub fn opening_log_alpha() -> f64 {
+    -closing_log_alpha()
+}
+
 /// How many gates have a deterministic value above zero (reads from the device).
 pub fn count_open(log_alpha: &Tensor) -> usize {
     deterministic(log_alpha)

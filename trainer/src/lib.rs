@@ -2,10 +2,10 @@
 //!
 //! The way through: [`base`] opens the frozen base model (a GGUF, or by [`hf`] a Hugging
 //! Face directory), [`arch`], [`config`] and [`weights`] read it, [`model`]
-//! computes it, [`edits`] and [`gates`] hold what is trained, [`dataset`] and [`batch`]
+//! computes it, [`edits`] with [`gates`] or [`lora`] hold what is trained, [`dataset`] and [`batch`]
 //! bring the rows, [`train`] runs the three phases of [`schedule`] with [`optim`] and
-//! [`penalty`], and [`export`] writes the sidecar. [`run_dir`] keeps a run's metrics and its
-//! [`checkpoint`]. [`logits`] checks the result against
+//! [`penalty`], and [`export`] writes the sidecar, or [`lora_file`] the adapter. [`run_dir`]
+//! keeps a run's metrics and its [`checkpoint`]. [`logits`] checks the result against
 //! llama.cpp.
 
 // Shapes such as [T] stand in brackets in the docs; they are no links.
@@ -29,6 +29,10 @@ pub mod gates;
 pub mod hf;
 mod keys;
 pub mod logits;
+pub mod lora;
+pub mod lora_file;
+pub mod method;
+mod method_args;
 pub mod model;
 pub mod optim;
 pub mod penalty;
@@ -43,6 +47,7 @@ pub mod run_dir;
 pub mod schedule;
 pub mod state;
 pub mod train;
+pub mod trained;
 mod watch;
 pub mod weights;
 

@@ -11,6 +11,7 @@ use crate::base;
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::export;
+use crate::lora_file;
 use crate::model::{Model, Precision};
 use crate::Error;
 
@@ -25,15 +26,17 @@ pub struct Applied {
     pub scale: f32,
 }
 
-/// Computes the logits of `tokens` in float32 under composed sidecars and writes them to
+/// Computes the logits of `tokens` in float32 under composed sidecars and LoRA adapters, each
+/// with a scale, and writes them to
 /// `out`: little-endian float32, [n_tokens, n_vocab].
 ///
 /// # Errors
-/// Base or sidecars that cannot be read or do not fit each other, a token outside the
+/// Base, sidecars or adapters that cannot be read or do not fit each other, a token outside the
 /// vocabulary, an output that cannot be written.
 pub fn write(
     path: &Path,
     sidecars: &[Applied],
+    loras: &[(PathBuf, f32)],
     tokens: &[u32],
     out: &Path,
     device: Device,
@@ -56,7 +59,16 @@ pub fn write(
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
         return Err(Error::Token { token, n_vocab });
     }
-    let edits = export::from_edit_set(&set, model.config.n_layer, Precision::F32.math, device);
+    let mut edits = export::from_edit_set(&set, model.config.n_layer, Precision::F32.math, device);
+    for (lora, scale) in loras {
+        lora_file::add_to(
+            &mut edits,
+            lora,
+            f64::from(*scale),
+            &model,
+            &shape.architecture,
+        )?;
+    }
     let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
     let logits = no_grad(|| model.forward(&Batch::all_rows(&tokens, device), &edits));
     write_f32(&logits.to_device(Device::Cpu), out).map_err(|source| Error::Write {

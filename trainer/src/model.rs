@@ -14,6 +14,7 @@ use crate::batch::Batch;
 use crate::config::Config;
 use crate::edits::LayerEdit;
 use crate::feed_forward::FeedForward;
+use crate::lora::{Joined, LayerLora, LowRank};
 
 /// Number formats of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,19 +52,26 @@ impl Precision {
     }
 }
 
-/// A frozen matrix, with a bias where the file has one.
+/// A frozen matrix, maybe of several in the file, with a bias where the file has one.
 #[derive(Debug)]
 pub struct Linear {
     /// [out, in]
     pub weight: Tensor,
     /// [out]
     pub bias: Option<Tensor>,
+    /// The matrices in the file, by their names without layer and `.weight`, and their share
+    /// of `out`
+    pub parts: Vec<(String, i64)>,
 }
 
 impl Linear {
-    /// [·, out] for `x` [·, in].
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+    /// [·, out] for `x` [·, in], with low-rank changes of the matrix.
+    pub fn forward(&self, x: &Tensor, changes: &[LowRank]) -> Tensor {
+        let y = x.linear(&self.weight, self.bias.as_ref());
+        for change in changes {
+            change.add_to(&y, x);
+        }
+        y
     }
 }
 
@@ -146,14 +154,20 @@ impl Model {
     ///
     /// `edits` holds one entry per layer; what requires a gradient in it receives one.
     pub fn forward(&self, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
-        self.forward_with(batch, |l, z| edits[l].apply(z))
+        self.decode(batch, |l| &edits[l].lora, |l, z| edits[l].apply(z))
     }
 
     /// As [`forward`](Self::forward) with any edit: `edit` is given a layer and its head
     /// outputs [T, H·D] in `precision.math` (only the selected rows in the last layer).
-    pub fn forward_with(
+    pub fn forward_with(&self, batch: &Batch, edit: impl FnMut(usize, Tensor) -> Tensor) -> Tensor {
+        let none = LayerLora::default();
+        self.decode(batch, |_| &none, edit)
+    }
+
+    fn decode<'a>(
         &self,
         batch: &Batch,
+        lora: impl Fn(usize) -> &'a LayerLora,
         mut edit: impl FnMut(usize, Tensor) -> Tensor,
     ) -> Tensor {
         let config = &self.config;
@@ -165,23 +179,26 @@ impl Model {
         let last = self.layers.len() - 1;
         for (l, layer) in self.layers.iter().enumerate() {
             let h = self.norm(&x, layer.attn_norm.as_ref(), storage); // [T, d]
-            let mut z = self.attention(layer, config.layers[l], &h, &shared); // [T, H·D]
+            let lora = lora(l);
+            let qkv = layer.attn_qkv.forward(&h, lora.of(Joined::QueryKeyValue));
+            let mut z = self.attention(layer, config.layers[l], &qkv, &shared); // [T, H·D]
             if l == last {
                 // Nothing mixes positions after the last attention.
                 z = z.index_select(0, &batch.rows); // [R, H·D]
                 x = x.index_select(0, &batch.rows); // [R, d]
             }
             let z = edit(l, z).to_kind(storage);
-            let y = layer.attn_output.forward(&z);
+            let y = layer.attn_output.forward(&z, lora.of(Joined::Output));
             let y = self.norm(&y, layer.attn_post_norm.as_ref(), math);
             x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
             let h = self.norm(&x, layer.ffn_norm.as_ref(), storage);
-            let y = layer.ffn.forward(&h, config.architecture.activation, math);
+            let activation = config.architecture.activation;
+            let y = layer.ffn.forward(&h, lora, activation, math);
             let y = self.norm(&y, layer.ffn_post_norm.as_ref(), math);
             x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
         }
         let h = self.norm(&x, Some(&self.output_norm), storage);
-        let y = self.output.forward(&h).to_kind(math);
+        let y = self.output.forward(&h, &[]).to_kind(math);
         let y = scaled(y, config.logit_scale);
         match config.logit_cap {
             Some(cap) => (y / cap).tanh() * cap,

@@ -36,7 +36,7 @@ impl Default for AdamWConfig {
 /// One parameter with its moments.
 #[derive(Debug)]
 struct Slot {
-    name: &'static str,
+    name: String,
     group: usize,
     parameter: Tensor,
     moment: Tensor,
@@ -61,9 +61,9 @@ impl AdamW {
     }
 
     /// Adds a leaf tensor that requires a gradient, under a unique name.
-    pub fn add(&mut self, name: &'static str, group: usize, parameter: &Tensor) {
+    pub fn add(&mut self, name: impl Into<String>, group: usize, parameter: &Tensor) {
         self.slots.push(Slot {
-            name,
+            name: name.into(),
             group,
             parameter: parameter.shallow_clone(),
             moment: parameter.zeros_like().detach(),
@@ -153,7 +153,7 @@ impl AdamW {
 
     /// Copies of all parameters, by name.
     pub fn values(&self) -> Vec<(String, Tensor)> {
-        let value = |slot: &Slot| (slot.name.to_owned(), slot.parameter.detach().copy());
+        let value = |slot: &Slot| (slot.name.clone(), slot.parameter.detach().copy());
         self.slots.iter().map(value).collect()
     }
 

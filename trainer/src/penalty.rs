@@ -107,6 +107,14 @@ impl Penalty {
     }
 }
 
+/// Adds the gradient of λ · Σ|v| to that of the task on `vectors`: what makes LoFiT's scales
+/// rank heads.
+pub fn add_l1_gradient(vectors: &Tensor, lambda: f64) {
+    no_grad(|| {
+        let _ = vectors.grad().g_add_(&(vectors.sign() * lambda));
+    });
+}
+
 /// ∂P(g ≠ 0)/∂(log α) of each gate.
 fn slope(log_alpha: &Tensor) -> Tensor {
     let open = gates::open_probability(&log_alpha.detach());

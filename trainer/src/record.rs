@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::edits::Edits;
 use crate::schedule::Phase;
 use crate::state::State;
 use crate::Error;
@@ -104,18 +103,17 @@ pub(crate) struct GateHistory {
 }
 
 impl GateHistory {
-    /// Before the first step, when all count as open.
-    pub fn start(edits: &Edits) -> GateHistory {
-        let mut history = GateHistory::now(edits);
+    /// Before the first step, when all count as open; of gates of these kinds, [L, H].
+    pub fn start(masks: &[(&'static str, Tensor)]) -> GateHistory {
+        let mut history = GateHistory::now(masks);
         for (_, open) in &mut history.open {
             open.fill(true);
         }
         history
     }
 
-    /// As they are now (reads from the device).
-    pub fn now(edits: &Edits) -> GateHistory {
-        let masks = edits.open_gates();
+    /// Of gates whose kinds stand open like this, [L, H] booleans (reads from the device).
+    pub fn now(masks: &[(&'static str, Tensor)]) -> GateHistory {
         let n_head = masks.first().map_or(1, |(_, mask)| mask.size()[1] as usize);
         let open = masks.iter().map(|(name, mask)| (*name, bools(mask)));
         GateHistory {
@@ -153,13 +151,9 @@ impl Window {
     }
 
     /// The gates as the last step left them.
-    pub fn note_gates(&mut self, edits: &Edits) {
+    pub fn note_gates(&mut self, masks: Vec<(&'static str, Tensor)>) {
         if let Some(step) = self.steps.last_mut() {
-            step.open = edits
-                .open_gates()
-                .into_iter()
-                .map(|(_, open)| open)
-                .collect();
+            step.open = masks.into_iter().map(|(_, open)| open).collect();
         }
     }
 

@@ -15,6 +15,8 @@ pub enum Purpose {
     Gates = 3,
     /// Split of the data into training and validation rows.
     Split = 4,
+    /// Initial values of low-rank factors.
+    Lora = 5,
 }
 
 /// SplitMix64.

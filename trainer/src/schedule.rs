@@ -54,6 +54,11 @@ impl Plan {
         self.learn + self.prune + self.polish
     }
 
+    /// Steps until heads are chosen.
+    pub fn choice(&self) -> usize {
+        self.learn + self.prune
+    }
+
     /// The phase of step `step` (from 0).
     pub fn phase(&self, step: usize) -> Phase {
         if step < self.learn {

@@ -7,26 +7,28 @@ use tch::{no_grad, Device, Reduction, Tensor};
 
 use crate::batch::{Batch, Sequence};
 use crate::dataset::Sampler;
-use crate::edits::{Edits, GateValues, Init, LayerEdit, Method};
+use crate::edits::{Edits, Init, LayerEdit};
 use crate::gates;
+use crate::method::Method;
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
-use crate::penalty::{Penalty, Sparsity};
+use crate::penalty::{add_l1_gradient, Penalty, Sparsity};
 use crate::record::{GateHistory, Observer, Pending, Validation, ValidationRecord, Window};
 use crate::schedule::{ramp, warmup_cosine, Phase, Plan};
 use crate::state::{Counters, State};
+use crate::trained::{Group, Trained};
 use crate::Error;
 
-/// Optimiser group of the vectors.
-const VECTORS: usize = 0;
-/// Optimiser group of the gates.
-const GATES: usize = 1;
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 /// Tokens of one validation batch.
 pub(crate) const VALIDATION_TOKENS: usize = 2048;
+
+/// Share of the steps in which LoFiT chooses heads: its published scripts train both stages
+/// for as many epochs.
+const LOFIT_CHOICE: f64 = 0.5;
 
 /// What a user sets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,7 +41,7 @@ pub struct Settings {
     pub steps: usize,
     /// Rows per step.
     pub batch_size: usize,
-    /// Learning rate of the vectors at its peak.
+    /// Learning rate of vectors or low-rank factors at its peak.
     pub lr: f64,
     /// Learning rate of the gates; `None`: fast enough to close a gate within the part
     /// [`Recipe::closing`] of the prune phase.
@@ -55,14 +57,12 @@ pub struct Settings {
 impl Settings {
     /// The steps of each phase.
     pub fn plan(&self) -> Plan {
-        match self.method.gated() {
-            true => Plan::new(self.steps, self.recipe.learn, self.recipe.prune),
-            false => Plan {
-                learn: 0,
-                prune: 0,
-                polish: self.steps,
-            },
-        }
+        let (learn, prune) = match &self.method {
+            Method::Lofit { .. } => (LOFIT_CHOICE, 0.0),
+            method if method.gated() => (self.recipe.learn, self.recipe.prune),
+            _ => (0.0, 0.0),
+        };
+        Plan::new(self.steps, learn, prune)
     }
 
     /// The order of `n_rows` rows.
@@ -141,11 +141,10 @@ pub struct Trainer<'a> {
     valid: &'a [Sequence],
     sampler: Sampler,
     plan: Plan,
-    edits: Edits,
+    trained: Trained,
     optim: AdamW,
-    penalty: Penalty,
-    /// Gates of the polish phase.
-    fixed: Option<Vec<GateValues>>,
+    /// With gates.
+    penalty: Option<Penalty>,
     counters: Counters,
     /// Parameters of the best validation, under their names in saved state.
     best: Vec<(String, Tensor)>,
@@ -157,58 +156,61 @@ pub struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     /// A run at its start. `train` must not be empty; `valid` may be.
+    ///
+    /// # Errors
+    /// As [`Trained::new`].
     pub fn new(
         model: &'a Model,
         settings: &'a Settings,
         train: &'a [Sequence],
         valid: &'a [Sequence],
-    ) -> Trainer<'a> {
+    ) -> Result<Trainer<'a>, Error> {
         let Settings {
-            method,
+            ref method,
             recipe,
             seed,
+            sparsity,
             ..
         } = *settings;
-        let calibration = Batch::pack(&train[..fitting(train, CALIBRATION_TOKENS)], model.device());
-        let head_rms = model.head_rms(&calibration);
-        let edits = Edits::new(method, model.config.head_dim, &head_rms, recipe.init, seed);
+        let head_rms = || {
+            let calibration = &train[..fitting(train, CALIBRATION_TOKENS)];
+            model.head_rms(&Batch::pack(calibration, model.device()))
+        };
+        let trained = Trained::new(method, model, head_rms, recipe.init, seed)?;
         let mut optim = AdamW::new(AdamWConfig::default());
-        for half in &edits.halves {
-            let (vectors, log_alpha) = half.half.parameter_names();
-            optim.add(vectors, VECTORS, &half.vectors);
-            optim.add(log_alpha, GATES, &half.log_alpha);
+        for (name, group, parameter) in trained.parameters() {
+            optim.add(name, group as usize, parameter);
         }
-        Trainer {
+        let gated = trained.edits().filter(|_| method.gated());
+        Ok(Trainer {
             model,
             settings,
             train,
             valid,
             sampler: settings.sampler(train.len()),
             plan: settings.plan(),
-            penalty: Penalty::new(settings.sparsity, &edits.log_alphas()),
+            penalty: gated.map(|edits| Penalty::new(sparsity, &edits.log_alphas())),
             window: Window::default(),
-            gates: GateHistory::start(&edits),
-            edits,
+            gates: GateHistory::start(&trained.open_gates()),
+            trained,
             optim,
-            fixed: None,
             counters: Counters::default(),
             best: Vec::new(),
             candidate: None,
-        }
+        })
     }
 
     /// Gates that the run can close.
     pub fn n_gates(&self) -> usize {
-        match self.edits.method.gated() {
-            true => self.edits.n_gates(),
-            false => 0,
-        }
+        let edits = self.trained.edits();
+        let gated = edits.filter(|edits| edits.method.gated());
+        gated.map_or(0, Edits::n_gates)
     }
 
     /// Where the run stands, after a step; copies on the CPU.
     pub fn state(&self) -> State {
         let mut tensors = self.optim.state();
-        tensors.extend(self.penalty.state());
+        tensors.extend(self.penalty.iter().flat_map(Penalty::state));
         let best = self.best.iter();
         tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
         for (_, tensor) in &mut tensors {
@@ -227,7 +229,9 @@ impl<'a> Trainer<'a> {
     /// [`Error::State`] when it comes from a run of other parameters.
     pub fn restore(&mut self, state: &State) -> Result<(), Error> {
         self.optim.load_state(&state.tensors)?;
-        self.penalty.load_state(&state.tensors)?;
+        if let Some(penalty) = &mut self.penalty {
+            penalty.load_state(&state.tensors)?;
+        }
         self.best.clear();
         if state.counters.best.is_some() {
             for (name, value) in self.optim.values() {
@@ -236,31 +240,31 @@ impl<'a> Trainer<'a> {
             }
         }
         self.counters = state.counters.clone();
-        self.gates = GateHistory::now(&self.edits);
-        self.fixed = None;
-        if self.counters.step >= self.plan.learn + self.plan.prune {
-            self.fixed = Some(self.edits.fixed_gates());
+        self.gates = GateHistory::now(&self.trained.open_gates());
+        if let Some(edits) = self.trained.edits_mut() {
+            if self.counters.step >= self.plan.choice() || !edits.method.gated() {
+                edits.fix();
+            }
         }
         Ok(())
     }
 
-    /// Runs the steps that are left and returns the best edits of the polish phase.
+    /// Runs the steps that are left and returns the best parameters of the polish phase.
     ///
     /// # Errors
     /// [`Error::Diverged`] when the loss stops being a number.
-    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Edits, Outcome), Error> {
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Trained, Outcome), Error> {
         let steps = self.plan.steps();
-        let chosen = self.plan.learn + self.plan.prune;
-        if chosen == 0 && self.fixed.is_none() {
-            self.fix_gates(observer);
+        if self.plan.choice() == 0 && self.counters.step == 0 && self.n_gates() > 0 {
+            self.choose_heads(observer);
         }
         for step in self.counters.step..steps {
             let begun = Instant::now();
             self.step(step);
-            if step + 1 == chosen {
-                self.fix_gates(observer);
+            if step + 1 == self.plan.choice() {
+                self.choose_heads(observer);
             }
-            self.window.note_gates(&self.edits);
+            self.window.note_gates(self.trained.open_gates());
             self.window.add_time(begun.elapsed());
             let last = step + 1 == steps;
             let validate = self.validate_after(step);
@@ -278,7 +282,7 @@ impl<'a> Trainer<'a> {
         self.look(observer)?;
         self.optim.set_values(&self.best);
         Ok((
-            self.edits,
+            self.trained,
             Outcome {
                 validation: self.counters.best,
                 steps: self.counters.step,
@@ -314,10 +318,7 @@ impl<'a> Trainer<'a> {
         } = *self.settings;
         let phase = self.plan.phase(step);
         let batch = self.batch(step);
-        let edits = match &self.fixed {
-            Some(fixed) => self.edits.layer_edits(fixed),
-            None => self.edits.layer_edits(&self.edits.sample_gates(seed, step)),
-        };
+        let edits = self.trained.training_edits(seed, step);
         let loss = cross_entropy(self.model, &batch, &edits);
         let rate = lr * self.rate_factor(step);
         let gate_rate = match phase {
@@ -328,19 +329,17 @@ impl<'a> Trainer<'a> {
         // Without a gradient every gate is closed.
         if loss.requires_grad() {
             loss.backward();
-            if phase != Phase::Polish {
-                self.penalty.observe(&self.edits.log_alphas());
-            }
-            if phase == Phase::Prune {
-                let ramp = ramp(self.plan.prune_progress(step), recipe.ramp);
-                self.penalty.add_gradient(&self.edits.log_alphas(), ramp);
-                lambda = Some(self.penalty.lambda().copy());
-            }
-            self.optim.step(&[rate, gate_rate]);
+            lambda = self.add_penalty(step, phase);
+            let mut rates = [0.0; 2];
+            rates[Group::Weights as usize] = rate;
+            rates[Group::Gates as usize] = gate_rate;
+            self.optim.step(&rates);
             self.optim.zero_grad();
             if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
                 let progress = self.plan.prune_progress(step) - recipe.closing;
-                self.edits.close_to(target * ramp(progress, recipe.ramp));
+                if let Some(edits) = self.trained.edits_mut() {
+                    edits.close_to(target * ramp(progress, recipe.ramp));
+                }
             }
         }
         self.counters.step = step + 1;
@@ -357,9 +356,34 @@ impl<'a> Trainer<'a> {
         });
     }
 
-    /// What the learning rate of the vectors is multiplied by.
+    /// Adds the penalty's gradient to that of the task; returns its λ.
+    fn add_penalty(&mut self, step: usize, phase: Phase) -> Option<Tensor> {
+        let edits = self.trained.edits()?;
+        if let (Method::Lofit { l1, .. }, Phase::Learn) = (&edits.method, phase) {
+            add_l1_gradient(&edits.halves[0].vectors, *l1);
+            return Some(Tensor::from(*l1));
+        }
+        let penalty = self.penalty.as_mut()?;
+        if phase != Phase::Polish {
+            penalty.observe(&edits.log_alphas());
+        }
+        if phase != Phase::Prune {
+            return None;
+        }
+        let ramp = ramp(self.plan.prune_progress(step), self.settings.recipe.ramp);
+        penalty.add_gradient(&edits.log_alphas(), ramp);
+        Some(penalty.lambda().copy())
+    }
+
+    /// What the learning rate of the weights is multiplied by. LoFiT's two stages have a
+    /// schedule each.
     fn rate_factor(&self, step: usize) -> f64 {
-        let (steps, recipe) = (self.plan.steps(), self.settings.recipe);
+        let recipe = self.settings.recipe;
+        let (step, steps) = match self.settings.method {
+            Method::Lofit { .. } if step < self.plan.learn => (step, self.plan.learn),
+            Method::Lofit { .. } => (step - self.plan.learn, self.plan.polish),
+            _ => (step, self.plan.steps()),
+        };
         let warmup = (steps as f64 * recipe.warmup).round() as usize;
         warmup_cosine(step, steps, warmup, recipe.lr_floor)
     }
@@ -373,23 +397,30 @@ impl<'a> Trainer<'a> {
         self.settings.gate_lr.unwrap_or(distance / steps)
     }
 
-    /// Ends the choice of heads: closes what is missing to the target and fixes the rest.
-    fn fix_gates(&mut self, observer: &mut dyn Observer) {
-        if self.edits.method.gated() {
+    /// Ends the choice of heads: closes what is missing to the target and fixes the rest, or
+    /// takes those that LoFiT's scales name.
+    fn choose_heads(&mut self, observer: &mut dyn Observer) {
+        let Some(edits) = self.trained.edits_mut() else {
+            return;
+        };
+        if let Method::Lofit { heads, .. } = edits.method {
+            edits.choose_by_scale(heads);
+            observer.log(&format!("chose {heads} heads by their scales"));
+        } else {
             if let Sparsity::Target(share) = self.settings.sparsity {
-                let open = self.edits.n_open();
-                self.edits.close_to(share);
-                let short = open - self.edits.n_open();
+                let open = edits.n_open();
+                edits.close_to(share);
+                let short = open - edits.n_open();
                 if short > 0 {
                     observer.log(&format!(
                         "pruning ended {short} gates short of sparsity {share}: closed those with the lowest log_alpha"
                     ));
                 }
             }
+            let (open, gates) = (edits.n_open(), edits.n_gates());
+            observer.log(&format!("gates fixed: {open} of {gates} open"));
         }
-        let (open, gates) = (self.edits.n_open(), self.edits.n_gates());
-        observer.log(&format!("gates fixed: {open} of {gates} open"));
-        self.fixed = Some(self.edits.fixed_gates());
+        edits.fix();
     }
 
     /// Whether `step` is followed by a validation: in the polish phase `validations` times
@@ -398,18 +429,14 @@ impl<'a> Trainer<'a> {
         if self.plan.phase(step) != Phase::Polish || self.valid.is_empty() {
             return false;
         }
-        let done = step + 1 - self.plan.learn - self.plan.prune;
+        let done = step + 1 - self.plan.choice();
         let count = self.settings.recipe.validations.clamp(1, self.plan.polish);
         done * count / self.plan.polish != (done - 1) * count / self.plan.polish
     }
 
     /// Validates and keeps the best parameters; returns whether it is time to stop.
     fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
-        let edits = match &self.fixed {
-            Some(fixed) => self.edits.layer_edits(fixed),
-            None => self.edits.layer_edits(&self.edits.fixed_gates()),
-        };
-        let validation = evaluate(self.model, &edits, self.valid);
+        let validation = evaluate(self.model, &self.trained.final_edits(), self.valid);
         let Counters { step, best, .. } = self.counters;
         let Validation { loss, .. } = validation;
         if !loss.is_finite() {

@@ -46,6 +46,7 @@ impl Model {
             None => Linear {
                 weight: token_embd.shallow_clone(),
                 bias: loader.bias(&[("output", config.n_vocab)])?,
+                parts: Vec::new(),
             },
         };
         let layers = (0..config.n_layer).map(|l| loader.layer(&config, l));
@@ -63,6 +64,15 @@ impl Model {
             frequencies,
         })
     }
+}
+
+/// Matrices of a layer with their rows, named without it.
+fn part_names(parts: &[(&str, usize)]) -> Vec<(String, i64)> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let parts = parts.iter();
+    parts
+        .map(|(name, rows)| (last(name), *rows as i64))
+        .collect()
 }
 
 struct Loader<'a> {
@@ -110,15 +120,17 @@ impl Loader<'_> {
         let (q, k, v) = (name("attn_q"), name("attn_k"), name("attn_v"));
         let parts = [(q.as_str(), query), (&k, key_value), (&v, key_value)];
         let one = self.has(joined[0].0, "weight");
-        let weight = match one {
-            true => self.matrix(&joined, config.n_embd)?,
-            false => self.matrix(&parts, config.n_embd)?,
-        };
+        let stored: &[(&str, usize)] = if one { &joined } else { &parts };
+        let weight = self.matrix(stored, config.n_embd)?;
         let bias = match one && self.has(joined[0].0, "bias") {
             true => self.bias(&joined)?,
             false => self.bias(&parts)?,
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear {
+            weight,
+            bias,
+            parts: part_names(stored),
+        })
     }
 
     fn feed_forward(&mut self, config: &Config, l: usize) -> Result<FeedForward, Error> {
@@ -134,6 +146,7 @@ impl Loader<'_> {
             gate_up: Linear {
                 weight: self.matrix(parts, d)?,
                 bias: self.allowed_bias(parts)?,
+                parts: part_names(parts),
             },
             down: self.linear(&name("ffn_down"), d, f)?,
         })
@@ -161,6 +174,7 @@ impl Loader<'_> {
         Ok(Linear {
             weight: self.matrix(&[(name, out)], columns)?,
             bias: self.allowed_bias(&[(name, out)])?,
+            parts: part_names(&[(name, out)]),
         })
     }
 
