@@ -145,9 +145,9 @@ impl EvalArgs {
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
     let (rows, choices) = args.rows()?;
-    let (model, edits, params) = args.model.load(1)?;
-    if args.compare && edits.is_empty() {
-        bail!("there is nothing to compare: give --jola an edit that changes something");
+    let (model, adapters, params) = args.model.load(1)?;
+    if args.compare && adapters.is_empty() {
+        bail!("there is nothing to compare: give --jola an edit (or --lora an adapter) that changes something");
     }
     let task = args.task(&rows, choices, &model)?;
     let params = task
@@ -158,7 +158,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let bar = progress::bar(passes * task.items.len(), "eval", "rows");
     let done = |rows: usize| bar.set_position(rows as u64);
     if args.compare {
-        let comparison = compare(&task, &mut context, &edits, done)?;
+        let comparison = compare(&task, &mut context, &adapters, done)?;
         bar.finish_and_clear();
         let Comparison {
             unedited, edited, ..
@@ -170,7 +170,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             print_comparison(&comparison);
         }
     } else {
-        context.set_edits(&edits)?;
+        context.set_adapters(&adapters)?;
         let report = task.run(&mut context, done)?;
         bar.finish_and_clear();
         args.write_predictions(&[(None, &report)])?;

@@ -2,11 +2,11 @@
 The same rows without and with edits, and whether the difference may be chance.
 */
 
-use jola_edit::EditSet;
 use serde::Serialize;
 
 use super::{score, Metric, Report, Task};
 use crate::context::Context;
+use crate::lora::Adapters;
 use crate::stats::{bootstrap, mcnemar, paired_bootstrap};
 use crate::Error;
 
@@ -45,20 +45,20 @@ pub enum Test {
     },
 }
 
-/// Runs `task` in `context` without edits, then with `edits`, which stay attached.
+/// Runs `task` in `context` with the plain model, then with `adapters`, which stay attached.
 /// `done(k)` is called with the number of rows finished so far, of twice the rows.
 ///
 /// # Errors
-/// Those of [`Task::run`] and [`Context::set_edits`].
+/// Those of [`Task::run`] and [`Context::set_adapters`].
 pub fn compare(
     task: &Task,
     context: &mut Context,
-    edits: &EditSet,
+    adapters: &Adapters,
     mut done: impl FnMut(usize),
 ) -> Result<Comparison, Error> {
-    context.set_edits(&EditSet::default())?;
+    context.set_adapters(&Adapters::default())?;
     let unedited = task.run(context, &mut done)?;
-    context.set_edits(edits)?;
+    context.set_adapters(adapters)?;
     let edited = task.run(context, |rows| done(unedited.n + rows))?;
     Ok(Comparison::new(unedited, edited))
 }

@@ -1,7 +1,8 @@
 //! Gradients of the edits through the whole model, in float64.
 
 use jola_trainer::batch::Batch;
-use jola_trainer::edits::{Edits, Init, Method};
+use jola_trainer::edits::{Edits, Init};
+use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::train::cross_entropy;
 use tch::{no_grad, Device, Tensor};

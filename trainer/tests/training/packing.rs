@@ -1,7 +1,8 @@
 //! Sequences packed into one batch are computed as if each were alone.
 
 use jola_trainer::batch::{Batch, Sequence};
-use jola_trainer::edits::{Edits, Init, LayerEdit, Method};
+use jola_trainer::edits::{Edits, Init, LayerEdit};
+use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::train::cross_entropy;
 use tch::{no_grad, Device, Kind, Tensor};
