@@ -46,6 +46,8 @@ pub struct Cli {
     // there are any.
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    method: MethodArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,8 +83,6 @@ struct TrainArgs {
     /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
     #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
     lambda: Option<f64>,
-    #[command(flatten)]
-    method: MethodArgs,
     /// Use only the first N training rows.
     #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<usize>,
@@ -185,7 +185,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => run_logits(args),
-            (None, Some(args)) => run_train(&args, &self.run),
+            (None, Some(args)) => run_train(&args, &self.method, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
         }
     }
@@ -219,7 +219,7 @@ struct Machine {
     threads: usize,
 }
 
-fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
+fn run_train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Result<()> {
     let start = std::time::Instant::now();
     check_output(&args.output)?;
     let threads = set_threads(args.threads);
@@ -234,12 +234,15 @@ fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
     let (train, valid) = read_data(args, &*base)?;
     let shape = base.shape()?;
     if args.dry_run {
-        println!("{}", dry_run(args, &*base, precision, &train, &valid)?);
+        let config = Config::read(&*base)?;
+        let settings = settings(args, method, &config, train.len())?;
+        let estimate = dry_run(&settings, &config, &*base, precision, [&train, &valid]);
+        println!("{estimate}");
         return Ok(());
     }
     let folder = run.folder(&args.output)?;
     let model = Model::from_base(&*base, precision, device)?;
-    let settings = settings(args, &model.config, train.len())?;
+    let settings = settings(args, method, &model.config, train.len())?;
     eprintln!(
         "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
         train.len(),
@@ -307,30 +310,31 @@ fn run_train(args: &TrainArgs, run: &RunArgs) -> Result<()> {
 
 /// What the run would take, without its model.
 fn dry_run(
-    args: &TrainArgs,
+    settings: &Settings,
+    config: &Config,
     base: &dyn Base,
     precision: Precision,
-    train: &[Sequence],
-    valid: &[Sequence],
-) -> Result<Estimate> {
-    let config = Config::read(base)?;
-    let settings = settings(args, &config, train.len())?;
+    rows: [&[Sequence]; 2],
+) -> Estimate {
     let sizes = match &settings.method {
         Method::Lora(lora) => [lora.n_trainable(base, config.n_layer), 0],
         method => {
             let sizes = [config.n_layer as i64, config.n_head as i64];
             let head_rms = Tensor::ones(sizes, (precision.math, Device::Cpu));
-            let (method, init) = (method.clone(), settings.recipe.init);
-            let edits = Edits::new(method, config.head_dim, &head_rms, init, args.seed);
-            let gated = settings.method.gated();
-            [edits.n_trainable(), if gated { edits.n_gates() } else { 0 }]
+            let Settings { seed, recipe, .. } = *settings;
+            let edits = Edits::new(
+                method.clone(),
+                config.head_dim,
+                &head_rms,
+                recipe.init,
+                seed,
+            );
+            let gates = if method.gated() { edits.n_gates() } else { 0 };
+            [edits.n_trainable(), gates]
         }
     };
-    let (plan, sampler) = (settings.plan(), settings.sampler(train.len()));
-    let rows = [train, valid];
-    Ok(estimate::estimate(
-        base, &config, precision, rows, sampler, plan, sizes,
-    ))
+    let (plan, sampler) = (settings.plan(), settings.sampler(rows[0].len()));
+    estimate::estimate(base, config, precision, rows, sampler, plan, sizes)
 }
 
 /// Finds out before the training whether the output can be written.
@@ -387,8 +391,13 @@ fn list(numbers: &[usize]) -> String {
     shown.join(", ") + more
 }
 
-fn settings(args: &TrainArgs, config: &Config, n_rows: usize) -> Result<Settings> {
-    let method = args.method.method(args.lambda, config)?;
+fn settings(
+    args: &TrainArgs,
+    method: &MethodArgs,
+    config: &Config,
+    n_rows: usize,
+) -> Result<Settings> {
+    let method = method.method(args.lambda, config)?;
     let sampler = Sampler {
         n_rows,
         batch_size: args.batch_size,
