@@ -3,6 +3,7 @@
 //! Parameters of all layers are stacked, so that the optimiser sees four tensors whatever
 //! the size of the model. L layers, H heads, D head width.
 
+use serde::Serialize;
 use tch::{no_grad, Tensor};
 
 use crate::gates;
