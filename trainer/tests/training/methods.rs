@@ -238,7 +238,7 @@ fn lora_gradients_match_central_differences() {
         for tensor in [&target.a, &target.b] {
             let gradient = Vec::<f64>::try_from(tensor.grad().flatten(0, -1)).unwrap();
             for index in (0..gradient.len()).step_by(37) {
-                let mut at = |delta: f64| {
+                let at = |delta: f64| {
                     no_grad(|| {
                         let mut number = tensor.view(-1).get(index as i64);
                         number += delta;
