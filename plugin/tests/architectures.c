@@ -9,28 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "ggml-backend.h"
 #include "jola.h"
 #include "llama.h"
 
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        if (!(condition)) {                                                                \
-            fprintf(stderr, "architectures.c:%d: %s (last error: %s)\n", __LINE__,         \
-                    #condition, jola_last_error());                                        \
-            exit(1);                                                                       \
-        }                                                                                  \
-    } while (0)
-
 enum { N_TOKENS = 6 };
 static const llama_token TOKENS[N_TOKENS] = {5, 17, 40, 8, 23, 60};
-
-static void quiet(enum ggml_log_level level, const char * text, void * user) {
-    (void) user;
-    if (level == GGML_LOG_LEVEL_ERROR) {
-        fputs(text, stderr);
-    }
-}
 
 static struct llama_context_params params(void) {
     struct llama_context_params p = llama_context_default_params();

@@ -3,7 +3,8 @@
 //     consumer MODEL EDIT OTHER_EDIT WRONG_EDIT ALL_EDIT BACKENDS
 //
 // EDIT and OTHER_EDIT edit different layers of MODEL, WRONG_EDIT is for another model, ALL_EDIT
-// edits every layer, BACKENDS is the folder of ggml's loadable backends. Exits with 1 at the first surprise.
+// edits every layer, BACKENDS is the folder of ggml's loadable backends. Exits with 1 at the
+// first surprise.
 
 #include <math.h>
 #include <stdio.h>
@@ -11,30 +12,15 @@
 #include <string.h>
 #include <time.h>
 
+#include "check.h"
 #include "ggml-backend.h"
 #include "jola.h"
 #include "llama.h"
-
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        if (!(condition)) {                                                                \
-            fprintf(stderr, "consumer.c:%d: %s (last error: %s)\n", __LINE__, #condition,  \
-                    jola_last_error());                                                    \
-            exit(1);                                                                       \
-        }                                                                                  \
-    } while (0)
 
 enum { N_TOKENS = 6 };
 static const llama_token TOKENS[N_TOKENS] = {504, 31936, 288, 260, 5432, 3711};
 static struct llama_model * model;
 static int n_vocab;
-
-static void quiet(enum ggml_log_level level, const char * text, void * user) {
-    (void) user;
-    if (level == GGML_LOG_LEVEL_ERROR) {
-        fputs(text, stderr);
-    }
-}
 
 static struct llama_context_params params(void) {
     struct llama_context_params p = llama_context_default_params();
