@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""Methods x tasks x seeds: which way of adapting the base model does best?
+
+    scripts/compare.py run   DATA OUT -m BASE.gguf [--tasks a,b] [--methods c,d] [--seeds 3]
+    scripts/compare.py table OUT
+
+DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
+rows drawn by the seed are trained on and as many others validate; test rows are drawn once.
+All methods get the same effort: each is tried at the learning rates of GRID on the first
+seed, the one with the best validation loss serves the other seeds too.
+
+A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
+again. `table` writes OUT/table.md from it. Only the standard library is needed.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Learning rates that each method is tried at; the same number for all.
+EDITS = [0.02, 0.05, 0.1]
+GRID = {
+    "jola": EDITS,
+    "additive": EDITS,
+    "multiplicative": EDITS,
+    "shared-gate": EDITS,
+    "ungated": EDITS,
+    "lofit": EDITS,
+    "lora": [5e-4, 1e-3, 2e-3],
+}
+# Methods that train nothing.
+PROMPTS = ["zero-shot", "few-shot"]
+SHOTS = 8
+# How a task is scored and the answer's length in tokens. `match` is the paper's way: the
+# first of the allowed answers that the model names counts.
+CLASSES = ("match", 24)
+METRICS = {"e2e_nlg": ("bleu", 96)}
+
+# As in the library (src/data.rs): only the few-shot prompts are put together here.
+TEMPLATE = (
+    "Below is an instruction that describes a task. Write a response that appropriately "
+    "completes the request.\n ### Instruction:\n{}\n\n### Response:\n"
+)
+
+
+def lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [line for line in file if line.strip()]
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(rows), encoding="utf-8")
+    return path
+
+
+def completion(row):
+    return row.get("answer") or row["output"]
+
+
+def few_shot(test, train):
+    """Test rows whose prompts begin with solved training rows."""
+    shots = [json.loads(line) for line in train[:SHOTS]]
+    intro = "".join(TEMPLATE.format(s["instruction"]) + completion(s) + "\n\n" for s in shots)
+    for line in test:
+        row = json.loads(line)
+        prompt = intro + TEMPLATE.format(row["instruction"])
+        shot = {"prompt": prompt, "completion": completion(row)}
+        if "references" in row:
+            shot["references"] = row["references"]
+        yield json.dumps(shot, ensure_ascii=False) + "\n"
+
+
+class Data:
+    """The rows of one task and seed, as files."""
+
+    def __init__(self, args, task, seed):
+        rows = lines(args.data / task / "train.jsonl")
+        test = lines(args.data / task / "test.jsonl")
+        random.Random(seed).shuffle(rows)
+        random.Random(0).shuffle(test)
+        held_out = min(args.rows, len(rows) - args.rows)
+        if held_out < 1:
+            sys.exit(f"compare: {task} has only {len(rows)} rows to train on and validate with")
+        train, test = rows[: args.rows], test[: args.test]
+        stem = args.out / "data" / task
+        self.train = write(stem / f"train-{args.rows}-{seed}.jsonl", train)
+        self.valid = write(
+            stem / f"valid-{args.rows}-{seed}.jsonl", rows[args.rows : args.rows + held_out]
+        )
+        self.test = write(stem / "test.jsonl", test)
+        self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(test, train))
+
+
+def command(args, name, *words):
+    """Runs one of our programs; returns its output and its log."""
+    words = [str(args.bin / name), *map(str, words)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"compare: {' '.join(words)}\nended with {done.returncode}:\n{done.stderr}")
+    return done.stdout, done.stderr
+
+
+def score(args, task, data, adapter):
+    metric, length = METRICS.get(task, CLASSES)
+    words = ["eval", "-m", args.model, "-d", data, "--metric", metric, "-n", length, "--json"]
+    out, _ = command(args, "llama-jola", *words, *adapter)
+    report = json.loads(out.strip().splitlines()[-1])
+    value = report["score"] * 100 if "accuracy" in report else report["score"]
+    return {"metric": metric, "score": value, "n": report["n"]}
+
+
+def train(args, method, rate, data, seed, output):
+    words = ["-m", args.model, "--data", data.train, "--valid", data.valid, "-o", output]
+    words += ["--method", method, "--lr", rate, "--seed", seed, *args.train]
+    start = time.monotonic()
+    _, log = command(args, "jola-train", *words)
+    seconds = time.monotonic() - start
+    found = re.search(r"kept the best: validation loss ([0-9.]+)", log)
+    if not found:
+        sys.exit(f"compare: no validation loss in the log of jola-train:\n{log}")
+    return {"valid_loss": float(found[1]), "train_seconds": seconds}
+
+
+def described(args, method, output):
+    """Size of what was learned."""
+    about = {"bytes": output.stat().st_size}
+    if method != "lora":
+        out, _ = command(args, "llama-jola", "inspect", output, "--json")
+        seen = json.loads(out.strip().splitlines()[-1])
+        about["heads_edited"] = seen["heads_edited"]
+        about["heads_total"] = seen["heads_total"]
+    return about
+
+
+class Results:
+    """What was measured so far, one JSON object a line."""
+
+    def __init__(self, path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = [json.loads(line) for line in lines(path)] if path.exists() else []
+
+    def find(self, **key):
+        return [r for r in self.rows if all(r.get(k) == v for k, v in key.items())]
+
+    def add(self, row):
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(json.dumps(row), flush=True)
+
+
+def run_prompt(args, results, key, data):
+    if results.find(**key):
+        return
+    test = data.test if key["method"] == "zero-shot" else data.few_shot
+    results.add({**key, **score(args, key["task"], test, [])})
+
+
+def run_method(args, results, key, data):
+    """Trains and scores one method on one task and seed; on the first seed at every rate."""
+    method, seed = key["method"], key["seed"]
+    first = {**key, "seed": 0}
+    rates = GRID[method]
+    if seed != 0:
+        tried = results.find(**first)
+        rates = [min(tried, key=lambda row: row["valid_loss"])["lr"]]
+    for rate in rates:
+        if results.find(**key, lr=rate):
+            continue
+        name = f"{key['task']}-{method}-{key['rows']}-{seed}-{rate}.gguf"
+        output = args.out / "adapters" / name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        trained = train(args, method, rate, data, seed, output)
+        adapter = ["--lora" if method == "lora" else "--jola", output]
+        scored = score(args, key["task"], data.test, adapter)
+        results.add({**key, "lr": rate, **trained, **scored, **described(args, method, output)})
+
+
+def run(args):
+    results = Results(args.out / "results.jsonl")
+    for seed in range(args.seeds):
+        for task in args.tasks:
+            data = Data(args, task, seed)
+            for method in args.methods:
+                key = {"task": task, "method": method, "rows": args.rows, "seed": seed}
+                if method in PROMPTS:
+                    run_prompt(args, results, key, data)
+                else:
+                    run_method(args, results, key, data)
+    table(args)
+
+
+def chosen(results, task, method, rows):
+    """The runs that count: on the first seed only the one with the best validation loss."""
+    found = results.find(task=task, method=method, rows=rows)
+    first = [row for row in found if row["seed"] == 0]
+    best = min(first, key=lambda row: row.get("valid_loss", 0), default=None)
+    others = [row for row in found if row["seed"] != 0]
+    return ([best] if best else []) + others
+
+
+def cell(values):
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def table(args):
+    results = Results(args.out / "results.jsonl")
+    names = lambda key: list(dict.fromkeys(row[key] for row in results.rows))
+    tasks, text = names("task"), []
+    for rows in sorted(names("rows")):
+        text.append(f"{rows} training rows; mean ± standard deviation over seeds\n")
+        head = ["method", *tasks, "mean", "bytes", "heads edited", "seconds"]
+        text += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for method in names("method"):
+            runs = {task: chosen(results, task, method, rows) for task in tasks}
+            scores = {task: [row["score"] for row in runs[task]] for task in tasks}
+            means = [statistics.mean(values) for values in scores.values() if values]
+            whole = f"{statistics.mean(means):.1f}" if len(means) == len(tasks) else "–"
+            every = [row for task in tasks for row in runs[task]]
+
+            def mean(key):
+                values = [row[key] for row in every if key in row]
+                return f"{statistics.mean(values):.0f}" if values else "–"
+
+            cells = [cell(scores[task]) for task in tasks]
+            extra = [mean("bytes"), mean("heads_edited"), mean("train_seconds")]
+            text.append("| " + " | ".join([method, *cells, whole, *extra]) + " |")
+        text.append("")
+    (args.out / "table.md").write_text("\n".join(text), encoding="utf-8")
+    print("\n".join(text))
+
+
+def main():
+    split = lambda text: text.split(",")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="train and score what is missing, then the table")
+    runs.add_argument("data", type=Path)
+    runs.add_argument("out", type=Path)
+    runs.add_argument("-m", "--model", type=Path, required=True)
+    runs.add_argument("--tasks", type=split, required=True)
+    runs.add_argument("--methods", type=split, default=[*PROMPTS, *GRID])
+    runs.add_argument("--seeds", type=int, default=3)
+    runs.add_argument("--rows", type=int, default=200, help="training rows")
+    runs.add_argument("--test", type=int, default=500, help="test rows")
+    runs.add_argument("--bin", type=Path, default=Path("target/release"))
+    runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
+    shown = commands.add_parser("table", help="only the table")
+    shown.add_argument("out", type=Path)
+    args = parser.parse_args()
+    unknown = set(getattr(args, "methods", [])) - set(GRID) - set(PROMPTS)
+    if unknown:
+        parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
+    run(args) if args.command == "run" else table(args)
+
+
+if __name__ == "__main__":
+    main()
