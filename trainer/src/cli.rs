@@ -121,6 +121,10 @@ struct TrainArgs {
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
+    /// Most memory to use, in GiB. If need be, lower layers are computed again in the backward
+    /// pass: less memory, the same result, up to half more time.
+    #[arg(long, value_name = "GIB", value_parser = positive)]
+    max_memory: Option<f64>,
     /// Send plain prompts through the model's chat template, as one user message.
     #[arg(long)]
     chat: bool,
@@ -233,16 +237,21 @@ fn run_train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Result<()>
     let base = base::open(&args.model)?;
     let (train, valid) = read_data(args, &*base)?;
     let shape = base.shape()?;
-    if args.dry_run {
-        let config = Config::read(&*base)?;
-        let settings = settings(args, method, &config, train.len())?;
-        let estimate = dry_run(&settings, &config, &*base, precision, [&train, &valid]);
-        println!("{estimate}");
-        return Ok(());
+    let config = Config::read(&*base)?;
+    let mut settings = settings(args, method, &config, train.len())?;
+    if args.dry_run || args.max_memory.is_some() {
+        let mut estimate = estimated(&settings, &config, &*base, precision, [&train, &valid]);
+        if let Some(limit) = args.max_memory {
+            estimate = estimate.within((limit * f64::from(1 << 30)) as u64)?;
+            settings.recomputed = estimate.recomputed;
+        }
+        if args.dry_run {
+            println!("{estimate}");
+            return Ok(());
+        }
     }
     let folder = run.folder(&args.output)?;
     let model = Model::from_base(&*base, precision, device)?;
-    let settings = settings(args, method, &model.config, train.len())?;
     eprintln!(
         "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
         train.len(),
@@ -309,7 +318,7 @@ fn run_train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Result<()>
 }
 
 /// What the run would take, without its model.
-fn dry_run(
+fn estimated(
     settings: &Settings,
     config: &Config,
     base: &dyn Base,
@@ -416,6 +425,7 @@ fn settings(
         batch_size: args.batch_size,
         gate_lr: args.gate_lr,
         patience: args.patience,
+        recomputed: 0,
         seed: args.seed,
         recipe: Recipe::default(),
     })

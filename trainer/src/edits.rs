@@ -103,6 +103,28 @@ impl LayerEdit {
         }
     }
 
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.tensors().is_empty()
+    }
+
+    /// All tensors, in a fixed order.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        let own = [&self.factor, &self.offset];
+        let own = own.into_iter().filter_map(Option::as_ref);
+        own.chain(self.lora.tensors()).collect()
+    }
+
+    /// The same edit, with tensors that are parameters of their own.
+    pub fn cut(&self) -> LayerEdit {
+        let cut = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
+        LayerEdit {
+            factor: self.factor.as_ref().map(cut),
+            offset: self.offset.as_ref().map(cut),
+            lora: self.lora.map(cut),
+        }
+    }
+
     /// One entry per layer that edits nothing.
     pub fn none(n_layer: usize) -> Vec<LayerEdit> {
         (0..n_layer).map(|_| LayerEdit::default()).collect()

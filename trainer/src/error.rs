@@ -179,4 +179,19 @@ pub enum Error {
         /// The loss.
         loss: f64,
     },
+    /// A limit of memory that the run cannot keep.
+    #[error(
+        "the run needs at least {:.2} GiB, --max-memory allows {:.2}: lower --batch-size or \
+         --max-length, or train with --dtype bf16", gib(*.least), gib(*.limit)
+    )]
+    Memory {
+        /// What is allowed, in bytes.
+        limit: u64,
+        /// What is needed with every layer computed again, in bytes.
+        least: u64,
+    },
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }

@@ -8,9 +8,10 @@ use crate::base::Base;
 use crate::batch::{Batch, Sequence};
 use crate::config::Config;
 use crate::dataset::Sampler;
+use crate::memory::{bytes_of, Activations, Memory};
 use crate::model::Precision;
 use crate::schedule::Plan;
-use crate::train::VALIDATION_TOKENS;
+use crate::Error;
 
 /// What the process holds besides the model and its data: libtorch, llama.cpp and the
 /// tokenizer. Measured on the tests' small model, whose own tensors are below 1 MB.
@@ -37,6 +38,8 @@ pub struct Estimate {
     pub gates: usize,
     /// Memory.
     pub memory: Memory,
+    /// Layers that are computed again in the backward pass.
+    pub recomputed: usize,
 }
 
 /// Size of a packed batch.
@@ -62,26 +65,6 @@ impl BatchSize {
     }
 }
 
-/// Bytes at the peak of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// libtorch and the rest of the program, and the base model's file as it is mapped.
-    pub program: u64,
-    /// Frozen weights.
-    pub weights: u64,
-    /// What the backward pass of the largest batch needs, or the logits of a validation.
-    pub activations: u64,
-    /// Trained numbers with gradients, moments and copies.
-    pub training: u64,
-}
-
-impl Memory {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.program + self.weights + self.activations + self.training
-    }
-}
-
 /// What a run on these rows will take that trains so many numbers, `gates` of them gates.
 pub fn estimate(
     base: &dyn Base,
@@ -97,7 +80,7 @@ pub fn estimate(
         let rows = sampler.rows(step);
         let size = BatchSize::of(rows.iter().map(|&row| &train[row]));
         tokens += size.context;
-        let bytes = backward_bytes(config, precision, size);
+        let bytes = Activations::new(config, precision, size, &[]).peak(0);
         if bytes > most {
             (most, largest) = (bytes, size);
         }
@@ -133,47 +116,29 @@ pub fn estimate(
         memory: Memory {
             program: RUNTIME_BYTES + stored,
             weights: numbers * bytes_of(precision.storage),
-            activations: most.max(validation_bytes(config, precision, valid)),
+            activations: Activations::new(config, precision, largest, valid),
             // Value, gradient, two moments, the best, and the products of one step.
             training: 6 * trainable as u64 * math,
         },
+        recomputed: 0,
     }
 }
 
-/// What the forward pass of a batch leaves for the backward pass, and the gradient of the
-/// logits, where both meet.
-fn backward_bytes(config: &Config, precision: Precision, size: BatchSize) -> u64 {
-    let (storage, math) = (bytes_of(precision.storage), bytes_of(precision.math));
-    let count = |n: usize| n as u64;
-    let heads = count(config.n_head * config.head_dim);
-    let kv = count(config.n_head_kv * config.head_dim);
-    let norms = 2 * count(config.n_embd) * math; // what each norm reads
-    let queries = heads * math;
-    let keys_values = 2 * kv * math;
-    let outputs = 2 * heads * math; // head outputs, and as the edit reads them
-    let used = config.experts.map_or(1, |experts| count(experts.used));
-    let ffn = used * 3 * count(config.n_ff) * storage; // gate, its activation, up
-    let per_token = norms + queries + outputs + ffn;
-    let layer = count(size.tokens) * per_token + count(size.context) * keys_values;
-    let layers = count(config.n_layer) * layer;
-    // Logits, their log-softmax and the gradient of each.
-    layers + 4 * count(size.targets) * count(config.n_vocab) * math
-}
-
-/// The logits of the largest validation batch, their log-softmax and what is compared.
-fn validation_bytes(config: &Config, precision: Precision, valid: &[Sequence]) -> u64 {
-    let mut rest = valid;
-    let mut most = 0;
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(crate::train::fitting(rest, VALIDATION_TOKENS));
-        most = most.max(BatchSize::of(now).targets);
-        rest = later;
+impl Estimate {
+    /// The same run with as many layers computed again as it takes to need at most `limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when even all layers are not enough.
+    pub fn within(self, limit: u64) -> Result<Estimate, Error> {
+        match self.memory.again_for(limit) {
+            Some(recomputed) => Ok(Estimate { recomputed, ..self }),
+            None => Err(Error::Memory {
+                limit,
+                least: self.memory.total(self.memory.activations.n_layer),
+            }),
+        }
     }
-    2 * most as u64 * config.n_vocab as u64 * bytes_of(precision.math)
-}
-
-fn bytes_of(kind: tch::Kind) -> u64 {
-    kind.elt_size_in_bytes() as u64
 }
 
 impl fmt::Display for Estimate {
@@ -214,13 +179,22 @@ impl fmt::Display for Estimate {
         write!(
             f,
             "memory     {:.2} GiB at the peak: weights {:.2}, activations {:.2} (a batch of {} tokens, {} of them answers), training {:.2}, program and mapped file {:.2}",
-            gib(self.memory.total()),
+            gib(self.memory.total(self.recomputed)),
             gib(weights),
-            gib(activations),
+            gib(activations.peak(self.recomputed)),
             self.largest.tokens,
             self.largest.targets,
             gib(training),
             gib(program),
-        )
+        )?;
+        if self.recomputed > 0 {
+            let n_layer = activations.n_layer;
+            write!(
+                f,
+                "; {} of {n_layer} layers are computed twice for it",
+                self.recomputed
+            )?;
+        }
+        Ok(())
     }
 }

@@ -78,6 +78,23 @@ impl LayerLora {
         &self.changes[matrix as usize]
     }
 
+    /// The factors of all changes, in a fixed order.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.changes.iter().flatten().flat_map(|c| [&c.a, &c.b])
+    }
+
+    /// The same changes with other factors.
+    pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> LayerLora {
+        let changed = |change: &LowRank| LowRank {
+            a: f(&change.a),
+            b: f(&change.b),
+            ..*change
+        };
+        LayerLora {
+            changes: [0, 1, 2, 3].map(|i| self.changes[i].iter().map(changed).collect()),
+        }
+    }
+
     /// Adds one.
     pub fn push(&mut self, matrix: Joined, change: LowRank) {
         self.changes[matrix as usize].push(change);

@@ -154,53 +154,74 @@ impl Model {
     ///
     /// `edits` holds one entry per layer; what requires a gradient in it receives one.
     pub fn forward(&self, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
-        self.decode(batch, |l| &edits[l].lora, |l, z| edits[l].apply(z))
+        let shared = Shared::new(self, batch);
+        let layers = edits.iter().enumerate();
+        let x = layers.fold(self.embed(batch), |x, (l, edit)| {
+            self.layer(l, x, batch, &shared, &edit.lora, |z| edit.apply(z))
+        });
+        self.logits(&x)
     }
 
     /// As [`forward`](Self::forward) with any edit: `edit` is given a layer and its head
     /// outputs [T, H·D] in `precision.math` (only the selected rows in the last layer).
-    pub fn forward_with(&self, batch: &Batch, edit: impl FnMut(usize, Tensor) -> Tensor) -> Tensor {
-        let none = LayerLora::default();
-        self.decode(batch, |_| &none, edit)
-    }
-
-    fn decode<'a>(
+    pub fn forward_with(
         &self,
         batch: &Batch,
-        lora: impl Fn(usize) -> &'a LayerLora,
         mut edit: impl FnMut(usize, Tensor) -> Tensor,
     ) -> Tensor {
-        let config = &self.config;
-        let Precision { storage, math } = self.precision;
-        let shared = Shared::new(self, batch);
+        let (shared, none) = (Shared::new(self, batch), LayerLora::default());
+        let x = (0..self.layers.len()).fold(self.embed(batch), |x, l| {
+            self.layer(l, x, batch, &shared, &none, |z| edit(l, z))
+        });
+        self.logits(&x)
+    }
+
+    /// What the first layer reads, [T, d] in `precision.math`: the norms need it so, and so
+    /// the residual stream is kept in it.
+    pub(crate) fn embed(&self, batch: &Batch) -> Tensor {
         let x = Tensor::embedding(&self.token_embd, &batch.tokens, -1, false, false);
-        // The residual stream is kept in `math`: the norms need it so.
-        let mut x = scaled(x.to_kind(math), config.embedding_scale); // [T, d]
-        let last = self.layers.len() - 1;
-        for (l, layer) in self.layers.iter().enumerate() {
-            let h = self.norm(&x, layer.attn_norm.as_ref(), storage); // [T, d]
-            let lora = lora(l);
-            let qkv = layer.attn_qkv.forward(&h, lora.of(Joined::QueryKeyValue));
-            let mut z = self.attention(layer, config.layers[l], &qkv, &shared); // [T, H·D]
-            if l == last {
-                // Nothing mixes positions after the last attention.
-                z = z.index_select(0, &batch.rows); // [R, H·D]
-                x = x.index_select(0, &batch.rows); // [R, d]
-            }
-            let z = edit(l, z).to_kind(storage);
-            let y = layer.attn_output.forward(&z, lora.of(Joined::Output));
-            let y = self.norm(&y, layer.attn_post_norm.as_ref(), math);
-            x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
-            let h = self.norm(&x, layer.ffn_norm.as_ref(), storage);
-            let activation = config.architecture.activation;
-            let y = layer.ffn.forward(&h, lora, activation, math);
-            let y = self.norm(&y, layer.ffn_post_norm.as_ref(), math);
-            x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
+        scaled(x.to_kind(self.precision.math), self.config.embedding_scale)
+    }
+
+    /// The residual stream [T, d] behind layer `l`, for `x` [T, d] before it; behind the last
+    /// layer only the selected rows, [R, d].
+    pub(crate) fn layer(
+        &self,
+        l: usize,
+        mut x: Tensor,
+        batch: &Batch,
+        shared: &Shared,
+        lora: &LayerLora,
+        edit: impl FnOnce(Tensor) -> Tensor,
+    ) -> Tensor {
+        let (config, layer) = (&self.config, &self.layers[l]);
+        let Precision { storage, math } = self.precision;
+        let h = self.norm(&x, layer.attn_norm.as_ref(), storage); // [T, d]
+        let qkv = layer.attn_qkv.forward(&h, lora.of(Joined::QueryKeyValue));
+        let mut z = self.attention(layer, config.layers[l], &qkv, shared); // [T, H·D]
+        if l + 1 == self.layers.len() {
+            // Nothing mixes positions after the last attention.
+            z = z.index_select(0, &batch.rows); // [R, H·D]
+            x = x.index_select(0, &batch.rows); // [R, d]
         }
-        let h = self.norm(&x, Some(&self.output_norm), storage);
+        let z = edit(z).to_kind(storage);
+        let y = layer.attn_output.forward(&z, lora.of(Joined::Output));
+        let y = self.norm(&y, layer.attn_post_norm.as_ref(), math);
+        x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
+        let h = self.norm(&x, layer.ffn_norm.as_ref(), storage);
+        let activation = config.architecture.activation;
+        let y = layer.ffn.forward(&h, lora, activation, math);
+        let y = self.norm(&y, layer.ffn_post_norm.as_ref(), math);
+        scaled(y, config.residual_scale) + x // not in place: the norm keeps x
+    }
+
+    /// Logits [·, V] of the residual stream `x` [·, d] behind the last layer.
+    pub(crate) fn logits(&self, x: &Tensor) -> Tensor {
+        let Precision { storage, math } = self.precision;
+        let h = self.norm(x, Some(&self.output_norm), storage);
         let y = self.output.forward(&h, &[]).to_kind(math);
-        let y = scaled(y, config.logit_scale);
-        match config.logit_cap {
+        let y = scaled(y, self.config.logit_scale);
+        match self.config.logit_cap {
             Some(cap) => (y / cap).tanh() * cap,
             None => y,
         }

@@ -9,6 +9,7 @@ use crate::batch::{Batch, Sequence};
 use crate::dataset::Sampler;
 use crate::edits::{Edits, Init, LayerEdit};
 use crate::gates;
+use crate::gradient::backward;
 use crate::method::Method;
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub patience: usize,
     /// Everything random follows from it.
     pub seed: u64,
+    /// How many layers, from the lowest, are computed again in the backward pass.
+    pub recomputed: usize,
     /// The rest of the recipe.
     pub recipe: Recipe,
 }
@@ -319,7 +322,7 @@ impl<'a> Trainer<'a> {
         let phase = self.plan.phase(step);
         let batch = self.batch(step);
         let edits = self.trained.training_edits(seed, step);
-        let loss = cross_entropy(self.model, &batch, &edits);
+        let loss = backward(self.model, &batch, &edits, self.settings.recomputed);
         let rate = lr * self.rate_factor(step);
         let gate_rate = match phase {
             Phase::Prune => self.gate_rate(),
@@ -328,7 +331,6 @@ impl<'a> Trainer<'a> {
         let mut lambda = None;
         // Without a gradient every gate is closed.
         if loss.requires_grad() {
-            loss.backward();
             lambda = self.add_penalty(step, phase);
             let mut rates = [0.0; 2];
             rates[Group::Weights as usize] = rate;
@@ -464,12 +466,6 @@ impl<'a> Trainer<'a> {
         }
         Ok(stop)
     }
-}
-
-/// Mean cross-entropy of the batch's targets, one number with a gradient.
-pub fn cross_entropy(model: &Model, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
-    let logits = model.forward(batch, edits);
-    logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Mean, -100, 0.0)
 }
 
 /// Loss and exact matches of `sequences` under `edits`; `sequences` must not be empty.

@@ -2,11 +2,12 @@
 
 use jola_trainer::batch::Batch;
 use jola_trainer::edits::{Edits, Init, LayerEdit};
+use jola_trainer::gradient::cross_entropy;
 use jola_trainer::lora::{Lora, LoraConfig};
 use jola_trainer::lora_file;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
-use jola_trainer::train::{cross_entropy, evaluate, Settings};
+use jola_trainer::train::{evaluate, Settings};
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 

@@ -2,9 +2,9 @@
 
 use jola_trainer::batch::{Batch, Sequence};
 use jola_trainer::edits::{Edits, Init, LayerEdit};
+use jola_trainer::gradient::cross_entropy;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
-use jola_trainer::train::cross_entropy;
 use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::support::{model, rows};

@@ -16,6 +16,7 @@ use tch::{no_grad, Device, Kind, Tensor};
 use crate::support::{model, rows, Silent};
 
 pub const SETTINGS: Settings = Settings {
+    recomputed: 0,
     method: Method::Jola,
     sparsity: Sparsity::Target(0.75),
     steps: 60,
