@@ -10,7 +10,6 @@ mod hook;
 mod import;
 mod likelihood;
 mod logits;
-mod lora;
 mod parity;
 mod patch;
 mod quantised;

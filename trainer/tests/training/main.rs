@@ -12,7 +12,6 @@ mod cli;
 mod dry_run;
 mod gradients;
 mod kill;
-mod methods;
 mod packing;
 mod resume;
 mod runs;
