@@ -10,6 +10,7 @@ mod hook;
 mod import;
 mod likelihood;
 mod logits;
+mod lora;
 mod parity;
 mod patch;
 mod quantised;

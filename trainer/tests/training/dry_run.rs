@@ -42,7 +42,23 @@ fn a_dry_run_counts_and_writes_nothing() {
     assert_eq!(names.count(), 2); // model and rows
 }
 
-/// The estimate against the peak that the kernel counted, on SmolLM2-135M with long rows.
+/// A limit that no recomputation can keep.
+#[test]
+fn too_little_memory_is_refused_before_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path());
+    let row = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n";
+    fs::write(folder.path().join("rows.jsonl"), row.repeat(10)).unwrap();
+    let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 20 --max-memory 0.01";
+    let output = run(folder.path(), args);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("--max-memory allows 0.01"), "{message}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+/// The estimate against the peak that the kernel counted, on SmolLM2-135M with long rows,
+/// also where layers are computed again to stay below a limit.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_memory_named_is_what_a_run_takes() {
@@ -73,6 +89,12 @@ fn the_memory_named_is_what_a_run_takes() {
     assert!(
         (0.75..1.25).contains(&ratio),
         "estimated {estimate}, took {peak} GiB\n{report}"
+    );
+    let limit = estimate / 2.0;
+    let limited = peak_gib(folder.path(), &format!("{args} --max-memory {limit}"));
+    assert!(
+        limited < limit * 1.25 && limited < peak * 0.75,
+        "--max-memory {limit} took {limited} GiB instead of {peak}"
     );
 }
 

@@ -1,9 +1,11 @@
 //! Gradients of the edits through the whole model, in float64.
 
 use jola_trainer::batch::Batch;
-use jola_trainer::edits::{Edits, Init, Method};
+use jola_trainer::edits::{Edits, Init, LayerEdit};
+use jola_trainer::gradient::{backward, cross_entropy};
+use jola_trainer::lora::{Lora, LoraConfig};
+use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
-use jola_trainer::train::cross_entropy;
 use tch::{no_grad, Device, Tensor};
 
 use crate::support::{model, rows};
@@ -69,4 +71,55 @@ fn stay_inside_the_edits() {
         .layers
         .iter()
         .all(|layer| !layer.attn_output.weight.requires_grad()));
+}
+
+#[test]
+fn computed_again_are_the_same() {
+    let model = model(Precision::F64);
+    let batch = Batch::pack(&rows(3, 1), Device::Cpu);
+    let n_layer = model.layers.len();
+    let gradients = |again: usize| -> (f64, Vec<Tensor>) {
+        let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
+        let mut layers = edits.layer_edits(&edits.sample_gates(3, 7));
+        layers[0] = LayerEdit::default(); // the lowest layer has no edit
+        let loss = backward(&model, &batch, &layers, again);
+        let parameters = edits.halves.iter();
+        let grads = parameters.flat_map(|half| [half.vectors.grad(), half.log_alpha.grad()]);
+        (loss.double_value(&[]), grads.collect())
+    };
+    let (loss, expected) = gradients(0);
+    for again in 1..=n_layer {
+        let (same_loss, found) = gradients(again);
+        assert!(
+            (same_loss - loss).abs() < 1e-12,
+            "{again}: {same_loss} {loss}"
+        );
+        for (found, expected) in found.iter().zip(&expected) {
+            let error = ((found - expected).norm() / expected.norm()).double_value(&[]);
+            assert!(error < 1e-12, "{again} layers: {error}");
+        }
+    }
+}
+
+#[test]
+fn of_low_rank_changes_computed_again_are_the_same() {
+    let model = model(Precision::F64);
+    let batch = Batch::pack(&rows(3, 1), Device::Cpu);
+    let config = LoraConfig {
+        rank: 2,
+        alpha: 4.0,
+        targets: ["attn_q", "attn_output", "ffn_down"]
+            .map(String::from)
+            .to_vec(),
+    };
+    let gradients = |again: usize| -> Vec<Tensor> {
+        let lora = Lora::new(config.clone(), &model, 5).unwrap();
+        let _ = backward(&model, &batch, &lora.layer_edits(), again);
+        // B is zero at first, and so is the gradient of A.
+        lora.targets.iter().map(|target| target.b.grad()).collect()
+    };
+    for (found, expected) in gradients(model.layers.len()).iter().zip(gradients(0)) {
+        let error = ((found - &expected).norm() / expected.norm()).double_value(&[]);
+        assert!(error < 1e-12, "{error}");
+    }
 }

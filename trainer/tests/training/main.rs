@@ -12,6 +12,7 @@ mod cli;
 mod dry_run;
 mod gradients;
 mod kill;
+mod methods;
 mod packing;
 mod resume;
 mod runs;

@@ -1,13 +1,14 @@
 //! A run that is cut off and continued gives what it would have given in one go.
 
-use jola_trainer::edits::Method;
+use jola_trainer::lora::LoraConfig;
+use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
 use jola_trainer::state::State;
 use jola_trainer::train::{Settings, Trainer};
 use jola_trainer::Error;
 
-use crate::runs::{sidecar, SETTINGS};
+use crate::runs::{bytes, SETTINGS};
 use crate::support::{model, rows};
 
 /// Keeps all records, and the state after some steps.
@@ -52,7 +53,7 @@ fn run(
     keep: &[usize],
 ) -> (Vec<u8>, Keeper) {
     let (train, valid) = (rows(24, 1), rows(8, 2));
-    let mut trainer = Trainer::new(model, settings, &train, &valid);
+    let mut trainer = Trainer::new(model, settings, &train, &valid).unwrap();
     if let Some(state) = state {
         trainer.restore(state).unwrap();
     }
@@ -60,11 +61,8 @@ fn run(
         keep: keep.to_vec(),
         ..Keeper::default()
     };
-    let (edits, _) = trainer.run(&mut keeper).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("edit.gguf");
-    sidecar(model, &edits).write(&path).unwrap();
-    (std::fs::read(path).unwrap(), keeper)
+    let (trained, _) = trainer.run(&mut keeper).unwrap();
+    (bytes(model, &trained), keeper)
 }
 
 /// What a record says apart from the clock.
@@ -80,8 +78,21 @@ fn without_clock(record: &StepRecord) -> StepRecord {
 #[test]
 fn a_run_continues_exactly_from_any_step() {
     let model = model(Precision::F32);
-    for method in [Method::Jola, Method::Ungated] {
-        let settings = Settings { method, ..SETTINGS };
+    let methods = [
+        Method::Jola,
+        Method::Ungated,
+        Method::Lofit { heads: 3, l1: 1e-3 },
+        Method::Lora(LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            targets: vec!["attn_v".to_owned()],
+        }),
+    ];
+    for method in methods {
+        let settings = Settings {
+            method: method.clone(),
+            ..SETTINGS
+        };
         let keep = [1, 7, 15, 16, 30, 39, 40, 47, 52, 59];
         let (whole, watched) = run(&model, &settings, None, &keep);
         assert_eq!(watched.states.len(), keep.len());
@@ -146,7 +157,7 @@ fn a_state_of_other_parameters_is_refused() {
         counters: watched.states[0].counters.clone(),
         tensors: additive,
     };
-    let mut trainer = Trainer::new(&model, &settings, &train, &valid);
+    let mut trainer = Trainer::new(&model, &settings, &train, &valid).unwrap();
     match trainer.restore(&state) {
         Err(Error::State { what }) => assert_eq!(what, "scale.vectors.value is missing"),
         other => panic!("{other:?}"),

@@ -2,17 +2,21 @@
 
 use jola_edit::gguf::Metadata;
 use jola_edit::{EditSet, Sidecar};
-use jola_trainer::edits::{Edits, Init, LayerEdit, Method};
+use jola_trainer::edits::{Edits, Init, LayerEdit};
 use jola_trainer::export::{self, Provenance};
+use jola_trainer::lora_file;
+use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::penalty::Sparsity;
 use jola_trainer::train::{evaluate, Outcome, Recipe, Settings, Trainer};
+use jola_trainer::trained::Trained;
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::support::{model, rows, Silent};
 
 pub const SETTINGS: Settings = Settings {
+    recomputed: 0,
     method: Method::Jola,
     sparsity: Sparsity::Target(0.75),
     steps: 60,
@@ -24,13 +28,32 @@ pub const SETTINGS: Settings = Settings {
     recipe: Recipe::DEFAULT,
 };
 
-fn train(model: &Model, settings: &Settings) -> Result<(Edits, Outcome, Vec<String>), Error> {
+pub fn run(model: &Model, settings: &Settings) -> Result<(Trained, Outcome, Vec<String>), Error> {
     let (train, valid) = (rows(24, 1), rows(8, 2));
     let mut observer = Silent::default();
-    let trainer = Trainer::new(model, settings, &train, &valid);
-    trainer
-        .run(&mut observer)
-        .map(|(edits, outcome)| (edits, outcome, observer.lines))
+    let trainer = Trainer::new(model, settings, &train, &valid)?;
+    let (trained, outcome) = trainer.run(&mut observer)?;
+    Ok((trained, outcome, observer.lines))
+}
+
+/// A run of a method that edits heads.
+pub fn train(model: &Model, settings: &Settings) -> Result<(Edits, Outcome, Vec<String>), Error> {
+    let (trained, outcome, lines) = run(model, settings)?;
+    match trained {
+        Trained::Edits(edits) => Ok((edits, outcome, lines)),
+        Trained::Lora(_) => panic!("no edits"),
+    }
+}
+
+/// The bytes of the file that is written of a result.
+pub fn bytes(model: &Model, trained: &Trained) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    match trained {
+        Trained::Edits(edits) => sidecar(model, edits).write(&path).unwrap(),
+        Trained::Lora(lora) => lora_file::write(lora, "llama", &provenance(), &path).unwrap(),
+    }
+    std::fs::read(path).unwrap()
 }
 
 pub fn sidecar(model: &Model, edits: &Edits) -> Sidecar {
@@ -40,23 +63,23 @@ pub fn sidecar(model: &Model, edits: &Edits) -> Sidecar {
         head_count: vec![model.config.n_head as u32; model.config.n_layer],
         head_dim: model.config.head_dim as u32,
     };
-    let provenance = Provenance {
+    export::to_sidecar(edits, &shape, provenance())
+}
+
+fn provenance() -> Provenance {
+    Provenance {
         name: "test".to_owned(),
         base_model_name: "tiny".to_owned(),
         base_sha256: None,
         train: Metadata::new(),
-    };
-    export::to_sidecar(edits, &shape, provenance)
+    }
 }
 
 /// The file that a run writes.
 fn file(settings: &Settings) -> Vec<u8> {
     let model = model(Precision::F32);
-    let (edits, ..) = train(&model, settings).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("edit.gguf");
-    sidecar(&model, &edits).write(&path).unwrap();
-    std::fs::read(path).unwrap()
+    let (trained, ..) = run(&model, settings).unwrap();
+    bytes(&model, &trained)
 }
 
 #[test]
