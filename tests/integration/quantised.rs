@@ -2,14 +2,17 @@
 //! what the trainer minimises must be what llama.cpp then computes.
 //!
 //! The two cannot be equal here. Both start from the same weights, but llama.cpp also
-//! rounds the input of every product with a quantised matrix to 8 bits, in blocks of 32.
-//! Over 30 layers that moves the logits by about 3 % of their norm, and wherever two tokens
-//! are nearly equally likely the rounding decides between them. llama.cpp differs from
-//! itself as much when only the order of its sums changes, as between its two kernels of
-//! attention (seen: 96 % of the positions of this text with the same best token, mean KL
-//! divergence 0.0034; against the reference 97 % and 0.0029). So the tests ask for the same
-//! best token where there is a clear one, and for a distance that is not above llama.cpp's
-//! distance from itself.
+//! rounds the input of every product with a quantised matrix to 8 bits, in blocks of 32. That
+//! is chaotic: a difference of 1e-7 turns the rounding of a few numbers, each of these turns
+//! more in the next layer, and soon the difference is that of rounding itself, about 3 % of
+//! the logits' norm after 30 layers. Wherever two tokens are nearly equally likely it decides
+//! between them. So llama.cpp does not reproduce itself: between its two kernels of
+//! attention, between one token at a time and 512 at once, and moved by an edit of strength
+//! 1e-7, it has the same best token at 94 to 96 % of the positions of this text, with a mean
+//! KL divergence of 0.003 (docs/training.md, "Checking"). The reference agrees with it as
+//! often, and one that rounds the same inputs by ggml's own functions not more often. So the
+//! tests ask for the same best token where there is a clear one, and for agreement as close
+//! as llama.cpp's with itself.
 
 use std::path::Path;
 
@@ -22,6 +25,10 @@ const MEAN_KL: f64 = 1e-2;
 /// Largest mean KL divergence as a multiple of llama.cpp's from itself. Seen: 0.75 to 0.92;
 /// above 1 because two roundings at random are compared.
 const MEAN_KL_RATIO: f64 = 2.0;
+/// How much less often, as a share of positions, the reference may agree with llama.cpp than
+/// llama.cpp with itself between its two kernels of attention. Two standard deviations of
+/// the difference of two counts of 20 in 418.
+const LESS: f64 = 0.03;
 /// Least share of positions with the same best token, among those with a clear one.
 const SAME_WHERE_CLEAR: f64 = 0.99;
 /// A best token is clear when it leads by this many logits, a factor of 1.6 in probability.
@@ -30,8 +37,6 @@ const CLEAR_LEAD: f32 = 0.5;
 /// Least share of positions with a clear best token: the test must look at most of them.
 /// Seen: 0.60.
 const CLEAR: f64 = 0.5;
-/// Least share of positions with the same best token, of all. Seen: 0.95 to 0.97.
-const SAME: f64 = 0.9;
 
 /// At least 400 tokens of text, written for this test.
 fn tokens() -> Vec<i32> {
@@ -45,10 +50,10 @@ fn tokens() -> Vec<i32> {
 fn compare(what: &str, edits: logits::Edits<'_>) {
     let (model, tokens) = (base_model(), tokens());
     let reference = logits::of_trainer(&model, &tokens, edits);
-    let fused = logits::of_llama(&model, &tokens, edits, &["-fa", "on"]);
-    let plain = logits::of_llama(&model, &tokens, edits, &["-fa", "off"]);
-    let found = agreement(&fused, &reference, CLEAR_LEAD);
-    let itself = agreement(&fused, &plain, CLEAR_LEAD);
+    let served = logits::of_llama(&model, &tokens, edits, &[]);
+    let unfused = logits::of_llama(&model, &tokens, edits, &["-fa", "off"]);
+    let found = agreement(&served, &reference, CLEAR_LEAD);
+    let itself = agreement(&served, &unfused, CLEAR_LEAD);
     println!("{what}, against the reference: {found:?}");
     println!("{what}, against itself:        {itself:?}");
     let Agreement {
@@ -65,7 +70,11 @@ fn compare(what: &str, edits: logits::Edits<'_>) {
         same_where_clear >= SAME_WHERE_CLEAR,
         "{what}: {same_where_clear} of the clear positions agree"
     );
-    assert!(same >= SAME, "{what}: {same} of the positions agree");
+    let limit = itself.same - LESS;
+    assert!(
+        same >= limit,
+        "{what}: {same} of the positions agree, limit {limit}"
+    );
 }
 
 #[test]

@@ -44,6 +44,49 @@ fn packed_equals_alone() {
     assert!(error < 1e-13, "{error}");
 }
 
+/// As other trainers do it: rows filled up to the longest, with targets that do not count.
+fn padded(rows: &[Sequence]) -> Batch {
+    const IGNORED: i64 = -100;
+    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap();
+    let fill = |row: &Sequence| {
+        let mut tokens = row.tokens.clone();
+        tokens.resize(longest, 0);
+        Sequence {
+            tokens,
+            n_prompt: row.n_prompt,
+        }
+    };
+    let filled: Vec<Sequence> = rows.iter().map(fill).collect();
+    let mut batch = Batch::pack(&filled, Device::Cpu);
+    let targets = rows.iter().zip(&filled).flat_map(|(row, filled)| {
+        let mut targets = row.tokens[row.n_prompt..].to_vec();
+        targets.resize(filled.n_targets(), IGNORED);
+        targets
+    });
+    batch.targets = Tensor::from_slice(&targets.collect::<Vec<i64>>());
+    batch
+}
+
+#[test]
+fn packed_equals_padded() {
+    let model = model(Precision::F32);
+    let rows = rows(7, 2);
+    let (packed, padded) = (Batch::pack(&rows, Device::Cpu), padded(&rows));
+    assert!(padded.tokens.numel() > packed.tokens.numel(), "no padding");
+    let run = |batch: &Batch| {
+        let parameters = parameters(&model, &packed);
+        let edits = parameters.layer_edits(&parameters.fixed_gates());
+        let loss = cross_entropy(&model, batch, &edits);
+        loss.backward();
+        let gradients = parameters.halves.iter().map(|half| half.vectors.grad());
+        std::iter::once(loss).chain(gradients).collect::<Vec<_>>()
+    };
+    for (packed, padded) in run(&packed).iter().zip(run(&padded)) {
+        let error = ((packed - &padded).norm() / padded.norm()).double_value(&[]);
+        assert!(error < 1e-5, "{error}");
+    }
+}
+
 /// Rows that begin with the same 20 tokens.
 fn prefixed_rows() -> Vec<Sequence> {
     let prefix: Vec<i64> = (0..20).map(|i| (i * 7) % 30).collect();
