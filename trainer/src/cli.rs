@@ -19,13 +19,13 @@ use crate::export::{self, Provenance};
 use crate::logits::{self, Applied};
 use crate::lora_file;
 use crate::method::Method;
-use crate::method_args::MethodArgs;
+use crate::method_args::{MethodArgs, RecipeName};
 use crate::model::{Model, Precision};
 use crate::penalty::Sparsity;
 use crate::progress::Reporter;
 use crate::run_args::RunArgs;
 use crate::run_config::{self, RunConfig};
-use crate::train::{Outcome, Recipe, Settings, Trainer};
+use crate::train::{Outcome, Recipe, Settings, Trainer, PAPER_LAMBDA, PAPER_LR};
 use crate::trained::Trained;
 use crate::watch::Watcher;
 
@@ -86,9 +86,9 @@ struct TrainArgs {
     /// Use only the first N training rows.
     #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<usize>,
-    /// Times that every row is seen.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = count)]
-    epochs: usize,
+    /// Times that every row is seen [default: 12; with --recipe paper: 20].
+    #[arg(long, value_name = "N", value_parser = count)]
+    epochs: Option<usize>,
     /// Instead of --epochs: optimiser steps.
     #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = count)]
     steps: Option<usize>,
@@ -96,7 +96,7 @@ struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     batch_size: usize,
     /// Learning rate at its peak, of scales and offsets or of low-rank factors
-    /// [default: 0.05; lora: 0.001].
+    /// [default: 0.05; lora: 0.001; with --recipe paper: 0.005].
     #[arg(long, value_name = "X", value_parser = positive)]
     lr: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].
@@ -106,9 +106,9 @@ struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
     /// Stop when so many validations in a row were no better than the best before; 0: never.
-    /// Validation begins where the choice of heads ends.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    patience: usize,
+    /// Validation begins where the choice of heads ends [default: 3; with --recipe paper: 2].
+    #[arg(long, value_name = "N")]
+    patience: Option<usize>,
     /// Leave out rows of more tokens [default: the base model's context].
     #[arg(long, value_name = "N", value_parser = count)]
     max_length: Option<usize>,
@@ -402,32 +402,50 @@ fn list(numbers: &[usize]) -> String {
 
 fn settings(
     args: &TrainArgs,
-    method: &MethodArgs,
+    options: &MethodArgs,
     config: &Config,
     n_rows: usize,
 ) -> Result<Settings> {
-    let method = method.method(args.lambda, config)?;
+    let method = options.method(args.lambda, config)?;
     let sampler = Sampler {
         n_rows,
         batch_size: args.batch_size,
         seed: args.seed,
     };
+    let paper = options.recipe == RecipeName::Paper;
+    if paper {
+        let name = method.name();
+        ensure!(
+            method.gated(),
+            "--recipe paper trains gates: --method {name} has none"
+        );
+        ensure!(
+            args.gate_lr.is_none(),
+            "--recipe paper trains gates at --lr"
+        );
+    }
+    let epochs = args.epochs.unwrap_or(if paper { 20 } else { 12 });
+    let steps = args.steps.unwrap_or(epochs * sampler.steps_per_epoch());
+    let epochs = steps.div_ceil(sampler.steps_per_epoch());
+    let lr = if paper { PAPER_LR } else { method.default_lr() };
     Ok(Settings {
-        lr: args.lr.unwrap_or(method.default_lr()),
+        lr: args.lr.unwrap_or(lr),
         method,
         sparsity: match args.lambda {
             Some(lambda) => Sparsity::Lambda(lambda),
+            None if paper => Sparsity::Lambda(PAPER_LAMBDA),
             None => Sparsity::Target(args.sparsity),
         },
-        steps: args
-            .steps
-            .unwrap_or(args.epochs * sampler.steps_per_epoch()),
+        steps,
         batch_size: args.batch_size,
         gate_lr: args.gate_lr,
-        patience: args.patience,
+        patience: args.patience.unwrap_or(if paper { 2 } else { 3 }),
         recomputed: 0,
         seed: args.seed,
-        recipe: Recipe::default(),
+        recipe: match options.recipe {
+            RecipeName::Default => Recipe::default(),
+            RecipeName::Paper => Recipe::paper(steps, epochs, config.n_head),
+        },
     })
 }
 

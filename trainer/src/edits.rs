@@ -67,8 +67,22 @@ pub struct Edits {
 pub struct Init {
     /// Standard deviation of the vectors.
     pub vector_std: f64,
-    /// Value of every `log_alpha`.
+    /// Value of every `log_alpha`, or the middle of them.
     pub log_alpha: f64,
+    /// They are uniform in so much below and above it.
+    pub log_alpha_spread: f64,
+    /// Offsets are in the model's own units instead of those of a head's outputs.
+    pub plain_offsets: bool,
+}
+
+impl Init {
+    /// Open gates, and vectors that change next to nothing.
+    pub const DEFAULT: Init = Init {
+        vector_std: 1e-3,
+        log_alpha: 2.0,
+        log_alpha_spread: 0.0,
+        plain_offsets: false,
+    };
 }
 
 /// Values of one half's gates.
@@ -146,16 +160,25 @@ impl Method {
 
     /// Where the gates [L, H] of a half stand at first. Without gates that learn they say
     /// which heads are edited: those far above the value that opens a gate fully.
-    fn initial_log_alpha(&self, half: Half, init: Init, [n_layer, n_head]: [i64; 2]) -> Vec<f64> {
+    fn initial_log_alpha(
+        &self,
+        half: Half,
+        init: Init,
+        [n_layer, n_head]: [i64; 2],
+        seed: u64,
+    ) -> Vec<f64> {
+        let mut rng = Rng::new(seed, Purpose::InitGates, half as u64);
         let (open, closed) = (gates::opening_log_alpha() + 1.0, closed_log_alpha());
-        let of_layer = |layer: i64| match self {
+        let mut of_layer = |layer: i64| match self {
             Method::Lofit { .. } if half == Half::Offset => closed,
             Method::Layerwise { layers } if !layers.contains(&(layer as usize)) => closed,
-            _ if self.gated() => init.log_alpha,
+            _ if self.gated() => {
+                init.log_alpha + init.log_alpha_spread * (2.0 * rng.uniform() - 1.0)
+            }
             _ => open,
         };
-        let layers = (0..n_layer).flat_map(|layer| vec![of_layer(layer); n_head as usize]);
-        layers.collect()
+        let gates = (0..n_layer * n_head).map(|gate| of_layer(gate / n_head));
+        gates.collect()
     }
 }
 
@@ -183,7 +206,7 @@ impl Edits {
             let log_alpha = match halves.first() {
                 Some(first) if method == Method::SharedGate => first.log_alpha.shallow_clone(),
                 _ => {
-                    let values = method.initial_log_alpha(half, init, [n_layer, n_head]);
+                    let values = method.initial_log_alpha(half, init, [n_layer, n_head], seed);
                     leaf(&values, &shape[..2])
                 }
             };
@@ -191,8 +214,8 @@ impl Edits {
                 half,
                 vectors: leaf(&values, &shape),
                 unit: match half {
-                    Half::Scale => head_rms.ones_like(),
-                    Half::Offset => head_rms.copy(),
+                    Half::Offset if !init.plain_offsets => head_rms.copy(),
+                    _ => head_rms.ones_like(),
                 }
                 .unsqueeze(-1),
                 log_alpha,

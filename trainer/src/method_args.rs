@@ -21,6 +21,9 @@ pub struct MethodArgs {
     /// What to train.
     #[arg(long, value_enum, default_value_t = MethodName::Jola)]
     method: MethodName,
+    /// How methods with gates are trained.
+    #[arg(long, value_enum, default_value_t = RecipeName::Default)]
+    pub recipe: RecipeName,
     /// lofit: how many heads get an offset [default: a tenth of all].
     #[arg(long, value_name = "K", value_parser = crate::cli::count, help_heading = METHODS)]
     heads: Option<usize>,
@@ -39,6 +42,16 @@ pub struct MethodArgs {
     /// [default: attn_q,attn_k,attn_v,attn_output].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = METHODS)]
     lora_targets: Vec<String>,
+}
+
+/// `--recipe`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecipeName {
+    /// Learn, prune to --sparsity, polish.
+    Default,
+    /// The published schedule and penalty: 20 epochs at a rate of 5e-3, λ = 0.1·e^(−0.01·step),
+    /// validation after each epoch with a patience of 2. It closes few gates or none.
+    Paper,
 }
 
 const METHODS: &str = "Options of single methods";

@@ -17,6 +17,8 @@ pub enum Purpose {
     Split = 4,
     /// Initial values of low-rank factors.
     Lora = 5,
+    /// Initial values of gates.
+    InitGates = 6,
 }
 
 /// SplitMix64.

@@ -31,6 +31,11 @@ pub(crate) const VALIDATION_TOKENS: usize = 2048;
 /// for as many epochs.
 const LOFIT_CHOICE: f64 = 0.5;
 
+/// λ of the paper's recipe at the first step.
+pub const PAPER_LAMBDA: f64 = 0.1;
+/// Learning rate of the paper's released code.
+pub const PAPER_LR: f64 = 5e-3;
+
 /// What a user sets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
@@ -87,6 +92,10 @@ pub struct Recipe {
     pub prune: f64,
     /// Share of the prune phase over which the sparsity target (or a given λ) rises.
     pub ramp: f64,
+    /// λ falls by the factor e to the minus this in every step.
+    pub lambda_decay: f64,
+    /// Gates learn with the vectors: at their rate, and clipped by one norm with them.
+    pub joint: bool,
     /// Share of the prune phase that it takes to close a gate (without --gate-lr). Gates
     /// that are still open that long after their turn are closed at once.
     pub closing: f64,
@@ -94,7 +103,7 @@ pub struct Recipe {
     pub warmup: f64,
     /// The learning rate ends at this part of its peak.
     pub lr_floor: f64,
-    /// Validations in the polish phase.
+    /// Validations in the polish phase; in the whole run where it has no steps.
     pub validations: usize,
     /// Initial values.
     pub init: Init,
@@ -106,15 +115,37 @@ impl Recipe {
         learn: 0.25,
         prune: 0.4,
         ramp: 0.5,
+        lambda_decay: 0.0,
+        joint: false,
         closing: 0.25,
         warmup: 0.05,
         lr_floor: 0.05,
         validations: 5,
-        init: Init {
-            vector_std: 1e-3,
-            log_alpha: 2.0,
-        },
+        init: Init::DEFAULT,
     };
+
+    /// What the paper's released code does in `steps` steps, with the paper's penalty: one
+    /// λ for all gates, which starts at [`PAPER_LAMBDA`]. Gates start about half open,
+    /// Xavier-uniform on [heads, 1].
+    pub fn paper(steps: usize, epochs: usize, n_head: usize) -> Recipe {
+        Recipe {
+            learn: 0.0,
+            prune: 1.0,
+            ramp: 0.0,
+            lambda_decay: 0.01,
+            joint: true,
+            warmup: 50.0 / steps as f64,
+            lr_floor: 0.0,
+            validations: epochs,
+            init: Init {
+                log_alpha: 0.0,
+                log_alpha_spread: (6.0 / (n_head + 1) as f64).sqrt(),
+                plain_offsets: true,
+                ..Init::DEFAULT
+            },
+            ..Recipe::DEFAULT
+        }
+    }
 }
 
 impl Default for Recipe {
@@ -182,6 +213,7 @@ impl<'a> Trainer<'a> {
         let trained = Trained::new(method, model, head_rms, recipe.init, seed)?;
         let mut optim = AdamW::new(AdamWConfig::default());
         for (name, group, parameter) in trained.parameters() {
+            let group = if recipe.joint { Group::Weights } else { group };
             optim.add(name, group as usize, parameter);
         }
         let gated = trained.edits().filter(|_| method.gated());
@@ -284,6 +316,9 @@ impl<'a> Trainer<'a> {
         }
         self.look(observer)?;
         self.optim.set_values(&self.best);
+        if let Some(edits) = self.trained.edits_mut() {
+            edits.fix();
+        }
         Ok((
             self.trained,
             Outcome {
@@ -325,6 +360,7 @@ impl<'a> Trainer<'a> {
         let loss = backward(self.model, &batch, &edits, self.settings.recomputed);
         let rate = lr * self.rate_factor(step);
         let gate_rate = match phase {
+            _ if recipe.joint => rate,
             Phase::Prune => self.gate_rate(),
             Phase::Learn | Phase::Polish => 0.0,
         };
@@ -372,8 +408,10 @@ impl<'a> Trainer<'a> {
         if phase != Phase::Prune {
             return None;
         }
-        let ramp = ramp(self.plan.prune_progress(step), self.settings.recipe.ramp);
-        penalty.add_gradient(&edits.log_alphas(), ramp);
+        let recipe = self.settings.recipe;
+        let ramp = ramp(self.plan.prune_progress(step), recipe.ramp);
+        let decay = (-recipe.lambda_decay * step as f64).exp();
+        penalty.add_gradient(&edits.log_alphas(), ramp * decay);
         Some(penalty.lambda().copy())
     }
 
@@ -425,15 +463,19 @@ impl<'a> Trainer<'a> {
         edits.fix();
     }
 
-    /// Whether `step` is followed by a validation: in the polish phase `validations` times
-    /// in even distances, the last after the last step.
+    /// Whether `step` is followed by a validation: in the polish phase (in all steps without
+    /// one) `validations` times in even distances, the last after the last step.
     fn validate_after(&self, step: usize) -> bool {
-        if self.plan.phase(step) != Phase::Polish || self.valid.is_empty() {
+        let (start, span) = match self.plan.polish {
+            0 => (0, self.plan.steps()),
+            polish => (self.plan.choice(), polish),
+        };
+        if step < start || self.valid.is_empty() {
             return false;
         }
-        let done = step + 1 - self.plan.choice();
-        let count = self.settings.recipe.validations.clamp(1, self.plan.polish);
-        done * count / self.plan.polish != (done - 1) * count / self.plan.polish
+        let done = step + 1 - start;
+        let count = self.settings.recipe.validations.clamp(1, span);
+        done * count / span != (done - 1) * count / span
     }
 
     /// Validates and keeps the best parameters; returns whether it is time to stop.

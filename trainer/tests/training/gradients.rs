@@ -14,6 +14,7 @@ const STEP: f64 = 1e-5;
 const INIT: Init = Init {
     vector_std: 0.3,
     log_alpha: 0.3,
+    ..Init::DEFAULT
 };
 
 fn loss(model: &Model, edits: &Edits, batch: &Batch) -> Tensor {

@@ -7,7 +7,10 @@ use jola_trainer::lora::{Lora, LoraConfig};
 use jola_trainer::lora_file;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
-use jola_trainer::train::{evaluate, Settings};
+use jola_trainer::penalty::Sparsity;
+use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
+use jola_trainer::schedule::Phase;
+use jola_trainer::train::{evaluate, Recipe, Settings, Trainer, PAPER_LAMBDA, PAPER_LR};
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -41,6 +44,7 @@ fn both_halves_read_one_shared_gate() {
     let init = Init {
         vector_std: 1.0,
         log_alpha: 0.0,
+        ..Init::DEFAULT
     };
     let edits = Edits::new(Method::SharedGate, 16, &head_rms, init, 1);
     let gates = edits.sample_gates(1, 2);
@@ -72,6 +76,7 @@ fn lofit_edits_the_heads_with_the_largest_scales_by_offsets_alone() {
     let init = Init {
         vector_std: 1e-3,
         log_alpha: 0.0,
+        ..Init::DEFAULT
     };
     let method = Method::Lofit { heads: 2, l1: 1e-3 };
     let mut edits = Edits::new(method, 16, &head_rms, init, 1);
@@ -273,4 +278,60 @@ fn a_target_that_the_base_lacks_is_named() {
         text.contains("`attn_qv`") && text.contains("attn_q, attn_k, attn_v"),
         "{text}"
     );
+}
+
+/// The published schedule: gates and vectors at one rate from the first step, λ falling,
+/// validation in every epoch. It ends with the best epoch's gates at their deterministic value.
+#[test]
+fn the_papers_recipe_follows_its_schedule() {
+    let model = model(Precision::F32);
+    let paper = Settings {
+        sparsity: Sparsity::Lambda(PAPER_LAMBDA),
+        lr: PAPER_LR,
+        recipe: Recipe::paper(60, 10, 4),
+        ..SETTINGS
+    };
+    let (train, valid) = (rows(24, 1), rows(8, 2));
+    let trainer = Trainer::new(&model, &paper, &train, &valid).unwrap();
+    let mut watched = Watched::default();
+    let (trained, outcome) = trainer.run(&mut watched).unwrap();
+    let steps = watched.0;
+    assert_eq!((steps.len(), watched.1.len()), (60, 10));
+    assert_eq!(watched.1, [6, 12, 18, 24, 30, 36, 42, 48, 54, 60]);
+    for (t, record) in steps.iter().enumerate() {
+        assert_eq!(record.phase, Phase::Prune);
+        assert_eq!(record.gate_lr, record.lr);
+        let lambda = 0.1 * (-0.01 * t as f64).exp();
+        assert!((record.lambda - lambda).abs() < 1e-6, "{record:?}");
+    }
+    assert!((steps[49].lr - PAPER_LR).abs() < 1e-12 && steps[0].lr < 0.03 * PAPER_LR);
+    assert!(steps[59].lr < 0.1 * PAPER_LR);
+    // What was validated is what is returned.
+    let Some(edits) = trained.edits() else {
+        panic!("edits")
+    };
+    let best = outcome.validation.unwrap();
+    let found = evaluate(&model, &trained.final_edits(), &valid);
+    assert!((found.loss - best.loss).abs() < 1e-9);
+    let values = |t: &Tensor| Vec::<f64>::try_from(t.to_kind(Kind::Double).flatten(0, -1)).unwrap();
+    let bound = (6f64 / 5.0).sqrt() + 60.0 * PAPER_LR;
+    for log_alpha in edits.log_alphas() {
+        let values = values(log_alpha);
+        assert!(values.iter().all(|v| v.abs() < bound), "{values:?}");
+        assert!(values.iter().any(|v| *v > 0.2) && values.iter().any(|v| *v < -0.2));
+    }
+}
+
+/// Step records, and the steps that were validated.
+#[derive(Default)]
+struct Watched(Vec<StepRecord>, Vec<usize>);
+
+impl Observer for Watched {
+    fn steps(&mut self, records: &[StepRecord]) {
+        self.0.extend_from_slice(records);
+    }
+
+    fn validated(&mut self, record: &ValidationRecord) {
+        self.1.push(record.step);
+    }
 }

@@ -13,6 +13,7 @@ fn parameters(model: &Model, batch: &Batch) -> Edits {
     let init = Init {
         vector_std: 0.3,
         log_alpha: 2.0,
+        ..Init::DEFAULT
     };
     Edits::new(Method::Jola, 16, &model.head_rms(batch), init, 9)
 }

@@ -152,6 +152,7 @@ fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     let init = Init {
         vector_std: 1.0,
         log_alpha: -3.0,
+        ..Init::DEFAULT
     };
     let mut edits = Edits::new(Method::Jola, 16, &head_rms, init, 1);
     // Scale: layer 0, head 2, fully open. Offset: layer 1, head 3, half open.
