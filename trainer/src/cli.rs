@@ -76,9 +76,9 @@ struct TrainArgs {
     #[arg(short, long, value_name = "EDIT.gguf")]
     output: PathBuf,
     /// Share of the gates to close. Each head has two gates, one for its scale and one for
-    /// its offset; a closed gate leaves no trace in the sidecar.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
-    sparsity: f64,
+    /// its offset; a closed gate leaves no trace in the sidecar [default: 0.9].
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    sparsity: Option<f64>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
     /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
     #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
@@ -413,15 +413,30 @@ fn settings(
         seed: args.seed,
     };
     let paper = options.recipe == RecipeName::Paper;
-    if paper {
+    let of_gates = [
+        ("--recipe paper", paper),
+        ("--sparsity", args.sparsity.is_some()),
+        ("--gate-lr", args.gate_lr.is_some()),
+        (
+            "--lambda",
+            args.lambda.is_some() && !matches!(method, Method::Lofit { .. }),
+        ),
+    ];
+    for (option, given) in of_gates {
         let name = method.name();
         ensure!(
-            method.gated(),
-            "--recipe paper trains gates: --method {name} has none"
+            method.gated() || !given,
+            "{option} is for gates: --method {name} has none"
         );
+    }
+    if paper {
         ensure!(
             args.gate_lr.is_none(),
             "--recipe paper trains gates at --lr"
+        );
+        ensure!(
+            args.sparsity.is_none(),
+            "--recipe paper goes by --lambda, not --sparsity"
         );
     }
     let epochs = args.epochs.unwrap_or(if paper { 20 } else { 12 });
@@ -434,7 +449,7 @@ fn settings(
         sparsity: match args.lambda {
             Some(lambda) => Sparsity::Lambda(lambda),
             None if paper => Sparsity::Lambda(PAPER_LAMBDA),
-            None => Sparsity::Target(args.sparsity),
+            None => Sparsity::Target(args.sparsity.unwrap_or(0.9)),
         },
         steps,
         batch_size: args.batch_size,
