@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin jola-header clean
+.PHONY: help setup build demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench jola-header clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -65,6 +65,12 @@ soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits 
 	$(HOSTS) soak
 	$(HOSTS) speed
 	$(HOSTS) instructions
+
+# On a machine that does nothing else; half an hour.
+BENCH = runs/$(shell date +%F)-bench
+bench: build ## measure speed on this machine into runs/<date>-bench (PARTS="stock kernels": only some)
+	scripts/setup.sh hosts
+	$(ENV) scripts/bench/inference.py $(BENCH) $(PARTS)
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header

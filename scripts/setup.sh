@@ -11,7 +11,7 @@
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   golden    a Python environment for `make golden`
 #   server    a prebuilt llama-server, for `make test-bake`
-#   hosts     programs with llama.cpp inside, for `make test-plugin` (builds for ten minutes)
+#   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
 # ~/.cache/llama-jola; deleting it is safe.

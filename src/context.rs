@@ -164,6 +164,19 @@ impl Context {
     /// # Errors
     /// [`Error::ContextInit`], with llama.cpp's own reason.
     pub fn new(model: &Model, params: &ContextParams) -> Result<Self, Error> {
+        // SAFETY: nothing is changed.
+        unsafe { Self::create(model, params, |_| ()) }
+    }
+
+    /// As [`Self::new`], with llama.cpp's own parameters changed by `change`.
+    ///
+    /// # Safety
+    /// What `change` sets must suit llama.cpp, and live as long as the context.
+    pub(crate) unsafe fn create(
+        model: &Model,
+        params: &ContextParams,
+        change: impl FnOnce(&mut sys::llama_context_params),
+    ) -> Result<Self, Error> {
         // SAFETY: returns a struct of plain values.
         let mut raw = unsafe { sys::llama_context_default_params() };
         let n_seq_max = params.n_seq_max.max(1);
@@ -196,7 +209,8 @@ impl Context {
         };
         // One pool of cells for all sequences, so that they can share a prompt.
         raw.kv_unified = true;
-        // SAFETY: the model is alive, the parameters hold no pointers.
+        change(&mut raw);
+        // SAFETY: the model is alive; the caller vouches for pointers in the parameters.
         let (ptr, reason) =
             logging::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), raw) });
         let ptr = NonNull::new(ptr).ok_or(Error::ContextInit { n_ctx, reason })?;

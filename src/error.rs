@@ -44,6 +44,9 @@ pub enum Error {
     /// A sidecar does not fit this model.
     #[error(transparent)]
     BaseMismatch(#[from] jola_edit::BaseMismatch),
+    /// A sidecar cannot be read.
+    #[error(transparent)]
+    Sidecar(#[from] jola_edit::sidecar::SidecarError),
     /// Sidecars do not compose.
     #[error(transparent)]
     Compose(#[from] jola_edit::ComposeError),

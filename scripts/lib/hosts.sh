@@ -27,15 +27,7 @@ setup_hosts_system() {
     has_software_vulkan || packages+=(mesa-vulkan-drivers)
     command -v valgrind >/dev/null || packages+=(valgrind)
     if [ ${#packages[@]} = 0 ]; then return; fi
-    if [ "$(id -u)" = 0 ]; then
-        install_packages env "${packages[@]}"
-    elif sudo -n true 2>/dev/null; then
-        install_packages "sudo env" "${packages[@]}"
-    else
-        say "system packages are missing; run this line once, then try again:"
-        echo "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}"
-        exit 1
-    fi
+    install_or_say "${packages[@]}"
 }
 
 has_software_vulkan() {

@@ -31,27 +31,31 @@ has_libclang() {
 }
 
 setup_system() {
-    local missing apt
+    local missing
     mapfile -t missing < <(missing_packages)
     if [ ${#missing[@]} -gt 0 ]; then
         command -v apt-get >/dev/null ||
             die "please install what these Debian packages hold: ${missing[*]}"
-        apt="apt-get install -y --no-install-recommends ${missing[*]}"
-        if [ "$(id -u)" = 0 ]; then
-            install_packages env "${missing[@]}"
-        elif sudo -n true 2>/dev/null; then
-            install_packages "sudo env" "${missing[@]}"
-        else
-            say "system packages are missing; run this line once, then try again:"
-            # To stdout, alone: it can be copied, or piped into a shell.
-            echo "sudo apt-get update && sudo $apt"
-            exit 1
-        fi
+        install_or_say "${missing[@]}"
         mapfile -t missing < <(missing_packages)
         [ ${#missing[@]} = 0 ] || die "still missing after the installation: ${missing[*]}"
     fi
     command -v cargo >/dev/null ||
         die "Rust is missing: install rustup, which then fetches the version in rust-toolchain.toml"
+}
+
+# install_or_say PACKAGE...: as root or with sudo, or says what to run.
+install_or_say() {
+    if [ "$(id -u)" = 0 ]; then
+        install_packages env "$@"
+    elif sudo -n true 2>/dev/null; then
+        install_packages "sudo env" "$@"
+    else
+        say "system packages are missing; run this line once, then try again:"
+        # To stdout, alone: it can be copied, or piped into a shell.
+        echo "sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
+        exit 1
+    fi
 }
 
 # install_packages PREFIX PACKAGE...

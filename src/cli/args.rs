@@ -189,12 +189,17 @@ impl ModelArgs {
         }
     }
 
+    /// The sidecars' files with their scales, in the order of application.
+    pub fn sidecar_files(&self) -> impl Iterator<Item = (PathBuf, f32)> + '_ {
+        with_scales(&self.jola, &self.jola_scaled)
+    }
+
     /// The sidecars with their scales, in the order of application.
     ///
     /// # Errors
     /// Any file that is missing or broken.
     pub fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
-        with_scales(&self.jola, &self.jola_scaled)
+        self.sidecar_files()
             .map(|(path, scale)| {
                 let sidecar = Sidecar::read(&path)?;
                 Ok((path, sidecar, scale))

@@ -3,6 +3,7 @@
 
 mod bake;
 mod base;
+mod bench;
 mod cli;
 mod common;
 mod describe;
