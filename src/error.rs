@@ -67,6 +67,14 @@ pub enum Error {
         /// Tokens that the context holds per sequence.
         n_ctx: usize,
     },
+    /// A row of data without a single token to begin with.
+    #[error(
+        "row in line {line}: the prompt is empty, and the model has no token that begins a text"
+    )]
+    EmptyPrompt {
+        /// Line of the file, from 1.
+        line: usize,
+    },
     /// A row of data that is longer than the context.
     #[error(
         "row in line {line}: {needed} tokens do not fit the context of {n_ctx} (raise it with -c)"

@@ -30,7 +30,7 @@ LLAMA_BENCH = os.environ.get("LLAMA_BENCH") or (
 )
 # llama-bench's own defaults.
 STOCK = {"prefill": 512, "decode": 128}
-STOCK_ROUNDS = 7
+STOCK_ROUNDS = 5
 PROMPT = "The ferry to the island leaves at seven unless the fog is thick. " * 2
 DECODED = 8  # tokens whose decoding is counted
 
@@ -79,7 +79,7 @@ def stock(out):
 def stock_speeds(speeds):
     for what, option in (("prefill", "-p"), ("decode", "-n")):
         other = {"-p": "-n", "-n": "-p"}[option]
-        command = [LLAMA_BENCH, "-m", MODEL, option, STOCK[what], other, 0, "-r", 5, "-o", "json"]
+        command = [LLAMA_BENCH, "-m", MODEL, option, STOCK[what], other, 0, "-r", 3, "-o", "json"]
         found = json.loads(run(*command, stderr=subprocess.DEVNULL))[0]
         speeds[f"llama_bench_{what}"] = statistics.median(found["samples_ts"])
 
@@ -87,7 +87,7 @@ def stock_speeds(speeds):
 def engine_speeds(out, speeds):
     # llama-bench decodes from an empty context.
     for what, prompt, tokens in (("prefill", STOCK["prefill"], 1), ("decode", 1, STOCK["decode"])):
-        found = engine_bench(out, 1, prompt, tokens, 4)
+        found = engine_bench(out, 1, prompt, tokens, 3)
         speeds[f"engine_{what}"] = found["routes"][0][what]["unedited_tokens_per_s"]
 
 
@@ -122,7 +122,7 @@ def counted_instructions(out, tokens, edits):
 
 def kernels(_out):
     for package, bench in (("jola-edit", "sidecar"), ("jola-trainer", "gates")):
-        run("cargo", "bench", "--locked", "-p", package, "--bench", bench)
+        run("cargo", "bench", "--profile", "release", "--locked", "-p", package, "--bench", bench)
     found = {}
     for path in sorted((TARGET / "criterion").rglob("new/estimates.json")):
         name = "/".join(path.relative_to(TARGET / "criterion").parts[:-2])

@@ -149,10 +149,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     if args.compare && adapters.is_empty() {
         bail!("there is nothing to compare: give --jola an edit (or --lora an adapter) that changes something");
     }
-    let task = args.task(&rows, choices, &model)?;
-    let params = task
-        .context_params(params, &model)
-        .with_context(|| format!("{}", args.data.display()))?;
+    let of_data = || format!("{}", args.data.display());
+    let task = args.task(&rows, choices, &model).with_context(of_data)?;
+    let params = task.context_params(params, &model).with_context(of_data)?;
     let mut context = Context::new(&model, &params)?;
     let passes = if args.compare { 2 } else { 1 };
     let bar = progress::bar(passes * task.items.len(), "eval", "rows");

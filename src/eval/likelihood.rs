@@ -46,12 +46,17 @@ struct Part {
 /// # Errors
 /// [`Error::ContextFull`] when a prompt with a continuation does not fit, and the errors of
 /// [`Context::decode`].
+///
+/// # Panics
+/// When a prompt is empty.
 pub fn log_likelihoods(
     context: &mut Context,
     questions: &[Question],
     at_once: usize,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<Vec<f64>>, Error> {
+    let empty = questions.iter().any(|q| q.prompt.is_empty());
+    assert!(!empty, "nothing is likely behind an empty prompt");
     let n_ctx = context.n_ctx();
     if let Some(needed) = questions.iter().map(longest).max().filter(|n| *n > n_ctx) {
         return Err(Error::ContextFull { needed, n_ctx });

@@ -55,11 +55,14 @@ pub struct Item {
 
 impl Item {
     /// # Errors
-    /// Those of the chat template and the tokenizer.
+    /// [`Error::EmptyPrompt`], and those of the chat template and the tokenizer.
     fn new(row: &Row, model: &Model, template: Option<&ChatTemplate>) -> Result<Self, Error> {
         let others = row.references.iter().filter(|r| **r != row.completion);
         let mut prompt = encode(row, model, template)?;
         let response = prompt.tokens.split_off(prompt.n_prompt);
+        if prompt.tokens.is_empty() {
+            return Err(Error::EmptyPrompt { line: row.line });
+        }
         Ok(Self {
             prompt: prompt.tokens,
             response: vec![response],
@@ -91,7 +94,7 @@ impl Task {
     /// Tokenises the rows. `choices` are for rows without choices of their own.
     ///
     /// # Errors
-    /// Those of the chat template and the tokenizer.
+    /// [`Error::EmptyPrompt`], and those of the chat template and the tokenizer.
     pub fn new(
         rows: &[Row],
         choices: Vec<String>,

@@ -286,6 +286,12 @@ fn nothing_to_score() {
         eval().args(["--metric", metric]).fail(1, &texts);
     }
     eval().args(["--limit", "0"]).fail(1, &["--limit 0"]);
+    let empty = folder.file("empty.jsonl", r#"{"prompt": "", "completion": "x"}"#);
+    for metric in ["exact", "perplexity"] {
+        let cli = llama_jola_on("eval", &base_model()).args(["--data", text(&empty)]);
+        let texts = ["empty.jsonl", "line 1", "the prompt is empty"];
+        cli.args(["--metric", metric]).fail(1, &texts);
+    }
     for metric in ["exact", "perplexity"] {
         let texts = ["rows.jsonl", "line 1: ", "do not fit the context of 4"];
         eval().args(["--metric", metric, "-c", "4"]).fail(1, &texts);
