@@ -1,6 +1,6 @@
 //! `llama-jola bench`: that what it measures does what it says.
 
-use llama_jola::bench::{every_head, LoraTargets, Route, Routed};
+use llama_jola::bench::{every_head, random_lora, LoraTargets, Route, Routed};
 use llama_jola::{ContextParams, Model, ModelParams};
 
 use crate::common::{alone, base_model, llama_jola_on, text, Folder};
@@ -24,21 +24,20 @@ fn routes_do_what_they_are_called() {
         let mut routed = Routed::new(&model, &params, route).unwrap();
         routed.context.logits_of(&TOKENS).unwrap()
     };
-    let lora = |targets| Route::Lora {
-        edits: &edits,
-        rank: 8,
-        targets,
+    let lora = |targets| {
+        let adapters = random_lora(&model, &edits, 8, targets).unwrap();
+        logits(Route::Adapters(&adapters))
     };
     let unedited = logits(Route::Unedited);
-    let edited = logits(Route::Edited(&edits));
+    let edited = logits(Route::Adapters(&edits.clone().into()));
     assert_ne!(unedited, edited);
     assert_eq!(
         edited,
         logits(Route::EvalCallback(&edits)),
         "the same edits"
     );
-    let output = logits(lora(LoraTargets::Output));
-    let attention = logits(lora(LoraTargets::Attention));
+    let output = lora(LoraTargets::Output);
+    let attention = lora(LoraTargets::Attention);
     assert!(output != unedited && attention != unedited && output != attention);
 }
 
