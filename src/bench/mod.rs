@@ -40,7 +40,7 @@ pub struct BenchParams {
 }
 
 /// A way to run the model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Route<'a> {
     /// As it is.
     Unedited,
