@@ -83,8 +83,8 @@ pub struct Cost {
 
 /// A context that takes a [`Route`].
 pub struct Routed {
-    /// The context; freed before what it calls.
-    pub context: Context,
+    /// Freed before what it calls, and never handed out without it.
+    context: Context,
     _callback: Option<Box<CallbackEdits>>,
 }
 
@@ -112,6 +112,11 @@ impl Routed {
             _callback: callback,
         })
     }
+
+    /// The context, to decode with.
+    pub fn context(&mut self) -> &mut Context {
+        &mut self.context
+    }
 }
 
 /// Measures a route against the unedited model. `done(k)` is called with the number of pairs
@@ -132,15 +137,15 @@ pub fn paired(
         ..context.clone()
     };
     let mut contexts = [
-        Routed::new(model, &context, Route::Unedited)?.context,
-        Routed::new(model, &context, route)?.context,
+        Routed::new(model, &context, Route::Unedited)?,
+        Routed::new(model, &context, route)?,
     ];
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for pair in 0..=params.pairs {
         let mut seconds = [[0.0; 2]; 2];
         let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
         for which in order {
-            seconds[which] = time(&mut contexts[which], params)?;
+            seconds[which] = time(contexts[which].context(), params)?;
         }
         if pair > 0 {
             prefill.push([seconds[0][0], seconds[1][0]]);

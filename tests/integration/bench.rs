@@ -22,7 +22,7 @@ fn routes_do_what_they_are_called() {
     };
     let logits = |route: Route| {
         let mut routed = Routed::new(&model, &params, route).unwrap();
-        routed.context.logits_of(&TOKENS).unwrap()
+        routed.context().logits_of(&TOKENS).unwrap()
     };
     let lora = |targets| {
         let adapters = random_lora(&model, &edits, 8, targets).unwrap();
