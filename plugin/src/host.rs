@@ -130,10 +130,15 @@ pub enum HostError {
     Layout,
 }
 
+/// `llama_process`, with an enum and a pointer to a batch.
+pub type Process = unsafe extern "C" fn(*mut LlamaContext, c_int, *mut c_void) -> i32;
+
 /// One loaded llama.cpp with its ggml.
 pub struct Host {
     /// Its llama.cpp functions.
     pub llama: LlamaApi,
+    /// Its `llama_process`; older ones have none.
+    pub process: Option<Process>,
     /// Its ggml functions.
     pub ggml: GgmlApi,
     placement: PlacementApi,
@@ -181,8 +186,12 @@ impl Host {
                 name: name.to_string_lossy().into_owned(),
             })
         };
+        let process = find(c"llama_process").ok();
         let host = Self {
             llama: LlamaApi::find(&find)?,
+            // SAFETY: the function of this name has this type.
+            process: process
+                .map(|process| unsafe { std::mem::transmute::<usize, Process>(process) }),
             ggml: find_ggml(&find)?,
             placement: PlacementApi::find(&find)?,
         };

@@ -12,7 +12,7 @@ mod sites;
 mod start;
 
 use std::arch::naked_asm;
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_int, c_void};
 
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
@@ -65,6 +65,24 @@ pub unsafe extern "C" fn ggml_mul_mat(
     naked_asm!("mov rcx, [rsp]", "jmp {to}", to = sym entry::mul_mat);
     #[cfg(target_arch = "aarch64")]
     naked_asm!("mov x3, x30", "b {to}", to = sym entry::mul_mat);
+}
+
+/// Stands in for llama.cpp's function of this name, which newer versions call in place of
+/// `llama_decode` and `llama_encode`.
+///
+/// # Safety
+/// As for llama.cpp's function.
+#[unsafe(naked)]
+#[no_mangle]
+pub unsafe extern "C" fn llama_process(
+    context: *mut LlamaContext,
+    kind: c_int,
+    batch: *mut c_void,
+) -> i32 {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!("mov rcx, [rsp]", "jmp {to}", to = sym entry::process);
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!("mov x3, x30", "b {to}", to = sym entry::process);
 }
 
 /// Stands in for llama.cpp's function of this name.

@@ -17,6 +17,13 @@
 #include "jola.h"
 #include "llama.h"
 
+// Not in every llama.cpp.
+#pragma weak llama_batch_ext_init
+#pragma weak llama_batch_ext_free
+#pragma weak llama_batch_ext_add_token
+#pragma weak llama_batch_ext_set_output_logits
+#pragma weak llama_batch_ext_set_pos
+
 enum { N_TOKENS = 6 };
 static const llama_token TOKENS[N_TOKENS] = {504, 31936, 288, 260, 5432, 3711};
 static struct llama_model * model;
@@ -45,6 +52,23 @@ static float * logits(struct llama_context * ctx) {
         llama_token token = TOKENS[i];
         CHECK(llama_decode(ctx, llama_batch_get_one(&token, 1)) == 0);
         memcpy(all + (size_t) i * n_vocab, llama_get_logits_ith(ctx, -1), sizeof(float) * n_vocab);
+    }
+    return all;
+}
+
+// The same with llama_process, which newer llama.cpp programs call.
+static float * logits_of_process(struct llama_context * ctx) {
+    float * all = malloc(sizeof(float) * (size_t) n_vocab * N_TOKENS);
+    CHECK(all);
+    llama_memory_clear(llama_get_memory(ctx), true);
+    for (llama_pos i = 0; i < N_TOKENS; i++) {
+        struct llama_batch_ext * batch = llama_batch_ext_init(ctx);
+        CHECK(batch && llama_batch_ext_add_token(batch, 0, TOKENS[i]) == 0);
+        CHECK(llama_batch_ext_set_pos(batch, 0, &i));
+        CHECK(llama_batch_ext_set_output_logits(batch, 0, true));
+        CHECK(llama_process(ctx, LLAMA_PROCESS_TYPE_DECODE, batch) == 0);
+        memcpy(all + (size_t) i * n_vocab, llama_get_logits_ith(ctx, -1), sizeof(float) * n_vocab);
+        llama_batch_ext_free(batch);
     }
     return all;
 }
@@ -188,6 +212,9 @@ int main(int argc, char ** argv) {
     CHECK(set(ctx, edit) == JOLA_STATUS_OK && !cached(ctx));
     float * edited = logits(ctx);
     CHECK(!same(plain, edited));
+    if (llama_batch_ext_init) {
+        CHECK(same(edited, logits_of_process(ctx)));
+    }
     char half[4096];
     snprintf(half, sizeof half, "%s:0.5", edit);
     CHECK(set(ctx, half) == JOLA_STATUS_OK && !cached(ctx));

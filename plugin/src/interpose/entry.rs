@@ -2,13 +2,13 @@
 What happens in the functions that stand in, except for a context's creation.
 */
 
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
 use super::sites::Site;
-use crate::host::{ByValue, LlamaContext};
+use crate::host::{ByValue, Host, LlamaContext, Process};
 use crate::log;
 use crate::operand::{is_output_projection, may_matter, product, Product};
 use crate::request::{defaults, enabled};
@@ -104,18 +104,18 @@ unsafe fn refuse_unknown(site: &Site, a: *mut GgmlTensor) {
     }
 }
 
+type OfBatch = unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32;
+
 /// `llama_decode`.
 pub(super) unsafe extern "C" fn decode(
     context: *mut LlamaContext,
     batch: *const ByValue,
     caller: usize,
 ) -> i32 {
-    // SAFETY: the caller's arguments, passed on.
-    unsafe {
-        compute(context, batch, caller, c"llama_decode", |state| {
-            state.host.llama.llama_decode
-        })
-    }
+    let own = |host: &Host| Some(host.llama.llama_decode);
+    // SAFETY: the caller's arguments, passed on; `batch` points to the caller's struct.
+    let call = |decode: OfBatch| unsafe { decode(context, *batch) };
+    compute(context, own, c"llama_decode", caller, call)
 }
 
 /// `llama_encode`.
@@ -124,44 +124,51 @@ pub(super) unsafe extern "C" fn encode(
     batch: *const ByValue,
     caller: usize,
 ) -> i32 {
-    // SAFETY: the caller's arguments, passed on.
-    unsafe {
-        compute(context, batch, caller, c"llama_encode", |state| {
-            state.host.llama.llama_encode
-        })
-    }
+    let own = |host: &Host| Some(host.llama.llama_encode);
+    // SAFETY: the caller's arguments, passed on; `batch` points to the caller's struct.
+    let call = |encode: OfBatch| unsafe { encode(context, *batch) };
+    compute(context, own, c"llama_encode", caller, call)
 }
 
-type Compute = unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32;
+/// `llama_process`: both of them in newer versions.
+pub(super) unsafe extern "C" fn process(
+    context: *mut LlamaContext,
+    kind: c_int,
+    batch: *mut c_void,
+    caller: usize,
+) -> i32 {
+    // SAFETY: the caller's arguments, passed on.
+    let call = |process: Process| unsafe { process(context, kind, batch) };
+    compute(context, |host| host.process, c"llama_process", caller, call)
+}
 
 /// A status of `llama_decode` that says "fatal error", and `llama_encode`'s for any.
 const FATAL: i32 = -3;
 
-/// # Safety
-/// As for `llama_decode`; `batch` points to the caller's struct.
-unsafe fn compute(
+/// Has `call` call the host's function, called `name` and `own` in a known host, in whose
+/// graphs the context's edits then take part.
+fn compute<F: Copy>(
     context: *mut LlamaContext,
-    batch: *const ByValue,
-    caller: usize,
+    own: fn(&Host) -> Option<F>,
     name: &CStr,
-    function: fn(&ContextState) -> Compute,
+    caller: usize,
+    call: impl FnOnce(F) -> i32,
 ) -> i32 {
     let state = if enabled() {
         state::find(context)
     } else {
         None
     };
+    let known = state.as_ref().and_then(|state| own(state.host));
+    let function = match known.map_or_else(|| real(name, caller), Ok) {
+        Ok(function) => function,
+        Err(error) => die(error),
+    };
     let Some(state) = state else {
-        // SAFETY: the function of this name has this type.
-        return match real::<Compute>(name, caller) {
-            // SAFETY: the caller's arguments, passed on.
-            Ok(real) => unsafe { real(context, *batch) },
-            Err(error) => die(error),
-        };
+        return call(function);
     };
     let entered = state::enter(&state);
-    // SAFETY: the caller's arguments, passed on.
-    let status = unsafe { function(&state)(context, *batch) };
+    let status = call(function);
     drop(entered);
     if status != 0 {
         return status;
@@ -255,6 +262,7 @@ pub(super) unsafe extern "C" fn looked_up(handle: *mut c_void, name: *const c_ch
         b"llama_new_context_with_model" => super::llama_new_context_with_model as *const c_void,
         b"llama_decode" => super::llama_decode as *const c_void,
         b"llama_encode" => super::llama_encode as *const c_void,
+        b"llama_process" => super::llama_process as *const c_void,
         b"llama_free" => super::llama_free as *const c_void,
         b"llama_set_adapter_cvec" => super::llama_set_adapter_cvec as *const c_void,
         _ => return std::ptr::null_mut(),

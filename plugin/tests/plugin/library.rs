@@ -52,6 +52,7 @@ fn it_exports_what_it_stands_in_for_and_its_api_and_nothing_else() {
         "llama_free",
         "llama_init_from_model",
         "llama_new_context_with_model",
+        "llama_process",
         "llama_set_adapter_cvec",
     ];
     for name in stands_in {

@@ -69,12 +69,12 @@ enum Command {
     },
     /// Decode and prefill with edits against without the plugin
     Speed {
-        /// Pairs of runs
-        #[arg(long, default_value_t = 12)]
-        pairs: usize,
-        /// Only comparisons whose name contains this
-        #[arg(default_value = "")]
-        filter: String,
+        /// How often each server is asked
+        #[arg(long, default_value_t = 500)]
+        rounds: usize,
+        /// Threads of each server
+        #[arg(short, long, default_value_t = 2)]
+        threads: usize,
     },
     /// Instructions of decode and prefill with edits against without the plugin (needs valgrind)
     Instructions,
@@ -104,7 +104,7 @@ fn run() -> Result<bool> {
     match args.command {
         Command::Test { filter } => suite::run(&lab, filter),
         Command::Soak { requests } => soak::run(&lab, requests),
-        Command::Speed { pairs, filter } => speed::run(&lab, pairs, &filter),
+        Command::Speed { rounds, threads } => speed::run(&lab, rounds, threads),
         Command::Instructions => speed::instructions(&lab),
     }
 }

@@ -1,104 +1,162 @@
 /*!
-What edits in every layer cost: llama-bench, the same binary without the plugin, with the
-plugin and no edits, and with edits, in turns; and the instructions that each executes.
+What edits in every layer cost: the same prebuilt llama-server without the plugin, with the
+plugin and no edits, and with edits; and the instructions that llama-bench executes.
+
+The servers run side by side and are asked in turns, a fraction of a second each: what else
+the machine does meets them all alike. Two of them have no plugin: their mean is what the
+others are compared with, and how they differ shows how far the measurement can be trusted.
 */
 
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
-use serde_json::Value;
+use serde_json::json;
 
-use crate::hosts::{Build, Preload};
+use crate::client::Client;
+use crate::hosts::{Backend, Build, Preload};
 use crate::lab::Lab;
 
-/// Tokens of a prefill run.
-const PREFILL: &str = "256";
-/// Tokens of a decode run.
-const DECODE: &str = "64";
-/// Threads.
-const THREADS: &str = "2";
-/// Median of the pairs' ratios that edits may cost.
+/// Tokens of a prompt.
+const PREFILL: usize = 32;
+/// Tokens of an answer.
+const DECODE: usize = 4;
+/// The threads of the server that was asked before have gone to sleep by then.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Median of the rounds' ratios that the plugin may cost.
 const LIMIT: f64 = 1.01;
 
-/// Nanoseconds per token of one run.
-struct Run {
-    prefill: f64,
-    decode: f64,
-}
-
-/// Runs `pairs` pairs of each comparison whose name contains `filter` and says whether edits
-/// cost less than [`LIMIT`].
-pub fn run(lab: &Lab, pairs: usize, filter: &str) -> Result<bool> {
-    ensure!(pairs >= 10, "at least 10 pairs");
-    let build = &lab.programs;
-    let (bare, unset, edited) = (lab.bare(), lab.unset(), lab.with_edits());
-    let comparisons = [
-        // What the measurement itself makes of no difference at all.
-        ("no plugin again", &bare, None),
-        ("plugin, no edits", &unset, Some(LIMIT)),
-        ("plugin, edits", &edited, Some(LIMIT)),
+/// Asks each server `rounds` times and says whether the plugin costs less than [`LIMIT`].
+pub fn run(lab: &Lab, rounds: usize, threads: usize) -> Result<bool> {
+    ensure!(rounds >= 10, "at least 10 rounds");
+    let build = lab.builds.first().context("a build")?;
+    let threads = threads.to_string();
+    let args = ["-t", &threads, "-tb", &threads, "-cram", "0"];
+    let kinds = [
+        ("no plugin", lab.bare()),
+        ("no plugin again", lab.bare()),
+        ("plugin, no edits", lab.unset()),
+        ("plugin, edits", lab.with_edits()),
     ];
-    let chosen = comparisons
+    let mut hosts = Vec::new();
+    for (_, preload) in &kinds {
+        let log = lab.log();
+        hosts.push(build.start(Backend::Cpu, &lab.model_path, preload, &args, &log)?);
+    }
+    let clients = hosts
         .iter()
-        .filter(|(name, ..)| name.contains(filter));
-    ensure!(
-        chosen.clone().count() > 0,
-        "no comparison is called {filter}"
-    );
+        .map(|host| host.client())
+        .collect::<Result<Vec<_>>>()?;
     println!(
-        "llama-bench -p {PREFILL} -n {DECODE} -t {THREADS}, {} layers edited",
+        "{}, -t {threads}: prompts of {PREFILL} tokens, answers of {DECODE}, {} layers edited, \
+         {rounds} rounds",
+        build.name,
         lab.sidecar.layers.len()
     );
-    // Files are read and the CPU is awake afterwards.
-    bench(lab, build, &bare)?;
-    let mut passed = 0;
-    let mut failed = 0;
-    for (name, other, limit) in chosen {
-        let mut ratios: [Vec<f64>; 2] = Default::default();
-        println!("\n{name} against no plugin, ms per token");
-        println!("pair   prefill: without   with   ratio   decode: without    with   ratio");
-        for pair in 0..pairs {
-            // Which of the two goes first alternates.
-            let (a, b) = if pair % 2 == 0 {
-                let a = bench(lab, build, &bare)?;
-                (a, bench(lab, build, other)?)
-            } else {
-                let b = bench(lab, build, other)?;
-                (bench(lab, build, &bare)?, b)
-            };
-            let ratio = [b.prefill / a.prefill, b.decode / a.decode];
-            println!(
-                "{pair:4}   {:16.3}   {:.3}  {:.4}   {:15.3}  {:.3}  {:.4}",
-                a.prefill / 1e6,
-                b.prefill / 1e6,
-                ratio[0],
-                a.decode / 1e6,
-                b.decode / 1e6,
-                ratio[1]
-            );
-            ratios[0].push(ratio[0]);
-            ratios[1].push(ratio[1]);
+    let prompt = lab.prompts.concat();
+    ensure!(prompt.len() > PREFILL, "the example prompts are too short");
+    let mut ratios = vec![[Vec::new(), Vec::new()]; kinds.len()];
+    let mut base = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        let start = round % (prompt.len() - PREFILL);
+        let prompt = &prompt[start..start + PREFILL];
+        let mut times = vec![[0.0; 2]; clients.len()];
+        for i in 0..clients.len() {
+            // Who goes first, and who comes after whom, changes from round to round.
+            let back = round / clients.len() % 2 == 1;
+            let i = if back { clients.len() - 1 - i } else { i };
+            let which = (round + i) % clients.len();
+            std::thread::sleep(PAUSE);
+            times[which] = ask(&clients[which], prompt)?;
         }
-        for (what, ratios) in ["prefill", "decode"].iter().zip(&mut ratios) {
-            ratios.sort_by(f64::total_cmp);
-            let median = median(ratios);
-            let (low, high) = (ratios[ratios.len() / 4], ratios[ratios.len() * 3 / 4]);
-            let verdict = match limit {
-                None => "",
-                Some(limit) if median <= *limit => {
-                    passed += 1;
-                    ": ok"
-                }
-                Some(_) => {
+        if round == 0 {
+            continue; // files are read and the CPU is awake afterwards
+        }
+        for part in 0..2 {
+            let bare = (times[0][part] * times[1][part]).sqrt();
+            base[part].push(bare);
+            for (ratios, times) in ratios.iter_mut().zip(&times) {
+                ratios[part].push(times[part] / bare);
+            }
+        }
+    }
+    let mut failed = 0;
+    let mut passed = 0;
+    for (part, what) in ["prefill", "decode"].iter().enumerate() {
+        let time = Spread::of(&mut base[part]);
+        println!("{what}, no plugin: median {:.3} ms per token", time.median);
+        for ((name, _), ratios) in kinds.iter().zip(&mut ratios) {
+            let ratio = Spread::of(&mut ratios[part]);
+            let verdict = match name.starts_with("plugin") {
+                false => "",
+                true if ratio.low > LIMIT => {
                     failed += 1;
                     ": FAILED"
                 }
+                true if ratio.median > LIMIT => ": not decided, more rounds are needed",
+                true => {
+                    passed += 1;
+                    ": ok"
+                }
             };
-            println!("{name}, {what}: median ratio {median:.4}, quartiles {low:.4} to {high:.4}{verdict}");
+            println!("{what}, {name}: median ratio {ratio}{verdict}");
         }
     }
     println!("\n{passed} passed, {failed} failed");
     Ok(failed == 0)
+}
+
+/// A median, and where the true one lies with 95 % confidence.
+struct Spread {
+    low: f64,
+    median: f64,
+    high: f64,
+}
+
+impl Spread {
+    /// Of at least 10 values, without an assumption about how they are distributed: the
+    /// number of values below the true median is binomial.
+    fn of(values: &mut [f64]) -> Self {
+        values.sort_by(f64::total_cmp);
+        let n = values.len() as f64;
+        let margin = 1.96 * n.sqrt() / 2.0;
+        let at = |rank: f64| values[rank.round().clamp(0.0, n - 1.0) as usize];
+        Self {
+            low: at(n / 2.0 - margin - 0.5),
+            median: at((n - 1.0) / 2.0),
+            high: at(n / 2.0 + margin - 0.5),
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.4} ({:.4} to {:.4})",
+            self.median, self.low, self.high
+        )
+    }
+}
+
+/// Milliseconds per token of the prompt, and of the answer, without the prompt cache.
+fn ask(client: &Client, prompt: &[i32]) -> Result<[f64; 2]> {
+    let body = json!({
+        "prompt": prompt,
+        "n_predict": DECODE,
+        "temperature": 0,
+        "ignore_eos": true,
+        "cache_prompt": false,
+    });
+    let answer = client.post("/completion", &body)?;
+    let time = |name: &str| {
+        let time = answer["timings"][name].as_f64();
+        time.with_context(|| format!("no {name} in {answer}"))
+    };
+    Ok([
+        time("prompt_per_token_ms")?,
+        time("predicted_per_token_ms")?,
+    ])
 }
 
 /// Tokens whose instructions are counted: a repetition of this prefill, and of this decode.
@@ -171,48 +229,4 @@ fn count(
         .find_map(|line| line.split_once("I refs:"))
         .with_context(|| format!("valgrind counted nothing:\n{log}"))?;
     Ok(refs.1.trim().replace(',', "").parse()?)
-}
-
-/// One run of llama-bench.
-fn bench(lab: &Lab, build: &Build, preload: &Preload) -> Result<Run> {
-    let mut command = build.program("llama-bench", preload)?;
-    command.arg("-m").arg(&lab.model_path);
-    command.args([
-        "-p", PREFILL, "-n", DECODE, "-r", "1", "-t", THREADS, "-ngl", "0", "-o", "json",
-    ]);
-    let output = command
-        .stderr(Stdio::piped())
-        .output()
-        .context("running llama-bench")?;
-    let log = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "llama-bench ended with {}:\n{log}",
-        output.status
-    );
-    let runs: Value =
-        serde_json::from_slice(&output.stdout).context("reading llama-bench's JSON")?;
-    let of = |prompt: u64| {
-        let mut runs = runs.as_array()?.iter();
-        let run = runs.find(|run| (run["n_prompt"].as_u64() > Some(0)) == (prompt > 0))?;
-        let tokens = if prompt > 0 {
-            &run["n_prompt"]
-        } else {
-            &run["n_gen"]
-        };
-        Some(run["avg_ns"].as_f64()? / tokens.as_f64()?)
-    };
-    Ok(Run {
-        prefill: of(1).context("no prefill run")?,
-        decode: of(0).context("no decode run")?,
-    })
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        (sorted[middle - 1] + sorted[middle]) / 2.0
-    }
 }
