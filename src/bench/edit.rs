@@ -5,7 +5,6 @@ The largest edit a model can have, and how long it takes to load one.
 use std::path::Path;
 use std::time::Instant;
 
-use jola_edit::gguf::Metadata;
 use jola_edit::sidecar::BaseShape;
 use jola_edit::{HeadVectors, LayerEdit, Sidecar};
 use serde::Serialize;
@@ -34,19 +33,10 @@ pub fn every_head(base: &BaseShape) -> Sidecar {
     };
     // Layers without attention have no heads.
     let with_heads = (0..).zip(&base.head_count).filter(|(_, heads)| **heads > 0);
-    Sidecar {
-        architecture: base.architecture.clone(),
-        name: "every head".into(),
-        base_model_name: String::new(),
-        block_count: base.block_count,
-        head_count: base.to_head_count(),
-        head_dim: base.head_dim,
-        method: "random".into(),
-        base_sha256: None,
-        train: Metadata::new(),
-        layers: with_heads.map(|(l, heads)| (l, layer(*heads))).collect(),
-        warnings: Vec::new(),
-    }
+    base.sidecar(
+        "random",
+        with_heads.map(|(l, heads)| (l, layer(*heads))).collect(),
+    )
 }
 
 /// How long it takes to load sidecars, medians in milliseconds.

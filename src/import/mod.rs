@@ -122,18 +122,13 @@ pub fn import(
         insert(format!("imported.{index}.file"), name)?;
         insert(format!("imported.{index}.sha256"), digest)?;
     }
+    let layers = layers(&vectors);
     let sidecar = Sidecar {
-        architecture: base.shape.architecture.clone(),
         name: params.name.clone(),
         base_model_name: base.name.to_owned(),
-        block_count: base.shape.block_count,
-        head_count: base.shape.to_head_count(),
-        head_dim: base.shape.head_dim,
-        method: vectors.method.to_owned(),
-        base_sha256: None,
         train,
-        layers: layers(&vectors),
         warnings: vectors.warnings,
+        ..base.shape.sidecar(vectors.method, layers)
     };
     let valid = sidecar.validate();
     valid.map_err(|kind| inexact(&kind.to_string()))?;

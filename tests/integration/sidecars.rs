@@ -17,19 +17,7 @@ pub fn golden() -> PathBuf {
 /// An edit of nothing, for the base model.
 pub fn empty() -> Sidecar {
     let base = BaseShape::from_gguf(&Gguf::open(base_model()).unwrap()).unwrap();
-    Sidecar {
-        architecture: base.architecture.clone(),
-        name: "test".into(),
-        base_model_name: "SmolLM2 135M Instruct".into(),
-        block_count: base.block_count,
-        head_count: base.to_head_count(),
-        head_dim: base.head_dim,
-        method: "random".into(),
-        base_sha256: None,
-        train: Metadata::new(),
-        layers: BTreeMap::new(),
-        warnings: Vec::new(),
-    }
+    base.sidecar("random", BTreeMap::new())
 }
 
 /// Scale and offset of every head of every layer, scales in ±`mul`, offsets in ±`add`: the

@@ -1,33 +1,20 @@
 //! The command line of `jola-train`: what was typed, and what it means.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use clap::{Args, Parser, Subcommand};
-use jola_edit::gguf::Metadata;
-use jola_edit::{sidecar, Sidecar};
-use tch::{Device, Tensor};
+use jola_edit::Sidecar;
 
-use crate::base::{self, Base};
-use crate::batch::Sequence;
 use crate::config::Config;
-use crate::dataset::{self, Encoded, Sampler};
+use crate::dataset::Sampler;
 use crate::device::{set_threads, DeviceChoice, DtypeChoice};
-use crate::edits::Edits;
-use crate::estimate::{self, Estimate};
-use crate::export::{self, Provenance};
 use crate::logits::{self, Applied};
-use crate::lora_file;
 use crate::method::Method;
 use crate::method_args::{MethodArgs, RecipeName};
-use crate::model::{Model, Precision};
 use crate::penalty::Sparsity;
-use crate::progress::Reporter;
+use crate::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
 use crate::run_args::RunArgs;
-use crate::run_config::{self, RunConfig};
-use crate::train::{Outcome, Recipe, Settings, Trainer, PAPER_LAMBDA, PAPER_LR};
-use crate::trained::Trained;
-use crate::watch::Watcher;
 
 /// Train a JoLA edit on the GGUF model that llama.cpp serves.
 ///
@@ -57,81 +44,81 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct TrainArgs {
+pub(crate) struct TrainArgs {
     /// Base model: a GGUF file of any quantisation, trained on as llama.cpp dequantises it,
     /// or a directory in Hugging Face's layout.
     #[arg(short, long, value_name = "BASE.gguf|DIR")]
-    model: PathBuf,
+    pub(crate) model: PathBuf,
     /// Training rows, one JSON object a line: {"prompt","completion"}, {"messages":[…]} or
     /// {"instruction","input","answer"}.
     #[arg(long, value_name = "TRAIN.jsonl")]
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Validation rows; the edit that does best on them is kept.
     #[arg(long, value_name = "VALID.jsonl", conflicts_with = "valid_share")]
-    valid: Option<PathBuf>,
+    pub(crate) valid: Option<PathBuf>,
     /// Without --valid: the share of the training rows held out for validation.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
-    valid_share: f64,
+    pub(crate) valid_share: f64,
     /// Where to write the sidecar (with --method lora: the LoRA adapter).
     #[arg(short, long, value_name = "EDIT.gguf")]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     /// Share of the gates to close. Each head has two gates, one for its scale and one for
     /// its offset; a closed gate leaves no trace in the sidecar [default: 0.9].
     #[arg(long, value_name = "SHARE", value_parser = share)]
-    sparsity: Option<f64>,
+    pub(crate) sparsity: Option<f64>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
     /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
     #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
-    lambda: Option<f64>,
+    pub(crate) lambda: Option<f64>,
     /// Use only the first N training rows.
     #[arg(long, value_name = "N", value_parser = count)]
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// Times that every row is seen [default: 12; with --recipe paper: 20].
     #[arg(long, value_name = "N", value_parser = count)]
-    epochs: Option<usize>,
+    pub(crate) epochs: Option<usize>,
     /// Instead of --epochs: optimiser steps.
     #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = count)]
-    steps: Option<usize>,
+    pub(crate) steps: Option<usize>,
     /// Rows per optimiser step.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
-    batch_size: usize,
+    pub(crate) batch_size: usize,
     /// Learning rate at its peak, of scales and offsets or of low-rank factors
     /// [default: 0.05; lora: 0.001; with --recipe paper: 0.005].
     #[arg(long, value_name = "X", value_parser = positive)]
-    lr: Option<f64>,
+    pub(crate) lr: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].
     #[arg(long, value_name = "X", value_parser = positive)]
-    gate_lr: Option<f64>,
+    pub(crate) gate_lr: Option<f64>,
     /// Seed of everything random. The same seed and thread count give the same file on a CPU.
     #[arg(long, value_name = "N", default_value_t = 42)]
-    seed: u64,
+    pub(crate) seed: u64,
     /// Stop when so many validations in a row were no better than the best before; 0: never.
     /// Validation begins where the choice of heads ends [default: 3; with --recipe paper: 2].
     #[arg(long, value_name = "N")]
-    patience: Option<usize>,
+    pub(crate) patience: Option<usize>,
     /// Leave out rows of more tokens [default: the base model's context].
     #[arg(long, value_name = "N", value_parser = count)]
-    max_length: Option<usize>,
+    pub(crate) max_length: Option<usize>,
     /// Number format of frozen weights and activations.
     #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
-    dtype: DtypeChoice,
+    pub(crate) dtype: DtypeChoice,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    pub(crate) device: DeviceChoice,
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = count)]
-    threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
     /// Most memory to use, in GiB. If need be, lower layers are computed again in the backward
     /// pass: less memory, the same result, up to half more time.
     #[arg(long, value_name = "GIB", value_parser = positive)]
-    max_memory: Option<f64>,
+    pub(crate) max_memory: Option<f64>,
     /// Send plain prompts through the model's chat template, as one user message.
     #[arg(long)]
-    chat: bool,
+    pub(crate) chat: bool,
     /// Print the number of rows, tokens, steps and trained numbers and the memory that the
     /// run will need, and stop.
     #[arg(long)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -189,7 +176,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => run_logits(args),
-            (None, Some(args)) => run_train(&args, &self.method, &self.run),
+            (None, Some(args)) => crate::run::train(&args, &self.method, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
         }
     }
@@ -215,348 +202,72 @@ fn run_logits(args: LogitsArgs) -> Result<()> {
     Ok(())
 }
 
-/// What a run computes on, and how.
-#[derive(Clone, Copy)]
-struct Machine {
-    device: Device,
-    precision: Precision,
-    threads: usize,
-}
-
-fn run_train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Result<()> {
-    let start = std::time::Instant::now();
-    check_output(&args.output)?;
-    let threads = set_threads(args.threads);
-    let device = args.device.resolve()?;
-    let precision = args.dtype.resolve(device);
-    let machine = Machine {
-        device,
-        precision,
-        threads,
-    };
-    let base = base::open(&args.model)?;
-    let (train, valid) = read_data(args, &*base)?;
-    let shape = base.shape()?;
-    let config = Config::read(&*base)?;
-    let mut settings = settings(args, method, &config, train.len())?;
-    if args.dry_run || args.max_memory.is_some() {
-        let mut estimate = estimated(&settings, &config, &*base, precision, [&train, &valid]);
-        if let Some(limit) = args.max_memory {
-            estimate = estimate.within((limit * f64::from(1 << 30)) as u64)?;
-            settings.recomputed = estimate.recomputed;
-        }
-        if args.dry_run {
-            println!("{estimate}");
-            return Ok(());
-        }
-    }
-    let folder = run.folder(&args.output)?;
-    let model = Model::from_base(&*base, precision, device)?;
-    eprintln!(
-        "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
-        train.len(),
-        valid.len(),
-        model.config.n_layer,
-        model.config.n_head,
-        precision.name(),
-        match device {
-            Device::Cpu => format!("{threads} CPU threads"),
-            other => format!("{other:?}"),
-        }
-    );
-    let mut trainer = Trainer::new(&model, &settings, &train, &valid)?;
-    let provenance = provenance(args, &*base, &settings, machine, train.len())?;
-    let digest = provenance.base_sha256.clone();
-    let n_rows = [train.len(), valid.len()];
-    let config = run_config(args, &*base, &settings, machine, digest, n_rows)?;
-    let (run_dir, state) = run.begin(&folder, config)?;
-    let mut done = 0;
-    if let Some(state) = state {
-        trainer.restore(&state)?;
-        done = state.counters.step;
-        eprintln!("{}: continuing after step {done}", folder.display());
-    }
-    let reporter = Reporter::new(settings.steps, trainer.n_gates(), done);
-    let mut watcher = Watcher::new(reporter, run_dir);
-    let trained = trainer.run(&mut watcher);
-    let run_dir = watcher.run_dir;
-    if let Err(error) = run_dir.draw(model.config.n_layer, model.config.n_head) {
-        eprintln!("warning: {error:#}");
-    }
-    let (trained, outcome) = trained.with_context(|| match run_dir.saved_step() {
-        Some(step) => format!(
-            "the run stopped; its state after step {step} is in {}",
-            folder.display()
-        ),
-        None => "the run stopped before its first checkpoint".to_owned(),
-    })?;
-    let written = match &trained {
-        Trained::Edits(edits) => {
-            let sidecar = export::to_sidecar(edits, &shape, provenance);
-            sidecar.write(&args.output)?;
-            let stats = sidecar.stats();
-            format!(
-                "{} of {} heads edited ({} scales, {} offsets)",
-                stats.edited_heads, stats.heads, stats.open_mul, stats.open_add
-            )
-        }
-        Trained::Lora(lora) => {
-            lora_file::write(lora, &shape.architecture, &provenance, &args.output)?;
-            format!(
-                "a LoRA adapter of {} numbers, rank {}, on {}",
-                lora.n_parameters(),
-                lora.config.rank,
-                lora.config.targets.join(", ")
-            )
-        }
-    };
-    run_dir.finish()?;
-    report(&outcome);
-    eprintln!("wrote {}: {written}", args.output.display());
-    eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
-    Ok(())
-}
-
-/// What the run would take, without its model.
-fn estimated(
-    settings: &Settings,
-    config: &Config,
-    base: &dyn Base,
-    precision: Precision,
-    rows: [&[Sequence]; 2],
-) -> Estimate {
-    let sizes = match &settings.method {
-        Method::Lora(lora) => [lora.n_trainable(base, config.n_layer), 0],
-        method => {
-            let sizes = [config.n_layer as i64, config.n_head as i64];
-            let head_rms = Tensor::ones(sizes, (precision.math, Device::Cpu));
-            let Settings { seed, recipe, .. } = *settings;
-            let edits = Edits::new(
-                method.clone(),
-                config.head_dim,
-                &head_rms,
-                recipe.init,
-                seed,
-            );
-            let gates = if method.gated() { edits.n_gates() } else { 0 };
-            [edits.n_trainable(), gates]
-        }
-    };
-    let (plan, sampler) = (settings.plan(), settings.sampler(rows[0].len()));
-    estimate::estimate(base, config, precision, rows, sampler, plan, sizes)
-}
-
-/// Finds out before the training whether the output can be written.
-fn check_output(output: &Path) -> Result<()> {
-    ensure!(
-        !output.is_dir(),
-        "cannot write {}: it is a folder",
-        output.display()
-    );
-    let folder = match output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    tempfile::tempfile_in(folder)
-        .map(drop)
-        .with_context(|| format!("cannot write {}", output.display()))
-}
-
-/// Training and validation rows as tokens.
-fn read_data(args: &TrainArgs, base: &dyn Base) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
-    let config = Config::read(base)?;
-    let max_length = args.max_length.unwrap_or(config.n_context);
-    let vocabulary = base.vocabulary()?;
-    let encode = |path: &Path, limit| -> Result<Vec<Sequence>> {
-        let Encoded {
-            sequences,
-            too_long,
-        } = dataset::encode_file(path, limit, args.chat, max_length, &*vocabulary)?;
-        if !too_long.is_empty() {
-            eprintln!(
-                "{}: left out {} rows of more than {max_length} tokens, lines {}",
-                path.display(),
-                too_long.len(),
-                list(&too_long)
+impl TrainArgs {
+    /// What the options mean for `n_rows` training rows of a model like `config`.
+    ///
+    /// # Errors
+    /// Options that do not go together.
+    pub(crate) fn settings(
+        &self,
+        options: &MethodArgs,
+        config: &Config,
+        n_rows: usize,
+    ) -> Result<Settings> {
+        let method = options.method(self.lambda, config)?;
+        let sampler = Sampler {
+            n_rows,
+            batch_size: self.batch_size,
+            seed: self.seed,
+        };
+        let paper = options.recipe == RecipeName::Paper;
+        let of_gates = [
+            ("--recipe paper", paper),
+            ("--sparsity", self.sparsity.is_some()),
+            ("--gate-lr", self.gate_lr.is_some()),
+            (
+                "--lambda",
+                self.lambda.is_some() && !matches!(method, Method::Lofit { .. }),
+            ),
+        ];
+        for (option, given) in of_gates {
+            let name = method.name();
+            ensure!(
+                method.gated() || !given,
+                "{option} is for gates: --method {name} has none"
             );
         }
-        Ok(sequences)
-    };
-    let rows = encode(&args.data, args.limit)?;
-    match &args.valid {
-        Some(path) => Ok((rows, encode(path, None)?)),
-        None => Ok(dataset::split(rows, args.valid_share, args.seed)),
-    }
-}
-
-/// Numbers separated by commas, at most the first 20.
-fn list(numbers: &[usize]) -> String {
-    let shown: Vec<String> = numbers.iter().take(20).map(usize::to_string).collect();
-    let more = if numbers.len() > shown.len() {
-        ", …"
-    } else {
-        ""
-    };
-    shown.join(", ") + more
-}
-
-fn settings(
-    args: &TrainArgs,
-    options: &MethodArgs,
-    config: &Config,
-    n_rows: usize,
-) -> Result<Settings> {
-    let method = options.method(args.lambda, config)?;
-    let sampler = Sampler {
-        n_rows,
-        batch_size: args.batch_size,
-        seed: args.seed,
-    };
-    let paper = options.recipe == RecipeName::Paper;
-    let of_gates = [
-        ("--recipe paper", paper),
-        ("--sparsity", args.sparsity.is_some()),
-        ("--gate-lr", args.gate_lr.is_some()),
-        (
-            "--lambda",
-            args.lambda.is_some() && !matches!(method, Method::Lofit { .. }),
-        ),
-    ];
-    for (option, given) in of_gates {
-        let name = method.name();
-        ensure!(
-            method.gated() || !given,
-            "{option} is for gates: --method {name} has none"
-        );
-    }
-    if paper {
-        ensure!(
-            args.gate_lr.is_none(),
-            "--recipe paper trains gates at --lr"
-        );
-        ensure!(
-            args.sparsity.is_none(),
-            "--recipe paper goes by --lambda, not --sparsity"
-        );
-    }
-    let epochs = args.epochs.unwrap_or(if paper { 20 } else { 12 });
-    let steps = args.steps.unwrap_or(epochs * sampler.steps_per_epoch());
-    let epochs = steps.div_ceil(sampler.steps_per_epoch());
-    let lr = if paper { PAPER_LR } else { method.default_lr() };
-    Ok(Settings {
-        lr: args.lr.unwrap_or(lr),
-        method,
-        sparsity: match args.lambda {
-            Some(lambda) => Sparsity::Lambda(lambda),
-            None if paper => Sparsity::Lambda(PAPER_LAMBDA),
-            None => Sparsity::Target(args.sparsity.unwrap_or(0.9)),
-        },
-        steps,
-        batch_size: args.batch_size,
-        gate_lr: args.gate_lr,
-        patience: args.patience.unwrap_or(if paper { 2 } else { 3 }),
-        recomputed: 0,
-        seed: args.seed,
-        recipe: match options.recipe {
-            RecipeName::Default => Recipe::default(),
-            RecipeName::Paper => Recipe::paper(steps, epochs, config.n_head),
-        },
-    })
-}
-
-/// Everything that was set, and what tells whether a run is the same.
-fn run_config(
-    args: &TrainArgs,
-    base: &dyn Base,
-    settings: &Settings,
-    machine: Machine,
-    base_sha256: Option<String>,
-    [rows, valid_rows]: [usize; 2],
-) -> Result<RunConfig> {
-    let mut config = RunConfig::default();
-    config.set("version", env!("CARGO_PKG_VERSION"));
-    config.set("base", &args.model);
-    let tensors = || run_config::tensors_sha256(base);
-    config.set("base_sha256", base_sha256.unwrap_or_else(tensors));
-    config.set("data", &args.data);
-    config.set("data_sha256", sidecar::sha256(&args.data)?);
-    config.set("rows", rows);
-    if let Some(valid) = &args.valid {
-        config.set("valid", valid);
-        config.set("valid_sha256", sidecar::sha256(valid)?);
-    }
-    config.set("valid_rows", valid_rows);
-    config.set("chat", args.chat);
-    config.set("output", &args.output);
-    config.set_all(settings);
-    config.set("dtype", machine.precision.name());
-    config.set("threads", machine.threads);
-    config.set("device", format!("{:?}", machine.device).to_lowercase());
-    Ok(config)
-}
-
-/// Where the sidecar comes from; nothing in it changes between two runs of one command.
-fn provenance(
-    args: &TrainArgs,
-    base: &dyn Base,
-    settings: &Settings,
-    machine: Machine,
-    n_rows: usize,
-) -> Result<Provenance> {
-    let stem = |path: &Path| {
-        path.file_stem()
-            .map_or(String::new(), |s| s.to_string_lossy().into())
-    };
-    let mut train = Metadata::new();
-    let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
-    note("version", env!("CARGO_PKG_VERSION").into())?;
-    if args.model.is_file() {
-        // What llama-jola compares at every start, where hashing the base would take too long.
-        note("base_bytes", std::fs::metadata(&args.model)?.len().into())?;
-    }
-    note("data_sha256", sidecar::sha256(&args.data)?.into())?;
-    note("rows", (n_rows as u64).into())?;
-    note("steps", (settings.steps as u64).into())?;
-    note("batch_size", (settings.batch_size as u64).into())?;
-    note("lr", settings.lr.into())?;
-    if let Some(gate_lr) = settings.gate_lr {
-        note("gate_lr", gate_lr.into())?;
-    }
-    match &settings.method {
-        Method::Lofit { heads, l1 } => {
-            note("heads", (*heads as u64).into())?;
-            note("lambda", (*l1).into())?;
+        if paper {
+            ensure!(
+                self.gate_lr.is_none(),
+                "--recipe paper trains gates at --lr"
+            );
+            ensure!(
+                self.sparsity.is_none(),
+                "--recipe paper goes by --lambda, not --sparsity"
+            );
         }
-        Method::Lora(lora) => note("lora_rank", (lora.rank as u64).into())?,
-        method if method.gated() => match settings.sparsity {
-            Sparsity::Target(target) => note("sparsity", target.into())?,
-            Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
-        },
-        _ => {}
+        let epochs = self.epochs.unwrap_or(if paper { 20 } else { 12 });
+        let steps = self.steps.unwrap_or(epochs * sampler.steps_per_epoch());
+        let epochs = steps.div_ceil(sampler.steps_per_epoch());
+        let lr = if paper { PAPER_LR } else { method.default_lr() };
+        Ok(Settings {
+            lr: self.lr.unwrap_or(lr),
+            method,
+            sparsity: match self.lambda {
+                Some(lambda) => Sparsity::Lambda(lambda),
+                None if paper => Sparsity::Lambda(PAPER_LAMBDA),
+                None => Sparsity::Target(self.sparsity.unwrap_or(0.9)),
+            },
+            steps,
+            batch_size: self.batch_size,
+            gate_lr: self.gate_lr,
+            patience: self.patience.unwrap_or(if paper { 2 } else { 3 }),
+            recomputed: 0,
+            seed: self.seed,
+            recipe: match options.recipe {
+                RecipeName::Default => Recipe::default(),
+                RecipeName::Paper => Recipe::paper(steps, epochs, config.n_head),
+            },
+        })
     }
-    note("seed", settings.seed.into())?;
-    note("dtype", machine.precision.name().into())?;
-    note("threads", (machine.threads as u64).into())?;
-    let base_name = base
-        .metadata()
-        .get("general.name")
-        .and_then(|name| name.as_str());
-    Ok(Provenance {
-        name: stem(&args.output),
-        base_model_name: base_name.map_or_else(|| stem(&args.model), str::to_owned),
-        base_sha256: base.gguf_sha256()?,
-        train,
-    })
-}
-
-fn report(outcome: &Outcome) {
-    if let Some(validation) = outcome.validation {
-        eprintln!(
-            "kept the best: validation loss {:.4}, {:.1} % of rows exact",
-            validation.loss,
-            validation.exact * 100.0
-        );
-    }
-    let speed = outcome.tokens as f64 / outcome.training_time.as_secs_f64();
-    eprintln!("{} training tokens, {speed:.0} tokens/s", outcome.tokens);
 }

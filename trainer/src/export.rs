@@ -40,17 +40,11 @@ pub fn to_sidecar(edits: &Edits, base: &BaseShape, provenance: Provenance) -> Si
         }
     }
     Sidecar {
-        architecture: base.architecture.clone(),
         name: provenance.name,
         base_model_name: provenance.base_model_name,
-        block_count: base.block_count,
-        head_count: base.to_head_count(),
-        head_dim: base.head_dim,
-        method: edits.method.name().to_owned(),
         base_sha256: provenance.base_sha256,
         train: provenance.train,
-        layers,
-        warnings: Vec::new(),
+        ..base.sidecar(edits.method.name(), layers)
     }
 }
 

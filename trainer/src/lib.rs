@@ -4,7 +4,7 @@
 //! Face directory), [`arch`], [`config`] and [`weights`] read it, [`model`]
 //! computes it, [`edits`] with [`gates`] or [`lora`] hold what is trained, [`dataset`] and [`batch`]
 //! bring the rows, [`train`] runs the three phases of [`schedule`] with [`optim`] and
-//! [`penalty`], and [`export`] writes the sidecar, or [`lora_file`] the adapter. [`run_dir`]
+//! [`penalty`] as [`recipe`] says, and [`export`] writes the sidecar, or [`lora_file`] the adapter. [`run_dir`]
 //! keeps a run's metrics and its [`checkpoint`]. [`logits`] checks the result against
 //! llama.cpp.
 
@@ -40,9 +40,11 @@ pub mod optim;
 pub mod penalty;
 mod plots;
 mod progress;
+pub mod recipe;
 pub mod record;
 mod rng;
 pub mod rope;
+mod run;
 mod run_args;
 pub mod run_config;
 pub mod run_dir;

@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tch::{no_grad, Device, Reduction, Tensor};
 
 use crate::batch::{Batch, Sequence};
 use crate::dataset::Sampler;
-use crate::edits::{Edits, Init, LayerEdit};
+use crate::edits::{Edits, LayerEdit};
 use crate::gates;
 use crate::gradient::backward;
 use crate::method::Method;
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::penalty::{add_l1_gradient, Penalty, Sparsity};
+use crate::recipe::{Recipe, Settings};
 use crate::record::{GateHistory, Observer, Pending, Validation, ValidationRecord, Window};
 use crate::schedule::{ramp, warmup_cosine, Phase, Plan};
 use crate::state::{Counters, State};
@@ -26,133 +26,6 @@ const LOOK_EVERY: usize = 16;
 const CALIBRATION_TOKENS: usize = 2048;
 /// Tokens of one validation batch.
 pub(crate) const VALIDATION_TOKENS: usize = 2048;
-
-/// Share of the steps in which LoFiT chooses heads: its published scripts train both stages
-/// for as many epochs.
-const LOFIT_CHOICE: f64 = 0.5;
-
-/// λ of the paper's recipe at the first step.
-pub const PAPER_LAMBDA: f64 = 0.1;
-/// Learning rate of the paper's released code.
-pub const PAPER_LR: f64 = 5e-3;
-
-/// What a user sets.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Settings {
-    /// What is trained.
-    pub method: Method,
-    /// How many gates to close.
-    pub sparsity: Sparsity,
-    /// Optimiser steps in all.
-    pub steps: usize,
-    /// Rows per step.
-    pub batch_size: usize,
-    /// Learning rate of vectors or low-rank factors at its peak.
-    pub lr: f64,
-    /// Learning rate of the gates; `None`: fast enough to close a gate within the part
-    /// [`Recipe::closing`] of the prune phase.
-    pub gate_lr: Option<f64>,
-    /// Validations without a better one after which a run stops; 0: never.
-    pub patience: usize,
-    /// Everything random follows from it.
-    pub seed: u64,
-    /// How many layers, from the lowest, are computed again in the backward pass.
-    pub recomputed: usize,
-    /// The rest of the recipe.
-    pub recipe: Recipe,
-}
-
-impl Settings {
-    /// The steps of each phase.
-    pub fn plan(&self) -> Plan {
-        let (learn, prune) = match &self.method {
-            Method::Lofit { .. } => (LOFIT_CHOICE, 0.0),
-            method if method.gated() => (self.recipe.learn, self.recipe.prune),
-            _ => (0.0, 0.0),
-        };
-        Plan::new(self.steps, learn, prune)
-    }
-
-    /// The order of `n_rows` rows.
-    pub fn sampler(&self, n_rows: usize) -> Sampler {
-        Sampler {
-            n_rows,
-            batch_size: self.batch_size,
-            seed: self.seed,
-        }
-    }
-}
-
-/// The part of the recipe that users rarely touch. Shares are of all steps.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Recipe {
-    /// Share of the learn phase.
-    pub learn: f64,
-    /// Share of the prune phase; polish takes the rest.
-    pub prune: f64,
-    /// Share of the prune phase over which the sparsity target (or a given λ) rises.
-    pub ramp: f64,
-    /// λ falls by the factor e to the minus this in every step.
-    pub lambda_decay: f64,
-    /// Gates learn with the vectors: at their rate, and clipped by one norm with them.
-    pub joint: bool,
-    /// Share of the prune phase that it takes to close a gate (without --gate-lr). Gates
-    /// that are still open that long after their turn are closed at once.
-    pub closing: f64,
-    /// Share of the linear warm-up.
-    pub warmup: f64,
-    /// The learning rate ends at this part of its peak.
-    pub lr_floor: f64,
-    /// Validations in the polish phase; in the whole run where it has no steps.
-    pub validations: usize,
-    /// Initial values.
-    pub init: Init,
-}
-
-impl Recipe {
-    /// What a run uses unless it is told otherwise.
-    pub const DEFAULT: Recipe = Recipe {
-        learn: 0.25,
-        prune: 0.4,
-        ramp: 0.5,
-        lambda_decay: 0.0,
-        joint: false,
-        closing: 0.25,
-        warmup: 0.05,
-        lr_floor: 0.05,
-        validations: 5,
-        init: Init::DEFAULT,
-    };
-
-    /// What the paper's released code does in `steps` steps, with the paper's penalty: one
-    /// λ for all gates, which starts at [`PAPER_LAMBDA`]. Gates start about half open,
-    /// Xavier-uniform on [heads, 1].
-    pub fn paper(steps: usize, epochs: usize, n_head: usize) -> Recipe {
-        Recipe {
-            learn: 0.0,
-            prune: 1.0,
-            ramp: 0.0,
-            lambda_decay: 0.01,
-            joint: true,
-            warmup: 50.0 / steps as f64,
-            lr_floor: 0.0,
-            validations: epochs,
-            init: Init {
-                log_alpha: 0.0,
-                log_alpha_spread: (6.0 / (n_head + 1) as f64).sqrt(),
-                plain_offsets: true,
-                ..Init::DEFAULT
-            },
-            ..Recipe::DEFAULT
-        }
-    }
-}
-
-impl Default for Recipe {
-    fn default() -> Self {
-        Recipe::DEFAULT
-    }
-}
 
 /// What a run gives back.
 #[derive(Debug)]

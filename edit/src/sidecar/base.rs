@@ -1,6 +1,8 @@
 //! Whether a sidecar fits a base model.
 
-use super::{HeadCount, Sidecar, MAX_BLOCK_COUNT};
+use std::collections::BTreeMap;
+
+use super::{HeadCount, LayerEdit, Sidecar, MAX_BLOCK_COUNT};
 use crate::gguf::{Gguf, GgufError, GgufErrorKind, Metadata, Value};
 
 /// What of a base model decides whether an edit fits it.
@@ -160,6 +162,23 @@ impl BaseShape {
             head_count,
             head_dim,
         })
+    }
+
+    /// A sidecar for this base that says nothing but what `layers` hold, found by `method`.
+    pub fn sidecar(&self, method: &str, layers: BTreeMap<u32, LayerEdit>) -> Sidecar {
+        Sidecar {
+            architecture: self.architecture.clone(),
+            name: String::new(),
+            base_model_name: String::new(),
+            block_count: self.block_count,
+            head_count: self.to_head_count(),
+            head_dim: self.head_dim,
+            method: method.to_owned(),
+            base_sha256: None,
+            train: Metadata::new(),
+            layers,
+            warnings: Vec::new(),
+        }
     }
 
     /// The head counts as a sidecar stores them: one number if all layers agree.

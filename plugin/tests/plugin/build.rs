@@ -37,19 +37,10 @@ pub fn sidecar(base: &BaseShape, layers: &[u32], heads: &[u32], halves: [bool; 2
         mul: mul.then(|| vectors(0.5)),
         add: add.then(|| vectors(0.1)),
     };
-    Sidecar {
-        architecture: base.architecture.clone(),
-        name: "test".into(),
-        base_model_name: "test base".into(),
-        block_count: base.block_count,
-        head_count: base.to_head_count(),
-        head_dim,
-        method: "random".into(),
-        base_sha256: None,
-        train: Default::default(),
-        layers: layers.iter().map(|&layer| (layer, edit.clone())).collect(),
-        warnings: Vec::new(),
-    }
+    base.sidecar(
+        "random",
+        layers.iter().map(|&layer| (layer, edit.clone())).collect(),
+    )
 }
 
 /// The file in `folder` whose name starts and ends so, the shortest one.

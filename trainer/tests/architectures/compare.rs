@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use jola_edit::gguf::{Gguf, Metadata};
-use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit as SidecarLayer, Sidecar};
+use jola_edit::gguf::Gguf;
+use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit as SidecarLayer};
 use jola_trainer::batch::Batch;
 use jola_trainer::edits::LayerEdit;
 use jola_trainer::export;
@@ -49,19 +49,7 @@ pub fn random_edits(gguf: &Gguf, seed: u64) -> EditSet {
             (layer, SidecarLayer { mul, add })
         })
         .collect();
-    let sidecar = Sidecar {
-        architecture: shape.architecture.clone(),
-        name: String::new(),
-        base_model_name: String::new(),
-        block_count: shape.block_count,
-        head_count: shape.to_head_count(),
-        head_dim: shape.head_dim,
-        method: "jola".to_owned(),
-        base_sha256: None,
-        train: Metadata::new(),
-        layers,
-        warnings: Vec::new(),
-    };
+    let sidecar = shape.sidecar("jola", layers);
     sidecar.check_base(&shape).unwrap();
     EditSet::compose(&[(&sidecar, 1.0)]).unwrap()
 }

@@ -8,9 +8,10 @@ use jola_trainer::lora_file;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::penalty::Sparsity;
+use jola_trainer::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
 use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
 use jola_trainer::schedule::Phase;
-use jola_trainer::train::{evaluate, Recipe, Settings, Trainer, PAPER_LAMBDA, PAPER_LR};
+use jola_trainer::train::{evaluate, Trainer};
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 

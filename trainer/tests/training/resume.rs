@@ -3,9 +3,10 @@
 use jola_trainer::lora::LoraConfig;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
+use jola_trainer::recipe::Settings;
 use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
 use jola_trainer::state::State;
-use jola_trainer::train::{Settings, Trainer};
+use jola_trainer::train::Trainer;
 use jola_trainer::Error;
 
 use crate::runs::{bytes, SETTINGS};

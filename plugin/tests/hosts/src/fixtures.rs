@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context as _, Result};
 use jola_edit::gguf::{Gguf, GgufWriter, Metadata, F32};
-use jola_edit::sidecar::{BaseShape, HeadCount, HeadVectors, LayerEdit};
+use jola_edit::sidecar::{BaseShape, HeadVectors, LayerEdit};
 use jola_edit::Sidecar;
 use llama_cpp_sys_2 as sys;
 use llama_jola::ggml;
@@ -82,19 +82,7 @@ pub fn random_sidecar(base: &BaseShape, seed: u64, heads: u32) -> Sidecar {
             (layer, edit)
         })
         .collect();
-    Sidecar {
-        architecture: base.architecture.clone(),
-        name: "random edit of the plugin's tests".into(),
-        base_model_name: "SmolLM2-135M-Instruct".into(),
-        block_count: base.block_count,
-        head_count: HeadCount::Uniform(base.head_count[0]),
-        head_dim: base.head_dim,
-        method: "random".into(),
-        base_sha256: None,
-        train: Metadata::new(),
-        layers,
-        warnings: Vec::new(),
-    }
+    base.sidecar("random", layers)
 }
 
 /// Sidecars that must be refused, by what is wrong with them.

@@ -61,15 +61,7 @@ impl Case<'_> {
         });
         self.check(report, "edited, same model as draft", || {
             let draft = lab.model_path.to_str().context("model path")?;
-            let args = [
-                "-md",
-                draft,
-                "--spec-type",
-                "draft-simple",
-                "--spec-draft-n-max",
-                "4",
-            ];
-            self.compare_edited(&self.answers(&lab.with_edits(), &args)?)
+            self.compare_edited(&self.answers(&lab.with_edits(), &draft_args(draft))?)
         });
         self.check(report, "edited, another model as draft", || {
             self.other_draft()
@@ -94,15 +86,7 @@ impl Case<'_> {
         let lab = self.lab;
         let draft = lab.few_layers(FEW_LAYERS)?;
         let draft = draft.to_str().context("path")?;
-        let args = [
-            "-md",
-            draft,
-            "--spec-type",
-            "draft-simple",
-            "--spec-draft-n-max",
-            "4",
-        ];
-        let host = self.started(&lab.with_edits(), &args)?;
+        let host = self.started(&lab.with_edits(), &draft_args(draft))?;
         let answers = self.ask(&host)?;
         let alone = "another model is left alone: ";
         ensure!(host.output().contains(alone), "no line {alone:?}");
@@ -264,4 +248,16 @@ impl Case<'_> {
             lora_only.mean, edits_only.mean
         ))
     }
+}
+
+/// A llama-server's options for this draft model.
+fn draft_args(model: &str) -> [&str; 6] {
+    [
+        "-md",
+        model,
+        "--spec-type",
+        "draft-simple",
+        "--spec-draft-n-max",
+        "4",
+    ]
 }
