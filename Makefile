@@ -6,14 +6,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench jola-header clean
+.PHONY: help setup build demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
 ENV := . scripts/env.sh &&
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## install system packages, download libtorch and the test model
 	scripts/setup.sh
@@ -71,6 +71,10 @@ BENCH = runs/$(shell date +%F)-bench
 bench: build ## measure speed on this machine into runs/<date>-bench (PARTS="stock kernels": only some)
 	scripts/setup.sh hosts
 	$(ENV) scripts/bench/inference.py $(BENCH) $(PARTS)
+
+bench-training: build ## the same for training, against transformers (PARTS="shapes growth"; half an hour)
+	scripts/setup.sh gemma peer
+	$(ENV) scripts/bench/training.py $(BENCH) $(PARTS)
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header

@@ -11,6 +11,7 @@
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   golden    a Python environment for `make golden`
 #   server    a prebuilt llama-server, for `make test-bake`
+#   peer      transformers and torch, for `make bench-training` (6 GB)
 #   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
@@ -53,7 +54,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | gemma | python | golden | server | hosts) ;;
+            system | libtorch | model | gemma | python | golden | peer | server | hosts) ;;
             -h | --help)
                 usage
                 return

@@ -35,6 +35,29 @@ setup_golden() {
     echo "$wanted" >"$venv/stamp"
 }
 
+# What trains the same edits in Python, to compare speed with; with torch's CUDA libraries.
+setup_peer() {
+    local venv=$JOLA_CACHE/peer model=$JOLA_CACHE/peer-model wanted
+    wanted=$(cat "$scripts/bench/peer-requirements.txt")
+    if ! has_stamp "$venv" "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
+        setup_python
+        say "installing transformers and torch (6 GB)"
+        rm -rf "$venv" "$model"
+        python3 -m venv --without-pip "$venv"
+        "$JOLA_CACHE/python/bin/python" -m pip --python "$venv/bin/python" install --quiet \
+            --no-input --disable-pip-version-check --no-cache-dir --only-binary :all: \
+            -r "$scripts/bench/peer-requirements.txt" </dev/null >&2 ||
+            die "cannot install what scripts/bench/peer-requirements.txt names"
+        echo "$wanted" >"$venv/stamp"
+    fi
+    if has_stamp "$model" "$JOLA_TEST_MODEL"; then return; fi
+    setup_model
+    rm -rf "$model"
+    "$venv/bin/python" "$scripts/bench/peer.py" convert "$JOLA_TEST_MODEL" "$model" >&2 ||
+        die "transformers cannot read $JOLA_TEST_MODEL"
+    echo "$JOLA_TEST_MODEL" >"$model/stamp"
+}
+
 setup_libtorch() {
     local version file sha256 fetched
     if [ "$LIBTORCH" != "$JOLA_CACHE/libtorch" ]; then

@@ -161,8 +161,8 @@ fn ask(client: &Client, prompt: &[i32]) -> Result<[f64; 2]> {
 
 /// Tokens whose instructions are counted: a repetition of this prefill, and of this decode.
 const COUNTED: [(&str, [&str; 4]); 2] = [
-    ("prefill of 64 tokens", ["-p", "64", "-n", "0"]),
-    ("decode of 16 tokens", ["-p", "0", "-n", "16"]),
+    ("prefill of 32 tokens", ["-p", "32", "-n", "0"]),
+    ("decode of 8 tokens", ["-p", "0", "-n", "8"]),
 ];
 
 /// Counts instructions without the plugin, with the plugin and no edits, and with edits, and
@@ -216,7 +216,7 @@ fn count(
         .arg("-m")
         .arg(&lab.model_path)
         .args(tokens)
-        .args(["-r", repetitions, "-t", "1", "-ngl", "0"]);
+        .args(["-r", repetitions, "-t", "1", "-ngl", "0", "--no-warmup"]);
     let output = command.output().context("running valgrind")?;
     let log = String::from_utf8_lossy(&output.stderr);
     ensure!(
@@ -224,9 +224,11 @@ fn count(
         "valgrind ended with {}:\n{log}",
         output.status
     );
-    let refs = log
-        .lines()
-        .find_map(|line| line.split_once("I refs:"))
-        .with_context(|| format!("valgrind counted nothing:\n{log}"))?;
-    Ok(refs.1.trim().replace(',', "").parse()?)
+    // "I refs:" or "I   refs:", by version.
+    let refs = log.lines().find_map(|line| {
+        let (of, refs) = line.split_once(" refs:")?;
+        of.trim_end().ends_with(" I").then_some(refs)
+    });
+    let refs = refs.with_context(|| format!("valgrind counted nothing:\n{log}"))?;
+    Ok(refs.trim().replace(',', "").parse()?)
 }
