@@ -69,8 +69,11 @@ enum Command {
     },
     /// Decode and prefill with edits against without the plugin
     Speed {
-        /// How often each server is asked
-        #[arg(long, default_value_t = 500)]
+        /// How often the servers are started
+        #[arg(long, default_value_t = 10)]
+        starts: usize,
+        /// How often each server is asked after a start
+        #[arg(long, default_value_t = 40)]
         rounds: usize,
         /// Threads of each server
         #[arg(short, long, default_value_t = 2)]
@@ -104,7 +107,11 @@ fn run() -> Result<bool> {
     match args.command {
         Command::Test { filter } => suite::run(&lab, filter),
         Command::Soak { requests } => soak::run(&lab, requests),
-        Command::Speed { rounds, threads } => speed::run(&lab, rounds, threads),
+        Command::Speed {
+            starts,
+            rounds,
+            threads,
+        } => speed::run(&lab, starts, rounds, threads),
         Command::Instructions => speed::instructions(&lab),
     }
 }

@@ -3,8 +3,9 @@ What edits in every layer cost: the same prebuilt llama-server without the plugi
 plugin and no edits, and with edits; and the instructions that llama-bench executes.
 
 The servers run side by side and are asked in turns, a fraction of a second each: what else
-the machine does meets them all alike. Two of them have no plugin: their mean is what the
-others are compared with, and how they differ shows how far the measurement can be trusted.
+the machine does meets them all alike. Two of them have no plugin: how they differ shows how
+far the measurement can be trusted. One start of a process can be some per cent faster than
+the next, for where its memory happens to lie, so all are started several times.
 */
 
 use std::process::Command;
@@ -23,40 +24,87 @@ const PREFILL: usize = 32;
 const DECODE: usize = 4;
 /// The threads of the server that was asked before have gone to sleep by then.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Median of the rounds' ratios that the plugin may cost.
+/// Median of the starts' median ratios that the plugin may cost.
 const LIMIT: f64 = 1.01;
 
-/// Asks each server `rounds` times and says whether the plugin costs less than [`LIMIT`].
-pub fn run(lab: &Lab, rounds: usize, threads: usize) -> Result<bool> {
-    ensure!(rounds >= 10, "at least 10 rounds");
+/// Starts the servers `starts` times, asks each `rounds` times, and says whether the plugin
+/// costs less than [`LIMIT`].
+pub fn run(lab: &Lab, starts: usize, rounds: usize, threads: usize) -> Result<bool> {
+    ensure!(
+        starts >= 1 && rounds >= 10,
+        "at least one start and 10 rounds"
+    );
     let build = lab.builds.first().context("a build")?;
-    let threads = threads.to_string();
-    let args = ["-t", &threads, "-tb", &threads, "-cram", "0"];
     let kinds = [
         ("no plugin", lab.bare()),
         ("no plugin again", lab.bare()),
         ("plugin, no edits", lab.unset()),
         ("plugin, edits", lab.with_edits()),
     ];
-    let mut hosts = Vec::new();
-    for (_, preload) in &kinds {
-        let log = lab.log();
-        hosts.push(build.start(Backend::Cpu, &lab.model_path, preload, &args, &log)?);
+    println!(
+        "{}, -t {threads}: prompts of {PREFILL} tokens, answers of {DECODE}, {} layers edited; \
+         {starts} starts of {rounds} rounds",
+        build.name,
+        lab.sidecar.layers.len()
+    );
+    // For each kind and part, one median ratio per start.
+    let mut medians = vec![[Vec::new(), Vec::new()]; kinds.len()];
+    for _ in 0..starts {
+        let ratios = one_start(lab, build, &kinds, rounds, threads)?;
+        for (medians, ratios) in medians.iter_mut().zip(ratios) {
+            for (medians, mut ratios) in medians.iter_mut().zip(ratios) {
+                medians.push(median(&mut ratios));
+            }
+        }
     }
+    let (mut passed, mut failed) = (0, 0);
+    for (part, what) in ["prefill", "decode"].iter().enumerate() {
+        for ((name, _), medians) in kinds.iter().zip(&mut medians).skip(1) {
+            let ratio = median(&mut medians[part]);
+            let (low, high) = (medians[part][0], medians[part][starts - 1]);
+            let verdict = match name.starts_with("plugin") {
+                false => "",
+                true if low > LIMIT => {
+                    failed += 1;
+                    ": FAILED"
+                }
+                true if ratio > LIMIT => ": not decided, more starts are needed",
+                true => {
+                    passed += 1;
+                    ": ok"
+                }
+            };
+            println!(
+                "{what}, {name}: median ratio {ratio:.4}, by start {low:.4} to {high:.4}{verdict}"
+            );
+        }
+    }
+    println!("\n{passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+/// For each of `kinds`, for prefill and decode, the ratios of its times to those without
+/// the plugin, one per round.
+fn one_start(
+    lab: &Lab,
+    build: &Build,
+    kinds: &[(&str, Preload)],
+    rounds: usize,
+    threads: usize,
+) -> Result<Vec<[Vec<f64>; 2]>> {
+    let threads = threads.to_string();
+    let args = ["-t", &threads, "-tb", &threads, "-cram", "0"];
+    let start = |(_, preload): &(&str, Preload)| {
+        build.start(Backend::Cpu, &lab.model_path, preload, &args, &lab.log())
+    };
+    let hosts = kinds.iter().map(start).collect::<Result<Vec<_>>>()?;
     let clients = hosts
         .iter()
         .map(|host| host.client())
         .collect::<Result<Vec<_>>>()?;
-    println!(
-        "{}, -t {threads}: prompts of {PREFILL} tokens, answers of {DECODE}, {} layers edited, \
-         {rounds} rounds",
-        build.name,
-        lab.sidecar.layers.len()
-    );
     let prompt = lab.prompts.concat();
     ensure!(prompt.len() > PREFILL, "the example prompts are too short");
     let mut ratios = vec![[Vec::new(), Vec::new()]; kinds.len()];
-    let mut base = [Vec::new(), Vec::new()];
     for round in 0..=rounds {
         let start = round % (prompt.len() - PREFILL);
         let prompt = &prompt[start..start + PREFILL];
@@ -72,70 +120,23 @@ pub fn run(lab: &Lab, rounds: usize, threads: usize) -> Result<bool> {
         if round == 0 {
             continue; // files are read and the CPU is awake afterwards
         }
-        for part in 0..2 {
-            let bare = (times[0][part] * times[1][part]).sqrt();
-            base[part].push(bare);
-            for (ratios, times) in ratios.iter_mut().zip(&times) {
-                ratios[part].push(times[part] / bare);
+        for (ratios, kind) in ratios.iter_mut().zip(&times) {
+            for (part, ratios) in ratios.iter_mut().enumerate() {
+                ratios.push(kind[part] / times[0][part]);
             }
         }
     }
-    let mut failed = 0;
-    let mut passed = 0;
-    for (part, what) in ["prefill", "decode"].iter().enumerate() {
-        let time = Spread::of(&mut base[part]);
-        println!("{what}, no plugin: median {:.3} ms per token", time.median);
-        for ((name, _), ratios) in kinds.iter().zip(&mut ratios) {
-            let ratio = Spread::of(&mut ratios[part]);
-            let verdict = match name.starts_with("plugin") {
-                false => "",
-                true if ratio.low > LIMIT => {
-                    failed += 1;
-                    ": FAILED"
-                }
-                true if ratio.median > LIMIT => ": not decided, more rounds are needed",
-                true => {
-                    passed += 1;
-                    ": ok"
-                }
-            };
-            println!("{what}, {name}: median ratio {ratio}{verdict}");
-        }
-    }
-    println!("\n{passed} passed, {failed} failed");
-    Ok(failed == 0)
+    Ok(ratios)
 }
 
-/// A median, and where the true one lies with 95 % confidence.
-struct Spread {
-    low: f64,
-    median: f64,
-    high: f64,
-}
-
-impl Spread {
-    /// Of at least 10 values, without an assumption about how they are distributed: the
-    /// number of values below the true median is binomial.
-    fn of(values: &mut [f64]) -> Self {
-        values.sort_by(f64::total_cmp);
-        let n = values.len() as f64;
-        let margin = 1.96 * n.sqrt() / 2.0;
-        let at = |rank: f64| values[rank.round().clamp(0.0, n - 1.0) as usize];
-        Self {
-            low: at(n / 2.0 - margin - 0.5),
-            median: at((n - 1.0) / 2.0),
-            high: at(n / 2.0 + margin - 0.5),
-        }
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.4} ({:.4} to {:.4})",
-            self.median, self.low, self.high
-        )
+/// The median of some values, which are sorted for it.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
     }
 }
 
