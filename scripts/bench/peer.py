@@ -54,6 +54,11 @@ def load(folder, dtype=torch.float32):
 def convert(gguf, folder):
     parent, _, name = gguf.rpartition("/")
     model = AutoModelForCausalLM.from_pretrained(parent or ".", gguf_file=name, dtype=torch.float32)
+    # It is dequantised; transformers still takes it for quantised and refuses to save it.
+    model.hf_quantizer = None
+    for holder, name_of_it in ((model.config, "quantization_config"), (model, "is_quantized")):
+        if hasattr(holder, name_of_it):
+            delattr(holder, name_of_it)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(parent or ".", gguf_file=name).save_pretrained(folder)
 
