@@ -53,8 +53,9 @@ pub(crate) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
         threads,
     };
     let base = base::open(&args.model)?;
-    let shape = base.shape()?;
+    // First: it names the architecture if that is what cannot be read.
     let config = Config::read(&*base)?;
+    let shape = base.shape()?;
     let (train, valid) = read_data(args, &*base, &config)?;
     let mut settings = args.settings(method, &config, train.len())?;
     if args.dry_run || args.max_memory.is_some() {
