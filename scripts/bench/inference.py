@@ -18,10 +18,10 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
+from common import TARGET, last_json, machine, quartiles, run, run_parts
+
 ENGINE = TARGET / "release/llama-jola"
 MODEL = os.environ.get("JOLA_TEST_MODEL", "")
 LLAMA_BENCH = os.environ.get("LLAMA_BENCH") or (
@@ -33,20 +33,6 @@ STOCK = {"prefill": 512, "decode": 128}
 STOCK_ROUNDS = 5
 PROMPT = "The ferry to the island leaves at seven unless the fog is thick. " * 2
 DECODED = 8  # tokens whose decoding is counted
-
-
-def run(*command, **options):
-    """Runs a command and returns what it printed; the command is shown."""
-    command = [str(part) for part in command]
-    print("$", " ".join(command), file=sys.stderr, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
-    if done.returncode != 0:
-        sys.exit(f"bench: {command[0]} ended with {done.returncode}")
-    return done.stdout
-
-
-def last_json(text):
-    return json.loads(text.strip().splitlines()[-1])
 
 
 def engine_bench(out, parallel, prompt, tokens, pairs, *more):
@@ -144,19 +130,6 @@ PARTS = {
 }
 
 
-def machine():
-    text = run("lscpu")
-    find = lambda key: re.search(rf"^{re.escape(key)}:\s*(.*)$", text, re.MULTILINE)
-    name, cores = find("Model name"), find("CPU(s)")
-    commit = run("git", "rev-parse", "--short", "HEAD").strip()
-    return f"{name[1] if name else 'unknown CPU'}, {cores[1]} CPUs, commit {commit}"
-
-
-def quartiles(values):
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
-
-
 def table(out):
     lines = ["# Inference", "", machine(), ""]
     found = {part: read(out, part) for part in PARTS}
@@ -212,22 +185,5 @@ def read(out, part):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def main():
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    out, parts = Path(sys.argv[1]), sys.argv[2:] or list(PARTS)
-    for part in parts:
-        if part not in PARTS:
-            sys.exit(f"bench: no such part: {part}\n\n{__doc__}")
-    for file in (ENGINE, MODEL, LLAMA_BENCH):
-        if not Path(file).is_file():
-            sys.exit(f"bench: {file or 'JOLA_TEST_MODEL'} is missing: run make bench")
-    out.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        found = PARTS[part](out)
-        (out / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
-        table(out)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(__doc__, PARTS, [ENGINE, MODEL, LLAMA_BENCH], table, "bench")

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from inference import TARGET, last_json, machine, quartiles
+from common import TARGET, last_json, machine, quartiles, run_parts
 
 HERE = Path(__file__).parent
 TRAIN = TARGET / "release/jola-train"
@@ -216,22 +216,6 @@ def growth_table(found):
     return lines + [""]
 
 
-def main():
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    out, parts = Path(sys.argv[1]), sys.argv[2:] or list(PARTS)
-    for part in parts:
-        if part not in PARTS:
-            sys.exit(f"bench: no such part: {part}\n\n{__doc__}")
-    for file in (TRAIN, Path(MODEL), PEER_PYTHON, PEER_MODEL / "config.json"):
-        if not file.is_file():
-            sys.exit(f"bench: {file} is missing: run make bench-training")
-    out.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        found = PARTS[part](out)
-        (out / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
-        table(out)
-
-
 if __name__ == "__main__":
-    main()
+    needed = [TRAIN, MODEL, PEER_PYTHON, PEER_MODEL / "config.json"]
+    run_parts(__doc__, PARTS, needed, table, "bench-training")
