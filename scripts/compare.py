@@ -5,7 +5,7 @@
     scripts/compare.py table OUT
 
 DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
-rows drawn by the seed are trained on and as many others validate; test rows are drawn once.
+rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.
 All methods get the same effort: each is tried at the learning rates of GRID on the first
 seed, the one with the best validation loss serves the other seeds too.
 
@@ -86,14 +86,14 @@ class Data:
         test = lines(args.data / task / "test.jsonl")
         random.Random(seed).shuffle(rows)
         random.Random(0).shuffle(test)
-        held_out = min(args.rows, len(rows) - args.rows)
-        if held_out < 1:
-            sys.exit(f"compare: {task} has only {len(rows)} rows to train on and validate with")
+        needed = args.rows + args.valid
+        if len(rows) < needed:
+            sys.exit(f"compare: {task} has {len(rows)} rows to train on, not {needed}")
         train, test = rows[: args.rows], test[: args.test]
         stem = args.out / "data" / task
         self.train = write(stem / f"train-{args.rows}-{seed}.jsonl", train)
         self.valid = write(
-            stem / f"valid-{args.rows}-{seed}.jsonl", rows[args.rows : args.rows + held_out]
+            stem / f"valid-{args.rows}-{seed}.jsonl", rows[args.rows : needed]
         )
         self.test = write(stem / "test.jsonl", test)
         self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(test, train))
@@ -256,6 +256,7 @@ def main():
     runs.add_argument("--methods", type=split, default=[*PROMPTS, *GRID])
     runs.add_argument("--seeds", type=int, default=3)
     runs.add_argument("--rows", type=int, default=200, help="training rows")
+    runs.add_argument("--valid", type=int, default=100, help="validation rows")
     runs.add_argument("--test", type=int, default=500, help="test rows")
     runs.add_argument("--bin", type=Path, default=Path("target/release"))
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
