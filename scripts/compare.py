@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 # Learning rates that each method is tried at; the same number for all.
-EDITS = [0.05, 0.1]
+EDITS = [0.1, 0.2]
 GRID = {
     "jola": EDITS,
     "additive": EDITS,
@@ -33,7 +33,7 @@ GRID = {
     "shared-gate": EDITS,
     "ungated": EDITS,
     "lofit": EDITS,
-    "lora": [1e-3, 2e-3],
+    "lora": [2e-3, 4e-3],
 }
 # Methods that train nothing.
 PROMPTS = ["zero-shot", "few-shot"]

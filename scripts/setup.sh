@@ -10,6 +10,7 @@
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   golden    a Python environment for `make golden`
+#   plots     matplotlib, for scripts/compare_plot.py
 #   server    a prebuilt llama-server, for `make test-bake`
 #   peer      transformers and torch, for `make bench-training` (6 GB)
 #   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
@@ -54,7 +55,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | gemma | python | golden | peer | server | hosts) ;;
+            system | libtorch | model | gemma | python | golden | plots | peer | server | hosts) ;;
             -h | --help)
                 usage
                 return

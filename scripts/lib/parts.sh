@@ -20,42 +20,37 @@ setup_python() {
     echo "$file" >"$venv/stamp"
 }
 
-setup_golden() {
-    local venv=$JOLA_CACHE/golden wanted
-    wanted=$(cat "$scripts/golden-requirements.txt")
+# A Python environment in the cache with what a file names; further words are options of pip.
+environment() {
+    local venv=$JOLA_CACHE/$1 requirements=$scripts/$2 wanted
+    shift 2
+    wanted=$(cat "$requirements")
     if has_stamp "$venv" "$wanted" && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
     setup_python
-    say "making a Python environment for tests/golden"
+    say "making a Python environment in $venv"
     rm -rf "$venv"
     python3 -m venv --without-pip "$venv"
     "$JOLA_CACHE/python/bin/python" -m pip --python "$venv/bin/python" install --quiet --no-input \
-        --disable-pip-version-check --only-binary :all: --no-binary rouge-score \
-        -r "$scripts/golden-requirements.txt" </dev/null >&2 ||
-        die "cannot install what scripts/golden-requirements.txt names"
+        --disable-pip-version-check --only-binary :all: "$@" -r "$requirements" </dev/null >&2 ||
+        die "cannot install what $requirements names"
     echo "$wanted" >"$venv/stamp"
 }
 
+setup_golden() { environment golden golden-requirements.txt --no-binary rouge-score; }
+
+setup_plots() { environment plots plots-requirements.txt; }
+
 # What trains the same edits in Python, to compare speed with; with torch's CUDA libraries.
 setup_peer() {
-    local venv=$JOLA_CACHE/peer model=$JOLA_CACHE/peer-model wanted
-    wanted=$(cat "$scripts/bench/peer-requirements.txt")
-    if ! has_stamp "$venv" "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
-        setup_python
-        say "installing transformers and torch (6 GB)"
-        rm -rf "$venv" "$model"
-        python3 -m venv --without-pip "$venv"
-        "$JOLA_CACHE/python/bin/python" -m pip --python "$venv/bin/python" install --quiet \
-            --no-input --disable-pip-version-check --no-cache-dir --only-binary :all: \
-            -r "$scripts/bench/peer-requirements.txt" </dev/null >&2 ||
-            die "cannot install what scripts/bench/peer-requirements.txt names"
-        echo "$wanted" >"$venv/stamp"
-    fi
-    if has_stamp "$model" "$JOLA_TEST_MODEL"; then return; fi
+    local model=$JOLA_CACHE/peer-model wanted
+    environment peer bench/peer-requirements.txt --no-cache-dir
+    wanted="$JOLA_TEST_MODEL $(cat "$scripts/bench/peer-requirements.txt")"
+    if has_stamp "$model" "$wanted"; then return; fi
     setup_model
     rm -rf "$model"
-    "$venv/bin/python" "$scripts/bench/peer.py" convert "$JOLA_TEST_MODEL" "$model" >&2 ||
+    "$JOLA_CACHE/peer/bin/python" "$scripts/bench/peer.py" convert "$JOLA_TEST_MODEL" "$model" >&2 ||
         die "transformers cannot read $JOLA_TEST_MODEL"
-    echo "$JOLA_TEST_MODEL" >"$model/stamp"
+    echo "$wanted" >"$model/stamp"
 }
 
 setup_libtorch() {

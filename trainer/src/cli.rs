@@ -83,7 +83,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch_size: usize,
     /// Learning rate at its peak, of scales and offsets or of low-rank factors
-    /// [default: 0.05; lora: 0.001; with --recipe paper: 0.005].
+    /// [default: 0.1; lora: 0.002; with --recipe paper: 0.005].
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) lr: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].

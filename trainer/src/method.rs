@@ -61,8 +61,8 @@ impl Method {
     /// factors of low-rank matrices.
     pub fn default_lr(&self) -> f64 {
         match self {
-            Method::Lora(_) => 1e-3,
-            _ => 0.05,
+            Method::Lora(_) => 2e-3,
+            _ => 0.1,
         }
     }
 }

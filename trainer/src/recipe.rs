@@ -80,6 +80,12 @@ pub struct Recipe {
     /// Share of the prune phase that it takes to close a gate (without --gate-lr). Gates
     /// that are still open that long after their turn are closed at once.
     pub closing: f64,
+    /// The learning rate stays at its peak until heads are chosen and falls in the polish
+    /// phase only, so that what is left can still learn what closed gates took away.
+    pub hold: bool,
+    /// Memory of AdamW's second moment. With 0.999 the large gradients of a short run's first
+    /// steps keep all later ones small.
+    pub beta2: f64,
     /// Share of the linear warm-up.
     pub warmup: f64,
     /// The learning rate ends at this part of its peak.
@@ -93,12 +99,14 @@ pub struct Recipe {
 impl Recipe {
     /// What a run uses unless it is told otherwise.
     pub const DEFAULT: Recipe = Recipe {
-        learn: 0.25,
-        prune: 0.4,
+        learn: 0.2,
+        prune: 0.25,
         ramp: 0.5,
         lambda_decay: 0.0,
         joint: false,
         closing: 0.25,
+        hold: true,
+        beta2: 0.95,
         warmup: 0.05,
         lr_floor: 0.05,
         validations: 5,
@@ -115,6 +123,8 @@ impl Recipe {
             ramp: 0.0,
             lambda_decay: 0.01,
             joint: true,
+            hold: false,
+            beta2: 0.999,
             warmup: 50.0 / steps as f64,
             lr_floor: 0.0,
             validations: epochs,

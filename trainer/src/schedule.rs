@@ -80,14 +80,15 @@ impl Plan {
     }
 }
 
-/// Factor on the learning rate: linear warm-up over `warmup` steps, then a cosine from
-/// 1 to `floor` at the last step.
-pub fn warmup_cosine(step: usize, steps: usize, warmup: usize, floor: f64) -> f64 {
+/// Factor on the learning rate: linear warm-up over `warmup` steps, 1 up to step `hold`, then
+/// a cosine from 1 to `floor` at the last step.
+pub fn warmup_cosine(step: usize, steps: usize, warmup: usize, hold: usize, floor: f64) -> f64 {
     if step < warmup {
         return (step + 1) as f64 / warmup as f64;
     }
-    let span = (steps.saturating_sub(warmup)).saturating_sub(1).max(1) as f64;
-    let t = ((step - warmup) as f64 / span).min(1.0);
+    let start = warmup.max(hold);
+    let span = steps.saturating_sub(start).saturating_sub(1).max(1) as f64;
+    let t = (step.saturating_sub(start) as f64 / span).min(1.0);
     floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos())
 }
 
@@ -128,13 +129,22 @@ mod tests {
 
     #[test]
     fn learning_rate_warms_up_and_falls_to_the_floor() {
-        let f = |step| warmup_cosine(step, 101, 10, 0.1);
+        let f = |step| warmup_cosine(step, 101, 10, 0, 0.1);
         assert!((f(0) - 0.1).abs() < 1e-12 && (f(9) - 1.0).abs() < 1e-12);
         assert!((f(10) - 1.0).abs() < 1e-12);
         assert!((f(55) - 0.55).abs() < 1e-12);
         assert!((f(100) - 0.1).abs() < 1e-12);
         assert!((10..100).all(|s| f(s) > f(s + 1)));
-        assert!(warmup_cosine(0, 1, 0, 0.0).is_finite());
+        assert!(warmup_cosine(0, 1, 0, 0, 0.0).is_finite());
+    }
+
+    #[test]
+    fn learning_rate_is_held_before_it_falls() {
+        let f = |step| warmup_cosine(step, 101, 10, 40, 0.1);
+        assert!(f(5) < 1.0 && [9, 20, 40].map(f) == [1.0; 3]);
+        assert!((40..100).all(|s| f(s) > f(s + 1)));
+        assert!((f(70) - 0.55).abs() < 1e-12 && (f(100) - 0.1).abs() < 1e-12);
+        assert_eq!(warmup_cosine(3, 4, 0, 4, 0.1), 1.0, "held to the end");
     }
 
     #[test]

@@ -84,7 +84,10 @@ impl<'a> Trainer<'a> {
             model.head_rms(&Batch::pack(calibration, model.device()))
         };
         let trained = Trained::new(method, model, head_rms, recipe.init, seed)?;
-        let mut optim = AdamW::new(AdamWConfig::default());
+        let mut optim = AdamW::new(AdamWConfig {
+            beta2: recipe.beta2,
+            ..AdamWConfig::default()
+        });
         for (name, group, parameter) in trained.parameters() {
             let group = if recipe.joint { Group::Weights } else { group };
             optim.add(name, group as usize, parameter);
@@ -292,13 +295,15 @@ impl<'a> Trainer<'a> {
     /// schedule each.
     fn rate_factor(&self, step: usize) -> f64 {
         let recipe = self.settings.recipe;
-        let (step, steps) = match self.settings.method {
-            Method::Lofit { .. } if step < self.plan.learn => (step, self.plan.learn),
-            Method::Lofit { .. } => (step - self.plan.learn, self.plan.polish),
-            _ => (step, self.plan.steps()),
+        let choice = self.plan.choice();
+        let (step, steps, hold) = match self.settings.method {
+            Method::Lofit { .. } if step < choice => (step, choice, 0),
+            Method::Lofit { .. } => (step - choice, self.plan.polish, 0),
+            _ if recipe.hold => (step, self.plan.steps(), choice),
+            _ => (step, self.plan.steps(), 0),
         };
         let warmup = (steps as f64 * recipe.warmup).round() as usize;
-        warmup_cosine(step, steps, warmup, recipe.lr_floor)
+        warmup_cosine(step, steps, warmup, hold, recipe.lr_floor)
     }
 
     /// Learning rate of the gates. Adam moves a gate that is pushed steadily by the rate in

@@ -32,7 +32,7 @@ fn a_dry_run_counts_and_writes_nothing() {
         "rows       8 to train on, 2 to validate; the longest has 6 tokens",
         // Two full batches and one of two rows per epoch, with five positions a row.
         "tokens     40 per epoch, 270 in all steps",
-        "steps      20: learn 5, prune 8, polish 7",
+        "steps      20: learn 4, prune 5, polish 11",
         "trainable  272 numbers, 16 of them gates",
         "memory     0.",
     ] {

@@ -192,7 +192,7 @@ fn a_run_continues_only_with_the_same_base_data_and_settings() {
     };
     refused(RUN, "edit.run holds an unfinished run");
     let resume = format!("{RUN} --resume");
-    refused(&format!("{resume} --lr 0.01"), "lr was 0.05, is 0.01");
+    refused(&format!("{resume} --lr 0.01"), "lr was 0.1, is 0.01");
     refused(&format!("{resume} --seed 1"), "seed was 42, is 1");
     refused(
         &format!("{resume} --method additive"),

@@ -171,7 +171,7 @@ fn patience_stops_a_run_and_the_best_is_kept() {
     let model = model(Precision::F32);
     let settings = |patience| Settings {
         method: Method::Ungated,
-        lr: 1.0,
+        lr: 0.3,
         patience,
         ..SETTINGS
     };
