@@ -37,6 +37,7 @@ GRID = {
 }
 # Methods that train nothing.
 PROMPTS = ["zero-shot", "few-shot"]
+METHODS = [*PROMPTS, *GRID]
 SHOTS = 8
 # How a task is scored and the answer's length in tokens. `match` is the paper's way: the
 # first of the allowed answers that the model names counts.
@@ -151,6 +152,12 @@ class Results:
     def find(self, **key):
         return [r for r in self.rows if all(r.get(k) == v for k, v in key.items())]
 
+    def names(self, key):
+        return list(dict.fromkeys(row[key] for row in self.rows))
+
+    def methods(self):
+        return [method for method in METHODS if self.find(method=method)]
+
     def add(self, row):
         self.rows.append(row)
         with open(self.path, "a", encoding="utf-8") as file:
@@ -161,8 +168,8 @@ class Results:
 
 
 def run_prompt(args, results, key, data):
-    if results.find(**key):
-        return
+    if results.find(**key) or (key["method"] == "zero-shot" and key["seed"] != 0):
+        return  # without training rows there is nothing for the seed to draw
     test = data.test if key["method"] == "zero-shot" else data.few_shot
     results.add({**key, **score(args, key["task"], test, [])})
 
@@ -219,13 +226,12 @@ def cell(values):
 
 def table(args):
     results = Results(args.out / "results.jsonl")
-    names = lambda key: list(dict.fromkeys(row[key] for row in results.rows))
-    tasks, text = names("task"), []
-    for rows in sorted(names("rows")):
+    tasks, text = results.names("task"), []
+    for rows in sorted(results.names("rows")):
         text.append(f"{rows} training rows; mean ± standard deviation over seeds\n")
         head = ["method", *tasks, "mean", "bytes", "heads edited", "seconds"]
         text += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for method in names("method"):
+        for method in results.methods():
             runs = {task: chosen(results, task, method, rows) for task in tasks}
             scores = {task: [row["score"] for row in runs[task]] for task in tasks}
             means = [statistics.mean(values) for values in scores.values() if values]
@@ -253,7 +259,7 @@ def main():
     runs.add_argument("out", type=Path)
     runs.add_argument("-m", "--model", type=Path, required=True)
     runs.add_argument("--tasks", type=split, required=True)
-    runs.add_argument("--methods", type=split, default=[*PROMPTS, *GRID])
+    runs.add_argument("--methods", type=split, default=METHODS)
     runs.add_argument("--seeds", type=int, default=3)
     runs.add_argument("--rows", type=int, default=200, help="training rows")
     runs.add_argument("--valid", type=int, default=100, help="validation rows")
@@ -263,7 +269,7 @@ def main():
     shown = commands.add_parser("table", help="only the table")
     shown.add_argument("out", type=Path)
     args = parser.parse_args()
-    unknown = set(getattr(args, "methods", [])) - set(GRID) - set(PROMPTS)
+    unknown = set(getattr(args, "methods", [])) - set(METHODS)
     if unknown:
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
     run(args) if args.command == "run" else table(args)

@@ -23,10 +23,6 @@ plt.rcParams.update({"svg.hashsalt": "compare", "font.size": 9, "axes.spines.top
 plt.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3})
 
 
-def names(results, key):
-    return list(dict.fromkeys(row[key] for row in results.rows))
-
-
 def panels(tasks):
     columns = min(len(tasks), 3)
     lines = -(-len(tasks) // columns)
@@ -46,8 +42,8 @@ def save(figure, path):
 
 def draw_scores(results, rows, path):
     """One panel per task: a dot for each seed and a line at the mean."""
-    methods = names(results, "method")
-    figure, shown = panels(names(results, "task"))
+    methods = results.methods()
+    figure, shown = panels(results.names("task"))
     for axis, task in shown:
         for height, method in enumerate(reversed(methods)):
             runs = chosen(results, task, method, rows)
@@ -67,11 +63,11 @@ def draw_scores(results, rows, path):
 
 def draw_curve(results, path):
     """One panel per task: mean score over training rows."""
-    figure, shown = panels(names(results, "task"))
+    figure, shown = panels(results.names("task"))
     for axis, task in shown:
-        for method in names(results, "method"):
+        for method in results.methods():
             points = []
-            for rows in sorted(names(results, "rows")):
+            for rows in sorted(results.names("rows")):
                 scores = [row["score"] for row in chosen(results, task, method, rows)]
                 if scores:
                     points.append((rows, statistics.mean(scores)))
@@ -79,7 +75,7 @@ def draw_curve(results, path):
                 axis.plot(*zip(*points), "o-", label=method)
         axis.set_title(task)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(names(results, "rows"), names(results, "rows"))
+        axis.set_xticks(results.names("rows"), results.names("rows"))
         axis.set_xlabel("training rows")
         axis.legend()
     save(figure, path)
@@ -92,7 +88,7 @@ def main():
     results = Results(out / "results.jsonl")
     if not results.rows:
         sys.exit(f"{out / 'results.jsonl'} has no results: run scripts/compare.py first")
-    sizes = names(results, "rows")
+    sizes = results.names("rows")
     most = max(sizes, key=lambda rows: len(results.find(rows=rows)))
     draw_scores(results, most, out / "scores.svg")
     if len(sizes) > 1:
