@@ -49,8 +49,8 @@ pub fn run(lab: &Lab, starts: usize, rounds: usize, threads: usize) -> Result<bo
     );
     // For each kind and part, one median ratio per start.
     let mut medians = vec![[Vec::new(), Vec::new()]; kinds.len()];
-    for _ in 0..starts {
-        let ratios = one_start(lab, build, &kinds, rounds, threads)?;
+    for first in 0..starts {
+        let ratios = one_start(lab, build, &kinds, first, rounds, threads)?;
         for (medians, ratios) in medians.iter_mut().zip(ratios) {
             for (medians, mut ratios) in medians.iter_mut().zip(ratios) {
                 medians.push(median(&mut ratios));
@@ -84,23 +84,29 @@ pub fn run(lab: &Lab, starts: usize, rounds: usize, threads: usize) -> Result<bo
 }
 
 /// For each of `kinds`, for prefill and decode, the ratios of its times to those without
-/// the plugin, one per round.
+/// the plugin, one per round. The one at `first`, counted round, is started first: memory
+/// is not the same for the first and the last.
 fn one_start(
     lab: &Lab,
     build: &Build,
     kinds: &[(&str, Preload)],
+    first: usize,
     rounds: usize,
     threads: usize,
 ) -> Result<Vec<[Vec<f64>; 2]>> {
     let threads = threads.to_string();
     let args = ["-t", &threads, "-tb", &threads, "-cram", "0"];
-    let start = |(_, preload): &(&str, Preload)| {
-        build.start(Backend::Cpu, &lab.model_path, preload, &args, &lab.log())
-    };
-    let hosts = kinds.iter().map(start).collect::<Result<Vec<_>>>()?;
+    let mut hosts = Vec::with_capacity(kinds.len());
+    for i in 0..kinds.len() {
+        let which = (first + i) % kinds.len();
+        let (_, preload) = &kinds[which];
+        let host = build.start(Backend::Cpu, &lab.model_path, preload, &args, &lab.log())?;
+        hosts.push((which, host));
+    }
+    hosts.sort_by_key(|(which, _)| *which);
     let clients = hosts
         .iter()
-        .map(|host| host.client())
+        .map(|(_, host)| host.client())
         .collect::<Result<Vec<_>>>()?;
     let prompt = lab.prompts.concat();
     ensure!(prompt.len() > PREFILL, "the example prompts are too short");
