@@ -37,8 +37,9 @@ GRID = {
 }
 # Methods that train nothing.
 PROMPTS = ["zero-shot", "few-shot"]
-METHODS = [*PROMPTS, *GRID]
 SHOTS = 8
+# All, in the order of the table.
+METHODS = [*PROMPTS, *GRID]
 # How a task is scored and the answer's length in tokens. `match` is the paper's way: the
 # first of the allowed answers that the model names counts.
 CLASSES = ("match", 24)
@@ -89,7 +90,7 @@ class Data:
         random.Random(0).shuffle(test)
         needed = args.rows + args.valid
         if len(rows) < needed:
-            sys.exit(f"compare: {task} has {len(rows)} rows to train on, not {needed}")
+            sys.exit(f"compare: {task} has {len(rows)} rows, of {needed} to train on and validate with")
         train, test = rows[: args.rows], test[: args.test]
         stem = args.out / "data" / task
         self.train = write(stem / f"train-{args.rows}-{seed}.jsonl", train)
