@@ -6,7 +6,8 @@ usage: scripts/bench/inference.py OUT [PART]...        (make bench calls it)
   routes-1      edits in all layers, the eval callback, LoRAs of rank 8; one sequence
   routes-8      the same with eight sequences at once
   stock         the unedited engine against llama-bench, in turns
-  instructions  instructions inside llama_decode, counted by valgrind
+  instructions  instructions inside llama_decode, counted by valgrind: without and with
+                edits, and those of llama-bench
   kernels       criterion: sidecar files, gates
 
 Without a PART: all. Each writes OUT/PART.json; OUT/inference.md is made of all that are
@@ -78,29 +79,41 @@ def engine_speeds(out, speeds):
 
 
 def instructions(out):
-    engine_bench_edit = out / "every-head.gguf"
-    run(ENGINE, "bench", "-m", MODEL, "--every-head", engine_bench_edit, "-p", 1, "-n", 1, "-r", 1)
-    counted = {}
+    edit = out / "every-head.gguf"
+    run(ENGINE, "bench", "-m", MODEL, "--every-head", edit, "-p", 1, "-n", 1, "-r", 1)
     # The scale is small so that both say the same; the graph is the same for any scale.
-    edited = ["--jola-scaled", f"{engine_bench_edit}:0.001"]
-    for name, edits in (("unedited", []), ("edited", edited)):
-        for tokens in (1, 1 + DECODED):
-            counted[name, tokens] = counted_instructions(out, tokens, edits)
-    engine_bench_edit.unlink()
+    edited = ["--jola-scaled", f"{edit}:0.001"]
     found = {}
-    for name in ("unedited", "edited"):
-        found[name] = {
-            "prefill": counted[name, 1],
-            "decode_per_token": (counted[name, 1 + DECODED] - counted[name, 1]) / DECODED,
-        }
+    for name, edits in (("unedited", []), ("edited", edited)):
+        engine = lambda tokens: engine_instructions(out, PROMPT, tokens, edits)
+        prefill, decode = engine(1), engine(1 + DECODED)
+        found[name] = {"prefill": prefill, "decode_per_token": (decode - prefill) / DECODED}
+    edit.unlink()
+    # Both decode from an empty context.
+    for name, count in (
+        ("engine", lambda tokens: engine_instructions(out, "The", tokens, [])),
+        ("llama_bench", lambda tokens: stock_instructions(out, tokens)),
+    ):
+        decode = count(1 + DECODED) - count(1)
+        found[name] = {"decode_per_token": decode / DECODED}
     return found
 
 
-def counted_instructions(out, tokens, edits):
+def engine_instructions(out, prompt, tokens, edits):
+    command = [ENGINE, "run", "-m", MODEL, "-t", 1, "-p", prompt, "-n", tokens]
+    return counted_instructions(out, [*command, "--temp", 0, "-c", 512, *edits])
+
+
+def stock_instructions(out, tokens):
+    command = [LLAMA_BENCH, "-m", MODEL, "-t", 1, "-p", 0, "-n", tokens, "-r", 1]
+    return counted_instructions(out, [*command, "--no-warmup"])
+
+
+def counted_instructions(out, command):
+    """Instructions inside llama_decode, or llama_process, which llama-bench 0.5.0 calls."""
     log = out / "callgrind.out"
-    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={log}"]
-    command += ["--toggle-collect=llama_decode", ENGINE, "run", "-m", MODEL, "-t", 1]
-    run(*command, "-p", PROMPT, "-n", tokens, "--temp", 0, "-c", 256, *edits)
+    toggles = [f"--toggle-collect={name}" for name in ("llama_decode", "llama_process")]
+    run("valgrind", "--tool=callgrind", f"--callgrind-out-file={log}", *toggles, *command)
     total = re.search(r"^(?:summary|totals): (\d+)", log.read_text(), re.MULTILINE)
     log.unlink()
     return int(total[1])
@@ -143,12 +156,12 @@ def table(out):
             lines.append(f"| {what} {tokens} | {quartiles(ratios)} |")
         lines.append("")
     if found["instructions"]:
+        counted = found["instructions"]
         lines += ["## Instructions inside llama_decode, one thread", ""]
-        lines += ["| | unedited | edited, all heads | ratio |", "|---|---|---|---|"]
-        unedited, edited = found["instructions"]["unedited"], found["instructions"]["edited"]
-        for what in unedited:
-            a, b = unedited[what], edited[what]
-            lines.append(f"| {what.replace('_', ' ')} | {a:.5g} | {b:.5g} | {b / a:.5f} |")
+        lines += ["| | | | ratio |", "|---|---|---|---|"]
+        for what in counted["unedited"]:
+            lines.append(instructions_row(counted, what, "edited", "unedited"))
+        lines.append(instructions_row(counted, "decode_per_token", "engine", "llama_bench"))
         lines.append("")
     if found["kernels"]:
         lines += ["## Small kernels (criterion, one thread)", ""]
@@ -158,6 +171,12 @@ def table(out):
             lines.append(f"| {name} | {kernel['median_us']:.1f} | {low:.1f} to {high:.1f} |")
         lines.append("")
     (out / "inference.md").write_text("\n".join(lines))
+
+
+def instructions_row(counted, what, one, other):
+    a, b = counted[one][what], counted[other][what]
+    cells = [what, f"{one} {a:.5g}", f"{other} {b:.5g}"]
+    return f"| {' | '.join(cells)} | {a / b:.5f} |".replace("_", " ")
 
 
 def routes_table(runs):
