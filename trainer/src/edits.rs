@@ -237,11 +237,13 @@ impl Edits {
         self.fixed = Some(self.fixed_gates());
     }
 
-    /// What training applies in `step`: random gates while heads are chosen.
-    pub fn training_edits(&self, seed: u64, step: usize) -> Vec<LayerEdit> {
-        match &self.fixed {
-            Some(fixed) => self.layer_edits(fixed),
-            None => self.layer_edits(&self.sample_gates(seed, step)),
+    /// What training applies. While heads are chosen, gates are random, with the `noise` of
+    /// this seed and step, or have their deterministic value.
+    pub fn training_edits(&self, noise: Option<(u64, usize)>) -> Vec<LayerEdit> {
+        match (&self.fixed, noise) {
+            (Some(fixed), _) => self.layer_edits(fixed),
+            (None, Some((seed, step))) => self.layer_edits(&self.sample_gates(seed, step)),
+            (None, None) => self.layer_edits(&self.calm_gates()),
         }
     }
 
@@ -269,6 +271,13 @@ impl Edits {
             values.push(GateValues::everywhere(values[0].values.shallow_clone()));
         }
         values
+    }
+
+    /// The gates' deterministic values, with a gradient, one entry per half.
+    fn calm_gates(&self) -> Vec<GateValues> {
+        let calm =
+            |half: &GatedVectors| GateValues::everywhere(gates::deterministic(&half.log_alpha));
+        self.halves.iter().map(calm).collect()
     }
 
     /// The gates' deterministic values, without a gradient, one entry per half (reads from
@@ -312,6 +321,23 @@ impl Edits {
     pub fn log_alphas(&self) -> Vec<&Tensor> {
         let gates = self.gates();
         gates.into_iter().map(|(_, log_alpha)| log_alpha).collect()
+    }
+
+    /// What the gates of each kind are worth: what the loss would rise by without the head's
+    /// edit, to first order −Σ v·∂L/∂v over the vectors v that the gate lets through, [L, H]
+    /// each. From the gradient that the loss has just left on the vectors.
+    pub fn worth(&self) -> Vec<Tensor> {
+        no_grad(|| {
+            let worth = |half: &GatedVectors| {
+                let products = -&half.vectors * half.vectors.grad();
+                products.sum_dim_intlist([-1i64].as_slice(), false, None)
+            };
+            let halves = self.halves.iter().map(worth);
+            match self.method {
+                Method::SharedGate => vec![halves.sum()],
+                _ => halves.collect(),
+            }
+        })
     }
 
     /// Each kind of gate: what it opens, and `log_alpha` [L, H].
@@ -359,23 +385,18 @@ impl Edits {
         self.gates().into_iter().map(open).collect()
     }
 
-    /// Closes the gates with the lowest `log_alpha` until the share `sparsity` of all gates
-    /// is closed; more may be closed already.
+    /// Closes the gates with the lowest `log_alpha` until the share `sparsity`, below 1, of
+    /// each kind is closed; more may be closed already. One of each kind may stay open.
     pub fn close_to(&mut self, sparsity: f64) {
-        let wanted = (self.n_gates() as f64 * sparsity - 1e-9).ceil() as i64;
         let closed = closed_log_alpha();
         no_grad(|| {
-            let flat: Vec<Tensor> = self
-                .log_alphas()
-                .iter()
-                .map(|la| la.flatten(0, -1))
-                .collect();
-            let all = Tensor::cat(&flat, 0);
-            let (lowest, indices) = all.topk(wanted, 0, false, false);
-            let all = all.index_copy(0, &indices, &lowest.clamp_max(closed));
-            let sizes: Vec<i64> = flat.iter().map(|la| la.numel() as i64).collect();
-            for (half, values) in self.halves.iter_mut().zip(all.split_with_sizes(sizes, 0)) {
-                half.log_alpha.copy_(&values.view_as(&half.log_alpha));
+            for half in &mut self.halves {
+                let mut flat = half.log_alpha.view([-1]);
+                let n_gates = flat.numel();
+                let wanted = (n_gates as f64 * sparsity - 1e-9).ceil() as usize;
+                let wanted = wanted.min(n_gates - 1) as i64;
+                let (lowest, indices) = flat.topk(wanted, 0, false, false);
+                let _ = flat.index_copy_(0, &indices, &lowest.clamp_max(closed));
             }
         });
     }

@@ -1,8 +1,9 @@
 //! The hard-concrete gate (Louizos et al. 2018), with the constants that JoLA uses.
 //!
-//! A gate is a number in [0, 1] controlled by one parameter, `log_alpha`. While
-//! training it is random, so that the chance of being exactly zero has a gradient;
-//! afterwards it takes its deterministic value, which is exactly 0 for
+//! A gate is a number in [0, 1] controlled by one parameter, `log_alpha`. With the paper's
+//! formula it is random while it learns, so that the chance of being exactly zero has a
+//! gradient; afterwards, and all along where that gradient is taken in expectation
+//! ([`crate::penalty`]), it has its deterministic value, which is exactly 0 for
 //! `log_alpha` ≤ −2.398 and exactly 1 for `log_alpha` ≥ 2.398.
 
 use tch::{Kind, Tensor};

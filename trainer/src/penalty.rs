@@ -1,14 +1,21 @@
-//! The L0 penalty, λ · Σ P(g ≠ 0), and what chooses λ.
+//! The L0 penalty, λ · Σ P(g ≠ 0), what chooses λ, and the gates' own gradient.
 //!
-//! The penalty enters as its exact gradient on `log_alpha`. For a target sparsity, λ is
-//! chosen so that it outweighs the task on just the wanted share of the gates: a gate
-//! resists with the force κ = −∂(loss)/∂(log α) / ∂P/∂(log α), averaged over recent steps,
-//! and λ is that quantile of κ. There is no controller to tune and nothing to overshoot:
-//! whatever the size of the model or of its loss, only the gates that resist least are
-//! pushed, and those that the task holds open move up.
+//! With a given λ (the paper's formula) the penalty's exact gradient is added to the one that
+//! the loss leaves on `log_alpha`. That one is noise for the most part: a sampled gate is 0
+//! or 1 in four of five steps and then has none.
+//!
+//! For a target sparsity the gradient is taken in expectation instead. A gate that is open
+//! with probability P makes the expected loss L(open) + (1 − P)·κ, where κ is what the loss
+//! would rise by without the head's edit: to first order −Σ v·∂L/∂v over the vector v that
+//! the gate lets through (Molchanov et al. 2017), known in every step, averaged over recent
+//! ones. So `log_alpha` gets (λ − κ)·∂P/∂(log α). Each kind of gate, of scales and of
+//! offsets, has a λ of its own: the quantile of κ below which the wanted share of the kind
+//! lies. There is no controller to tune and nothing to overshoot: whatever the size of the
+//! model or of its loss, only the gates that are worth least are pushed, and the others move
+//! up.
 
 use serde::Serialize;
-use tch::{no_grad, Tensor};
+use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::{gates, state};
 
@@ -16,22 +23,22 @@ use crate::{gates, state};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sparsity {
-    /// Share of the gates to close, in [0, 1).
+    /// Share of the gates of each kind to close, in [0, 1).
     Target(f64),
     /// The paper's formula with this λ, raised linearly over the ramp.
     Lambda(f64),
 }
 
-/// Memory of the averaged task gradient: about the last 1 / (1 − MEMORY) steps.
+/// Memory of the averaged worth: about the last 1 / (1 − MEMORY) steps.
 const MEMORY: f64 = 0.95;
 
 /// Chooses λ step by step. Everything stays on the device.
 #[derive(Debug)]
 pub struct Penalty {
     sparsity: Sparsity,
-    /// Averaged task gradient on each half's `log_alpha`, [L, H] each.
-    task: Vec<Tensor>,
-    /// λ of the last step, one number.
+    /// Averaged κ of each kind's gates, [L, H] each.
+    worth: Vec<Tensor>,
+    /// λ of the last step, mean over the kinds, one number.
     lambda: Tensor,
 }
 
@@ -39,58 +46,61 @@ impl Penalty {
     /// At the start of a run on these gates, [L, H] each.
     pub fn new(sparsity: Sparsity, log_alphas: &[&Tensor]) -> Penalty {
         let zeros = |la: &&Tensor| la.detach().zeros_like();
-        let task: Vec<Tensor> = log_alphas.iter().map(zeros).collect();
-        let lambda = task[0].sum(task[0].kind());
+        let worth: Vec<Tensor> = log_alphas.iter().map(zeros).collect();
+        let lambda = worth[0].new_zeros([], kind(&worth[0]));
         Penalty {
             sparsity,
-            task,
+            worth,
             lambda,
         }
     }
 
-    /// Takes note of the task's gradient, which the loss has just left on `log_alphas`.
-    pub fn observe(&mut self, log_alphas: &[&Tensor]) {
+    /// Takes note of what the gates of each kind were worth in a step, [L, H] each
+    /// ([`crate::edits::Edits::worth`]).
+    pub fn observe(&mut self, worth: &[Tensor]) {
         no_grad(|| {
-            for (task, log_alpha) in self.task.iter_mut().zip(log_alphas) {
-                let new = log_alpha.grad() * (1.0 - MEMORY);
-                let _ = task.g_mul_scalar_(MEMORY).g_add_(&new);
+            for (average, new) in self.worth.iter_mut().zip(worth) {
+                let new = new * (1.0 - MEMORY);
+                let _ = average.g_mul_scalar_(MEMORY).g_add_(&new);
             }
         });
     }
 
-    /// Adds the penalty's gradient to that of the task. `ramp` in (0, 1] is how far the
-    /// target (or the given λ) has been raised.
+    /// Completes the gradient that the loss has left on `log_alphas`. `ramp` in (0, 1] is how
+    /// far the target (or the given λ) has been raised.
     pub fn add_gradient(&mut self, log_alphas: &[&Tensor], ramp: f64) {
         no_grad(|| {
-            let slopes: Vec<Tensor> = log_alphas.iter().map(|la| slope(la)).collect();
-            self.lambda = match self.sparsity {
-                Sparsity::Lambda(lambda) => self.lambda.full_like(lambda * ramp),
-                Sparsity::Target(target) => {
-                    let forces = log_alphas.iter().zip(&slopes).zip(&self.task);
-                    let forces = forces.map(|((la, slope), task)| resistance(la, slope, task));
-                    let forces = Tensor::cat(&forces.collect::<Vec<_>>(), 0);
-                    let count = (forces.numel() as f64 * target * ramp).round() as i64;
-                    match count {
-                        0 => self.lambda.zeros_like(),
-                        _ => forces.kthvalue(count, 0, false).0.clamp_min(0.0),
+            let mut lambdas = Vec::new();
+            for (log_alpha, worth) in log_alphas.iter().zip(&self.worth) {
+                let slope = slope(log_alpha);
+                let mut gradient = log_alpha.grad();
+                lambdas.push(match self.sparsity {
+                    Sparsity::Lambda(lambda) => {
+                        let lambda = slope.new_full([], lambda * ramp, kind(&slope));
+                        let _ = gradient.g_add_(&(slope * &lambda));
+                        lambda
                     }
-                }
-            };
-            for (log_alpha, slope) in log_alphas.iter().zip(slopes) {
-                let _ = log_alpha.grad().g_add_(&(slope * &self.lambda));
+                    Sparsity::Target(target) => {
+                        let lambda = lambda_above(log_alpha, worth, target * ramp);
+                        gradient.copy_(&((&lambda - worth) * slope));
+                        lambda
+                    }
+                });
             }
+            self.lambda = Tensor::stack(&lambdas, 0).mean(None);
         });
     }
 
-    /// λ of the last step, one number.
+    /// λ of the last step, mean over the kinds, one number.
     pub fn lambda(&self) -> &Tensor {
         &self.lambda
     }
 
     /// Everything needed to continue exactly. Copies, not views.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let task = self.task.iter().enumerate();
-        task.map(|(i, task)| (format!("penalty.task.{i}"), task.copy()))
+        let worth = self.worth.iter().enumerate();
+        worth
+            .map(|(i, worth)| (format!("penalty.worth.{i}"), worth.copy()))
             .collect()
     }
 
@@ -99,9 +109,9 @@ impl Penalty {
     /// # Errors
     /// [`crate::Error::State`] when a tensor is missing or has another shape.
     pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<(), crate::Error> {
-        for (i, task) in self.task.iter_mut().enumerate() {
-            let name = format!("penalty.task.{i}");
-            task.copy_(state::find(state, &name, &task.size(), task.kind())?);
+        for (i, worth) in self.worth.iter_mut().enumerate() {
+            let name = format!("penalty.worth.{i}");
+            worth.copy_(state::find(state, &name, &worth.size(), worth.kind())?);
         }
         Ok(())
     }
@@ -115,25 +125,32 @@ pub fn add_l1_gradient(vectors: &Tensor, lambda: f64) {
     });
 }
 
+/// The λ, at least 0, that the `share` of the gates that are worth least do not exceed, one
+/// number. Gates that are closed already come first, so that they stay so.
+fn lambda_above(log_alpha: &Tensor, worth: &Tensor, share: f64) -> Tensor {
+    let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
+    let worth = worth.masked_fill(&closed, f64::NEG_INFINITY).flatten(0, -1);
+    match (worth.numel() as f64 * share).round() as i64 {
+        0 => worth.new_zeros([], kind(&worth)),
+        count => worth.kthvalue(count, 0, false).0.clamp_min(0.0),
+    }
+}
+
+fn kind(tensor: &Tensor) -> (Kind, Device) {
+    (tensor.kind(), tensor.device())
+}
+
 /// ∂P(g ≠ 0)/∂(log α) of each gate.
 fn slope(log_alpha: &Tensor) -> Tensor {
     let open = gates::open_probability(&log_alpha.detach());
     &open * (1f64 - &open)
 }
 
-/// κ of each gate, flat; lowest for gates that are closed already, so that they stay so.
-fn resistance(log_alpha: &Tensor, slope: &Tensor, task: &Tensor) -> Tensor {
-    let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
-    (-task / slope)
-        .masked_fill(&closed, f64::NEG_INFINITY)
-        .flatten(0, -1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
 
+    /// Gates on which the loss has left `gradient`.
     fn gates(log_alpha: &[f64], gradient: &[f64]) -> Tensor {
         let leaf = Tensor::from_slice(log_alpha)
             .view([1, -1])
@@ -142,6 +159,19 @@ mod tests {
             .sum(Kind::Double)
             .backward();
         leaf
+    }
+
+    /// The gradient that a target leaves on open gates of these worths.
+    fn pushed(sparsity: f64, log_alphas: &[&Tensor], worth: &[&[f64]]) -> (Vec<Vec<f64>>, f64) {
+        let worth: Vec<Tensor> = worth
+            .iter()
+            .map(|worth| Tensor::from_slice(worth).view([1, -1]))
+            .collect();
+        let mut penalty = Penalty::new(Sparsity::Target(sparsity), log_alphas);
+        penalty.observe(&worth);
+        penalty.add_gradient(log_alphas, 1.0);
+        let gradients = log_alphas.iter().map(|la| values(&la.grad())).collect();
+        (gradients, penalty.lambda().double_value(&[]))
     }
 
     fn values(tensor: &Tensor) -> Vec<f64> {
@@ -165,26 +195,32 @@ mod tests {
     }
 
     #[test]
-    fn a_target_pushes_just_the_gates_that_resist_least() {
-        // The loss falls when gates 0 and 3 open further, and rises for gate 4.
-        let gradient = [-0.4, 0.0, -0.01, -0.3, 0.2];
-        let leaf = gates(&[1.0; 5], &gradient);
-        let mut penalty = Penalty::new(Sparsity::Target(0.6), &[&leaf]);
-        penalty.observe(&[&leaf]);
-        penalty.add_gradient(&[&leaf], 1.0);
-        let pushed_down: Vec<bool> = values(&leaf.grad()).iter().map(|g| *g > 0.0).collect();
-        assert_eq!(pushed_down, [false, true, false, false, true]);
-        assert!(penalty.lambda().double_value(&[]) > 0.0);
+    fn a_target_pushes_just_the_gates_that_are_worth_least() {
+        // Without gates 0 and 3 the loss would rise, without gate 4 it would fall. What one
+        // sampled step left on the gates does not count.
+        let leaf = gates(&[1.0; 5], &[9.0, -9.0, 9.0, -9.0, 9.0]);
+        let (gradients, lambda) = pushed(0.6, &[&leaf], &[&[0.4, 0.0, 0.01, 0.3, -0.2]]);
+        let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
+        // Gate 2 is the quantile itself and rests.
+        assert_eq!(down, [false, true, false, false, true]);
+        assert_eq!(gradients[0][2], 0.0);
+        assert!(lambda > 0.0);
+    }
+
+    #[test]
+    fn each_kind_has_its_share_however_much_the_other_is_worth() {
+        let halves = [gates(&[1.0; 4], &[0.0; 4]), gates(&[1.0; 4], &[0.0; 4])];
+        let worth: [&[f64]; 2] = [&[0.01, 0.02, 0.03, 0.04], &[1.0, 2.0, 3.0, 4.0]];
+        let (gradients, _) = pushed(0.5, &[&halves[0], &halves[1]], &worth);
+        for gradient in gradients {
+            assert!(gradient[0] > 0.0 && gradient[2] < 0.0 && gradient[3] < 0.0);
+        }
     }
 
     #[test]
     fn closed_gates_count_towards_the_target() {
-        let leaf = gates(&[-3.0, -3.0, 1.0, 1.0], &[-1.0, -1.0, -0.2, -0.1]);
-        let mut penalty = Penalty::new(Sparsity::Target(0.5), &[&leaf]);
-        penalty.observe(&[&leaf]);
-        penalty.add_gradient(&[&leaf], 1.0);
-        assert_eq!(penalty.lambda().double_value(&[]), 0.0);
-        let zeros = Tensor::zeros([1, 2], (Kind::Double, Device::Cpu));
-        assert_eq!(penalty.task[0].narrow(1, 0, 2).size(), zeros.size());
+        let leaf = gates(&[-3.0, -3.0, 1.0, 1.0], &[0.0; 4]);
+        let (_, lambda) = pushed(0.5, &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
+        assert_eq!(lambda, 0.0);
     }
 }

@@ -29,7 +29,7 @@ pub struct StepRecord {
     pub lr: f64,
     /// Learning rate of the gates; 0 where they rest.
     pub gate_lr: f64,
-    /// λ of the penalty; 0 outside the prune phase.
+    /// λ of the penalty, mean over the kinds of gates; 0 outside the prune phase.
     pub lambda: f64,
     /// Gates of each kind that are open after the step, by their deterministic value.
     pub open: BTreeMap<String, usize>,

@@ -232,7 +232,9 @@ impl<'a> Trainer<'a> {
         } = *self.settings;
         let phase = self.plan.phase(step);
         let batch = self.batch(step);
-        let edits = self.trained.training_edits(seed, step);
+        // For a target the gates' gradient is taken in expectation, without samples.
+        let sampled = matches!(self.settings.sparsity, Sparsity::Lambda(_));
+        let edits = self.trained.training_edits(sampled.then_some((seed, step)));
         let loss = backward(self.model, &batch, &edits, self.settings.recomputed);
         let rate = lr * self.rate_factor(step);
         let gate_rate = match phase {
@@ -279,7 +281,7 @@ impl<'a> Trainer<'a> {
         }
         let penalty = self.penalty.as_mut()?;
         if phase != Phase::Polish {
-            penalty.observe(&edits.log_alphas());
+            penalty.observe(&edits.worth());
         }
         if phase != Phase::Prune {
             return None;

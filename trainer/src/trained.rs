@@ -76,9 +76,9 @@ impl Trained {
     }
 
     /// What the model applies in training step `step`, one entry per layer.
-    pub fn training_edits(&self, seed: u64, step: usize) -> Vec<LayerEdit> {
+    pub fn training_edits(&self, noise: Option<(u64, usize)>) -> Vec<LayerEdit> {
         match self {
-            Trained::Edits(edits) => edits.training_edits(seed, step),
+            Trained::Edits(edits) => edits.training_edits(noise),
             Trained::Lora(lora) => lora.layer_edits(),
         }
     }

@@ -30,6 +30,42 @@ fn add(tensor: &Tensor, index: i64, delta: f64) {
     });
 }
 
+/// A gate's worth is what weakening the head's edit costs, by central differences.
+#[test]
+fn worth_is_what_the_loss_would_rise_by_to_first_order() {
+    let model = model(Precision::F64);
+    let batch = Batch::pack(&rows(3, 1), Device::Cpu);
+    for method in [Method::Jola, Method::SharedGate] {
+        let edits = Edits::new(method, 16, &model.head_rms(&batch), INIT, 3);
+        let loss = || cross_entropy(&model, &batch, &edits.training_edits(None));
+        loss().backward();
+        let shared = edits.log_alphas().len() == 1;
+        let head = |half: usize, index: i64| edits.halves[half].vectors.flatten(0, 1).get(index);
+        let weaken = |kind: usize, index: i64, by: f64| {
+            no_grad(|| {
+                for half in 0..2 {
+                    if shared || half == kind {
+                        let _ = head(half, index).g_mul_scalar_(1.0 - by);
+                    }
+                }
+                loss().double_value(&[])
+            })
+        };
+        for (kind, worth) in edits.worth().iter().enumerate() {
+            for (index, worth) in (0..).zip(Vec::<f64>::try_from(worth.flatten(0, -1)).unwrap()) {
+                let weaker = weaken(kind, index, STEP);
+                let stronger = weaken(kind, index, 1.0 - (1.0 + STEP) / (1.0 - STEP));
+                weaken(kind, index, 1.0 - 1.0 / (1.0 + STEP));
+                let difference = (weaker - stronger) / (2.0 * STEP);
+                assert!(
+                    (worth - difference).abs() < 1e-8 + 1e-5 * difference.abs(),
+                    "{worth} {difference}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn match_central_differences() {
     let model = model(Precision::F64);
