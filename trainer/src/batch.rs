@@ -41,6 +41,8 @@ pub struct Batch {
     pub rows: Tensor,
     /// [R] the token that follows each of `rows`; [0] without targets
     pub targets: Tensor,
+    /// A layer and the residual stream [T, d] before it, where it is known already
+    pub entry: Option<(usize, Tensor)>,
 }
 
 impl Batch {
@@ -93,6 +95,16 @@ fn shared_prefix(sequences: &[&Sequence]) -> usize {
     shared
 }
 
+/// How many of the first sequences have at most `tokens` tokens together; at least one.
+pub(crate) fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
+    let mut sum = 0;
+    let fits = sequences.iter().take_while(|sequence| {
+        sum += sequence.tokens.len();
+        sum <= tokens
+    });
+    fits.count().max(1)
+}
+
 #[derive(Default)]
 struct Packer {
     prefix: usize,
@@ -135,6 +147,7 @@ impl Packer {
             rows: tensor(&self.rows),
             targets: tensor(&self.targets),
             lengths: self.lengths,
+            entry: None,
         }
     }
 }

@@ -59,8 +59,9 @@ fn through_layers(
     let leaf = |x: Tensor, with_gradient| x.detach().set_requires_grad(with_gradient);
 
     let mut inputs: Vec<Tensor> = Vec::with_capacity(again);
+    let (entered, x) = model.begin(batch);
     let x = no_grad(|| {
-        (0..again).fold(model.embed(batch), |x, l| {
+        (entered..again).fold(x, |x, l| {
             inputs.push(x.shallow_clone());
             layer(l, x)
         })
@@ -71,7 +72,7 @@ fn through_layers(
     loss.backward();
     drop(top);
     let mut gradient = x.grad();
-    for (l, x) in inputs.into_iter().enumerate().skip(lowest).rev() {
+    for (l, x) in (entered..again).zip(inputs).skip(lowest - entered).rev() {
         let x = leaf(x, l > lowest);
         let y = layer(l, x.shallow_clone());
         (y * gradient).sum(x.kind()).backward();

@@ -3,7 +3,7 @@
 //! The way through: [`base`] opens the frozen base model (a GGUF, or by [`hf`] a Hugging
 //! Face directory), [`arch`], [`config`] and [`weights`] read it, [`model`]
 //! computes it, [`edits`] with [`gates`] or [`lora`] hold what is trained, [`dataset`] and [`batch`]
-//! bring the rows, [`train`] runs the three phases of [`schedule`] with [`optim`] and
+//! bring the [`rows`], [`train`] runs the three phases of [`schedule`] with [`optim`] and
 //! [`penalty`] as [`recipe`] says, and [`export`] writes the sidecar, or [`lora_file`] the adapter. [`run_dir`]
 //! keeps a run's metrics and its [`checkpoint`]. [`logits`] checks the result against
 //! llama.cpp.
@@ -44,6 +44,7 @@ pub mod recipe;
 pub mod record;
 mod rng;
 pub mod rope;
+pub mod rows;
 mod run;
 mod run_args;
 pub mod run_config;
@@ -52,6 +53,7 @@ pub mod schedule;
 pub mod state;
 pub mod train;
 pub mod trained;
+pub mod validation;
 mod watch;
 pub mod weights;
 

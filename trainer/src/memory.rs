@@ -2,11 +2,11 @@
 
 use tch::Kind;
 
-use crate::batch::Sequence;
+use crate::batch::{fitting, Sequence};
 use crate::config::Config;
 use crate::estimate::BatchSize;
 use crate::model::Precision;
-use crate::train::{fitting, VALIDATION_TOKENS};
+use crate::rows::PASS_TOKENS;
 
 /// Bytes at the peak of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ fn validation_rows(valid: &[Sequence]) -> usize {
     let mut rest = valid;
     let mut most = 0;
     while !rest.is_empty() {
-        let (now, later) = rest.split_at(fitting(rest, VALIDATION_TOKENS));
+        let (now, later) = rest.split_at(fitting(rest, PASS_TOKENS));
         most = most.max(BatchSize::of(now).targets);
         rest = later;
     }

@@ -155,11 +155,28 @@ impl Model {
     /// `edits` holds one entry per layer; what requires a gradient in it receives one.
     pub fn forward(&self, batch: &Batch, edits: &[LayerEdit]) -> Tensor {
         let shared = Shared::new(self, batch);
-        let layers = edits.iter().enumerate();
-        let x = layers.fold(self.embed(batch), |x, (l, edit)| {
+        let (entered, x) = self.begin(batch);
+        let layers = edits.iter().enumerate().skip(entered);
+        let x = layers.fold(x, |x, (l, edit)| {
             self.layer(l, x, batch, &shared, &edit.lora, |z| edit.apply(z))
         });
         self.logits(&x)
+    }
+
+    /// Where a forward pass begins: a layer, and the residual stream [T, d] before it.
+    pub(crate) fn begin(&self, batch: &Batch) -> (usize, Tensor) {
+        match &batch.entry {
+            Some((layer, x)) => (*layer, x.shallow_clone()),
+            None => (0, self.embed(batch)),
+        }
+    }
+
+    /// The residual stream [T, d] before `layer`, with no edit below it.
+    pub(crate) fn enter(&self, batch: &Batch, layer: usize) -> Tensor {
+        let (shared, none) = (Shared::new(self, batch), LayerLora::default());
+        (0..layer).fold(self.embed(batch), |x, l| {
+            self.layer(l, x, batch, &shared, &none, |z| z)
+        })
     }
 
     /// As [`forward`](Self::forward) with any edit: `edit` is given a layer and its head

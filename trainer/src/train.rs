@@ -2,30 +2,32 @@
 
 use std::time::{Duration, Instant};
 
-use tch::{no_grad, Device, Reduction, Tensor};
+use tch::{Device, Tensor};
 
-use crate::batch::{Batch, Sequence};
+use crate::batch::{fitting, Batch, Sequence};
 use crate::dataset::Sampler;
-use crate::edits::{Edits, LayerEdit};
+use crate::edits::Edits;
+use crate::estimate::BatchSize;
 use crate::gates;
 use crate::gradient::backward;
+use crate::memory::Activations;
 use crate::method::Method;
 use crate::model::Model;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::penalty::{add_l1_gradient, Penalty, Sparsity};
 use crate::recipe::{Recipe, Settings};
 use crate::record::{GateHistory, Observer, Pending, Validation, ValidationRecord, Window};
+use crate::rows::Rows;
 use crate::schedule::{ramp, warmup_cosine, Phase, Plan};
 use crate::state::{Counters, State};
 use crate::trained::{Group, Trained};
+use crate::validation::evaluate;
 use crate::Error;
 
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
-/// Tokens of one validation batch.
-pub(crate) const VALIDATION_TOKENS: usize = 2048;
 
 /// What a run gives back.
 #[derive(Debug)]
@@ -44,8 +46,8 @@ pub struct Outcome {
 pub struct Trainer<'a> {
     model: &'a Model,
     settings: &'a Settings,
-    train: &'a [Sequence],
-    valid: &'a [Sequence],
+    train: Rows<'a>,
+    valid: Rows<'a>,
     sampler: Sampler,
     plan: Plan,
     trained: Trained,
@@ -96,8 +98,8 @@ impl<'a> Trainer<'a> {
         Ok(Trainer {
             model,
             settings,
-            train,
-            valid,
+            train: Rows::new(train),
+            valid: Rows::new(valid),
             sampler: settings.sampler(train.len()),
             plan: settings.plan(),
             penalty: gated.map(|edits| Penalty::new(sparsity, &edits.log_alphas())),
@@ -169,11 +171,15 @@ impl<'a> Trainer<'a> {
         if self.plan.choice() == 0 && self.counters.step == 0 && self.n_gates() > 0 {
             self.choose_heads(observer);
         }
+        if self.counters.step >= self.plan.choice() {
+            self.keep_below(observer);
+        }
         for step in self.counters.step..steps {
             let begun = Instant::now();
             self.step(step);
             if step + 1 == self.plan.choice() {
                 self.choose_heads(observer);
+                self.keep_below(observer);
             }
             self.window.note_gates(self.trained.open_gates());
             self.window.add_time(begun.elapsed());
@@ -217,21 +223,15 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn batch(&self, step: usize) -> Batch {
-        let rows = self.sampler.rows(step);
-        Batch::pack(
-            rows.iter().map(|&row| &self.train[row]),
-            self.model.device(),
-        )
-    }
-
     /// One optimiser step. Its numbers stay on the device.
     fn step(&mut self, step: usize) {
         let Settings {
             lr, recipe, seed, ..
         } = *self.settings;
         let phase = self.plan.phase(step);
-        let batch = self.batch(step);
+        let batch = self
+            .train
+            .pack(&self.sampler.rows(step), self.model.device());
         // For a target the gates' gradient is taken in expectation, without samples.
         let sampled = matches!(self.settings.sparsity, Sparsity::Lambda(_));
         let edits = self.trained.training_edits(sampled.then_some((seed, step)));
@@ -343,6 +343,36 @@ impl<'a> Trainer<'a> {
         edits.fix();
     }
 
+    /// Keeps what the layers below all edits make of the rows, as far as it takes no more
+    /// memory than those layers save. Heads must have been chosen.
+    fn keep_below(&mut self, observer: &mut dyn Observer) {
+        let edits = self.trained.final_edits();
+        let lowest = edits.iter().position(|edit| !edit.is_empty());
+        let Some(lowest @ 1..) = lowest else {
+            return;
+        };
+        let sizes = (0..self.sampler.steps_per_epoch()).map(|step| {
+            let rows = self.sampler.rows(step);
+            let size = BatchSize::of(rows.iter().map(|&row| &self.train.sequences()[row]));
+            Activations::new(&self.model.config, self.model.precision, size, &[]).layer
+        });
+        // Layers that are computed again leave nothing but what they read.
+        let saved = lowest.saturating_sub(self.settings.recomputed) as u64;
+        let mut saved = saved * sizes.max().unwrap_or(0);
+        for rows in [&mut self.train, &mut self.valid] {
+            let bytes = rows.stream_bytes(self.model);
+            if bytes > 0 && bytes <= saved {
+                saved -= bytes;
+                rows.keep(self.model, lowest);
+                observer.log(&format!(
+                    "the {lowest} layers below all edits are computed once for {} rows: {:.0} MB kept",
+                    rows.sequences().len(),
+                    bytes as f64 / 1e6
+                ));
+            }
+        }
+    }
+
     /// Whether `step` is followed by a validation: in the polish phase (in all steps without
     /// one) `validations` times in even distances, the last after the last step.
     fn validate_after(&self, step: usize) -> bool {
@@ -350,7 +380,7 @@ impl<'a> Trainer<'a> {
             0 => (0, self.plan.steps()),
             polish => (self.plan.choice(), polish),
         };
-        if step < start || self.valid.is_empty() {
+        if step < start || self.valid.sequences().is_empty() {
             return false;
         }
         let done = step + 1 - start;
@@ -360,7 +390,7 @@ impl<'a> Trainer<'a> {
 
     /// Validates and keeps the best parameters; returns whether it is time to stop.
     fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
-        let validation = evaluate(self.model, &self.trained.final_edits(), self.valid);
+        let validation = evaluate(self.model, &self.trained.final_edits(), &self.valid);
         let Counters { step, best, .. } = self.counters;
         let Validation { loss, .. } = validation;
         if !loss.is_finite() {
@@ -388,52 +418,4 @@ impl<'a> Trainer<'a> {
         }
         Ok(stop)
     }
-}
-
-/// Loss and exact matches of `sequences` under `edits`; `sequences` must not be empty.
-pub fn evaluate(model: &Model, edits: &[LayerEdit], sequences: &[Sequence]) -> Validation {
-    let (mut loss, mut targets, mut exact) = (0.0, 0, 0);
-    let mut rest = sequences;
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(fitting(rest, VALIDATION_TOKENS));
-        rest = later;
-        let batch = Batch::pack(now, model.device());
-        let (sum, hits) = no_grad(|| {
-            let logits = model.forward(&batch, edits);
-            let sum = logits.cross_entropy_loss::<Tensor>(
-                &batch.targets,
-                None,
-                Reduction::Sum,
-                -100,
-                0.0,
-            );
-            (
-                sum.double_value(&[]),
-                logits.argmax(-1, false).eq_tensor(&batch.targets),
-            )
-        });
-        loss += sum;
-        targets += batch.n_rows();
-        let hits = Vec::<bool>::try_from(hits).expect("one bool per target");
-        let mut hits = hits.as_slice();
-        for sequence in now {
-            let (own, others) = hits.split_at(sequence.n_targets());
-            exact += usize::from(own.iter().all(|&hit| hit));
-            hits = others;
-        }
-    }
-    Validation {
-        loss: loss / targets as f64,
-        exact: exact as f64 / sequences.len() as f64,
-    }
-}
-
-/// How many of the first sequences have at most `tokens` tokens together; at least one.
-pub(crate) fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
-    let mut sum = 0;
-    let fits = sequences.iter().take_while(|sequence| {
-        sum += sequence.tokens.len();
-        sum <= tokens
-    });
-    fits.count().max(1)
 }

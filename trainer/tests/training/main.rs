@@ -11,6 +11,7 @@ mod tiny;
 mod cli;
 mod dry_run;
 mod gradients;
+mod kept;
 mod kill;
 mod methods;
 mod packing;

@@ -10,8 +10,10 @@ use jola_trainer::model::{Model, Precision};
 use jola_trainer::penalty::Sparsity;
 use jola_trainer::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
 use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
+use jola_trainer::rows::Rows;
 use jola_trainer::schedule::Phase;
-use jola_trainer::train::{evaluate, Trainer};
+use jola_trainer::train::Trainer;
+use jola_trainer::validation::evaluate;
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -112,7 +114,7 @@ fn lofit_trains_scales_then_offsets() {
     );
     let stats = sidecar(&model, &edits).stats();
     assert_eq!((stats.open_mul, stats.open_add), (0, 3));
-    let before = evaluate(&model, &LayerEdit::none(2), &rows(8, 2));
+    let before = evaluate(&model, &LayerEdit::none(2), &Rows::new(&rows(8, 2)));
     assert!(outcome.validation.unwrap().loss < before.loss);
     let scales = |edits: &Edits| {
         let scales = edits.halves[0].vectors.detach().abs();
@@ -170,7 +172,7 @@ fn lora_learns_and_its_file_says_the_same() {
         ..settings(Method::Lora(every_target()))
     };
     let (trained, outcome, _) = run(&model, &lora).unwrap();
-    let before = evaluate(&model, &LayerEdit::none(2), &rows(8, 2));
+    let before = evaluate(&model, &LayerEdit::none(2), &Rows::new(&rows(8, 2)));
     let validation = outcome.validation.unwrap();
     assert!(
         validation.loss < 0.75 * before.loss,
@@ -312,7 +314,7 @@ fn the_papers_recipe_follows_its_schedule() {
         panic!("edits")
     };
     let best = outcome.validation.unwrap();
-    let found = evaluate(&model, &trained.final_edits(), &valid);
+    let found = evaluate(&model, &trained.final_edits(), &Rows::new(&valid));
     assert!((found.loss - best.loss).abs() < 1e-9);
     let values = |t: &Tensor| Vec::<f64>::try_from(t.to_kind(Kind::Double).flatten(0, -1)).unwrap();
     let bound = (6f64 / 5.0).sqrt() + 60.0 * PAPER_LR;

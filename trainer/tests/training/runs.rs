@@ -9,8 +9,10 @@ use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::penalty::Sparsity;
 use jola_trainer::recipe::{Recipe, Settings};
-use jola_trainer::train::{evaluate, Outcome, Trainer};
+use jola_trainer::rows::Rows;
+use jola_trainer::train::{Outcome, Trainer};
 use jola_trainer::trained::Trained;
+use jola_trainer::validation::evaluate;
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -97,7 +99,7 @@ fn the_same_seed_gives_the_same_bytes() {
 fn a_run_learns_and_closes_the_share_that_was_asked_for() {
     let model = model(Precision::F32);
     let (edits, outcome, lines) = train(&model, &SETTINGS).unwrap();
-    let before = evaluate(&model, &LayerEdit::none(2), &rows(8, 2));
+    let before = evaluate(&model, &LayerEdit::none(2), &Rows::new(&rows(8, 2)));
     let validation = outcome.validation.unwrap();
     assert!(
         validation.loss < 0.75 * before.loss,
