@@ -42,7 +42,8 @@ def engine_bench(out, parallel, prompt, tokens, pairs, *more):
     command += ["-p", prompt, "-n", tokens, "-r", pairs, *more, "--json"]
     found = last_json(run(*command))
     edit.unlink()
-    return {"command": " ".join(map(str, command)), **found}
+    shown = [Path(MODEL).name if part == MODEL else str(part) for part in command]
+    return {"command": " ".join(shown), **found}
 
 
 def routes(out, parallel, prompt, tokens):
