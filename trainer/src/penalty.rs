@@ -125,14 +125,17 @@ pub fn add_l1_gradient(vectors: &Tensor, lambda: f64) {
     });
 }
 
-/// The λ, at least 0, that the `share` of the gates that are worth least do not exceed, one
-/// number. Gates that are closed already come first, so that they stay so.
+/// The λ that the `share` of the gates that are worth least do not exceed, one number. It may be negative: where all gates of a kind seem to do harm for a while, as when
+/// their vectors overshoot, no more of them are pushed than was asked for. Gates that are
+/// closed already come first, so that they stay so.
 fn lambda_above(log_alpha: &Tensor, worth: &Tensor, share: f64) -> Tensor {
     let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
-    let worth = worth.masked_fill(&closed, f64::NEG_INFINITY).flatten(0, -1);
-    match (worth.numel() as f64 * share).round() as i64 {
-        0 => worth.new_zeros([], kind(&worth)),
-        count => worth.kthvalue(count, 0, false).0.clamp_min(0.0),
+    let masked = worth.masked_fill(&closed, f64::NEG_INFINITY).flatten(0, -1);
+    // Below all of them, and finite: λ enters the gradient.
+    let lowest = worth.min();
+    match (masked.numel() as f64 * share).round() as i64 {
+        0 => lowest,
+        count => masked.kthvalue(count, 0, false).0.maximum(&lowest),
     }
 }
 
@@ -218,9 +221,18 @@ mod tests {
     }
 
     #[test]
+    fn gates_that_all_seem_to_do_harm_are_not_all_pushed() {
+        let leaf = gates(&[1.0; 4], &[0.0; 4]);
+        let (gradients, lambda) = pushed(0.5, &[&leaf], &[&[-0.4, -0.3, -0.2, -0.1]]);
+        let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
+        assert_eq!(down, [true, false, false, false]);
+        assert!(lambda < 0.0);
+    }
+
+    #[test]
     fn closed_gates_count_towards_the_target() {
         let leaf = gates(&[-3.0, -3.0, 1.0, 1.0], &[0.0; 4]);
-        let (_, lambda) = pushed(0.5, &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
-        assert_eq!(lambda, 0.0);
+        let (gradients, _) = pushed(0.5, &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
+        assert!(gradients[0][2..].iter().all(|g| *g <= 0.0), "{gradients:?}");
     }
 }
