@@ -5,6 +5,8 @@
 //! of labels). In a causal model what comes later changes nothing there, so that part is
 //! computed once for the whole batch, forwards and backwards. The result is the same.
 
+use std::ops::Range;
+
 use tch::{Device, Tensor};
 
 /// Shared prefixes of fewer tokens are not worth the wider attention of what follows.
@@ -93,6 +95,20 @@ fn shared_prefix(sequences: &[&Sequence]) -> usize {
         return 0;
     }
     shared
+}
+
+/// Tokens of one forward pass without a gradient.
+const PASS_TOKENS: usize = 2048;
+
+/// The numbers of the sequences of each forward pass without a gradient, in order.
+pub(crate) fn passes(sequences: &[Sequence]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let rest = &sequences[start..];
+        let end = start + fitting(rest, PASS_TOKENS).min(rest.len());
+        let pass = std::mem::replace(&mut start, end)..end;
+        (!pass.is_empty()).then_some(pass)
+    })
 }
 
 /// How many of the first sequences have at most `tokens` tokens together; at least one.

@@ -2,11 +2,10 @@
 
 use tch::Kind;
 
-use crate::batch::{fitting, Sequence};
+use crate::batch::{passes, Sequence};
 use crate::config::Config;
 use crate::estimate::BatchSize;
 use crate::model::Precision;
-use crate::rows::PASS_TOKENS;
 
 /// Bytes at the peak of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +90,10 @@ impl Activations {
 
 /// Answer tokens of the validation batch that has most of them.
 fn validation_rows(valid: &[Sequence]) -> usize {
-    let mut rest = valid;
-    let mut most = 0;
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(fitting(rest, PASS_TOKENS));
-        most = most.max(BatchSize::of(now).targets);
-        rest = later;
-    }
-    most
+    passes(valid)
+        .map(|pass| BatchSize::of(&valid[pass]).targets)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Bytes of one number.

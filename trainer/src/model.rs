@@ -173,24 +173,26 @@ impl Model {
 
     /// The residual stream [T, d] before `layer`, with no edit below it.
     pub(crate) fn enter(&self, batch: &Batch, layer: usize) -> Tensor {
-        let (shared, none) = (Shared::new(self, batch), LayerLora::default());
-        (0..layer).fold(self.embed(batch), |x, l| {
-            self.layer(l, x, batch, &shared, &none, |z| z)
-        })
+        self.through(batch, layer, |_, z| z)
     }
 
     /// As [`forward`](Self::forward) with any edit: `edit` is given a layer and its head
     /// outputs [T, H·D] in `precision.math` (only the selected rows in the last layer).
-    pub fn forward_with(
+    pub fn forward_with(&self, batch: &Batch, edit: impl FnMut(usize, Tensor) -> Tensor) -> Tensor {
+        self.logits(&self.through(batch, self.layers.len(), edit))
+    }
+
+    /// The residual stream behind the first `layers` layers, with any edit of their heads.
+    fn through(
         &self,
         batch: &Batch,
+        layers: usize,
         mut edit: impl FnMut(usize, Tensor) -> Tensor,
     ) -> Tensor {
         let (shared, none) = (Shared::new(self, batch), LayerLora::default());
-        let x = (0..self.layers.len()).fold(self.embed(batch), |x, l| {
+        (0..layers).fold(self.embed(batch), |x, l| {
             self.layer(l, x, batch, &shared, &none, |z| edit(l, z))
-        });
-        self.logits(&x)
+        })
     }
 
     /// What the first layer reads, [T, d] in `precision.math`: the norms need it so, and so

@@ -29,6 +29,14 @@ pub enum Sparsity {
     Lambda(f64),
 }
 
+impl Sparsity {
+    /// Whether gates are sampled while they learn. For a target their gradient is taken in
+    /// expectation, without samples.
+    pub fn sampled(self) -> bool {
+        matches!(self, Sparsity::Lambda(_))
+    }
+}
+
 /// Memory of the averaged worth: about the last 1 / (1 − MEMORY) steps.
 const MEMORY: f64 = 0.95;
 
@@ -125,9 +133,10 @@ pub fn add_l1_gradient(vectors: &Tensor, lambda: f64) {
     });
 }
 
-/// The λ that the `share` of the gates that are worth least do not exceed, one number. It may be negative: where all gates of a kind seem to do harm for a while, as when
-/// their vectors overshoot, no more of them are pushed than was asked for. Gates that are
-/// closed already come first, so that they stay so.
+/// The λ that the `share` of the gates that are worth least do not exceed, one number. It may
+/// be negative: where all gates of a kind seem to do harm for a while, as when their vectors
+/// overshoot, no more of them are pushed than was asked for. Gates that are closed already
+/// come first, so that they stay so.
 fn lambda_above(log_alpha: &Tensor, worth: &Tensor, share: f64) -> Tensor {
     let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
     let masked = worth.masked_fill(&closed, f64::NEG_INFINITY).flatten(0, -1);

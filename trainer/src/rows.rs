@@ -2,15 +2,13 @@
 //!
 //! Once heads are chosen, nothing that is trained reaches the layers below the lowest edited
 //! one: what they make of a row is the same in every step. It is computed once and kept, if
-//! it takes no more memory than those layers no longer need for the backward pass.
+//! it takes no more memory than the estimate of the run counts for those layers.
 
 use tch::{no_grad, Device, Tensor};
 
-use crate::batch::{fitting, Batch, Sequence};
+use crate::batch::{passes, Batch, Sequence};
+use crate::memory::bytes_of;
 use crate::model::Model;
-
-/// Tokens of one forward pass without a gradient.
-pub(crate) const PASS_TOKENS: usize = 2048;
 
 /// Tokenised rows, and their residual streams before a layer where those are kept.
 #[derive(Debug)]
@@ -54,19 +52,15 @@ impl<'a> Rows<'a> {
     /// Bytes that the streams take.
     pub fn stream_bytes(&self, model: &Model) -> u64 {
         let tokens: usize = self.sequences.iter().map(|row| row.tokens.len() - 1).sum();
-        let number = model.precision.math.elt_size_in_bytes();
-        (tokens * model.config.n_embd * number) as u64
+        (tokens * model.config.n_embd) as u64 * bytes_of(model.precision.math)
     }
 
     /// Computes the streams before `layer`, with no edit below it, and keeps them. They
     /// depend on nothing but the rows, so that a resumed run keeps the same.
     pub fn keep(&mut self, model: &Model, layer: usize) {
         let mut streams = Vec::with_capacity(self.sequences.len());
-        let mut rest = self.sequences;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(fitting(rest, PASS_TOKENS));
-            rest = later;
-            let batch = Batch::pack(now, model.device());
+        for pass in passes(self.sequences) {
+            let batch = Batch::pack(&self.sequences[pass], model.device());
             let x = no_grad(|| model.enter(&batch, layer)); // [T, d]
             let prefix = x.narrow(0, 0, batch.prefix);
             let mut start = batch.prefix;

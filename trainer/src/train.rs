@@ -232,9 +232,8 @@ impl<'a> Trainer<'a> {
         let batch = self
             .train
             .pack(&self.sampler.rows(step), self.model.device());
-        // For a target the gates' gradient is taken in expectation, without samples.
-        let sampled = matches!(self.settings.sparsity, Sparsity::Lambda(_));
-        let edits = self.trained.training_edits(sampled.then_some((seed, step)));
+        let noise = self.settings.sparsity.sampled().then_some((seed, step));
+        let edits = self.trained.training_edits(noise);
         let loss = backward(self.model, &batch, &edits, self.settings.recomputed);
         let rate = lr * self.rate_factor(step);
         let gate_rate = match phase {
@@ -280,7 +279,7 @@ impl<'a> Trainer<'a> {
             return Some(Tensor::from(*l1));
         }
         let penalty = self.penalty.as_mut()?;
-        if phase != Phase::Polish {
+        if phase != Phase::Polish && !self.settings.sparsity.sampled() {
             penalty.observe(&edits.worth());
         }
         if phase != Phase::Prune {
@@ -344,7 +343,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// Keeps what the layers below all edits make of the rows, as far as it takes no more
-    /// memory than those layers save. Heads must have been chosen.
+    /// memory than the estimate of the run counts for those layers' backward pass. Heads must
+    /// have been chosen.
     fn keep_below(&mut self, observer: &mut dyn Observer) {
         let edits = self.trained.final_edits();
         let lowest = edits.iter().position(|edit| !edit.is_empty());
@@ -357,12 +357,12 @@ impl<'a> Trainer<'a> {
             Activations::new(&self.model.config, self.model.precision, size, &[]).layer
         });
         // Layers that are computed again leave nothing but what they read.
-        let saved = lowest.saturating_sub(self.settings.recomputed) as u64;
-        let mut saved = saved * sizes.max().unwrap_or(0);
+        let spared = lowest.saturating_sub(self.settings.recomputed) as u64;
+        let mut spared = spared * sizes.max().unwrap_or(0);
         for rows in [&mut self.train, &mut self.valid] {
             let bytes = rows.stream_bytes(self.model);
-            if bytes > 0 && bytes <= saved {
-                saved -= bytes;
+            if bytes > 0 && bytes <= spared {
+                spared -= bytes;
                 rows.keep(self.model, lowest);
                 observer.log(&format!(
                     "the {lowest} layers below all edits are computed once for {} rows: {:.0} MB kept",

@@ -75,7 +75,8 @@ impl Trained {
         parameters
     }
 
-    /// What the model applies in training step `step`, one entry per layer.
+    /// What the model applies in a training step, one entry per layer; `noise` as for
+    /// [`Edits::training_edits`].
     pub fn training_edits(&self, noise: Option<(u64, usize)>) -> Vec<LayerEdit> {
         match self {
             Trained::Edits(edits) => edits.training_edits(noise),

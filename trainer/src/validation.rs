@@ -2,23 +2,18 @@
 
 use tch::{no_grad, Reduction, Tensor};
 
-use crate::batch::fitting;
+use crate::batch::passes;
 use crate::edits::LayerEdit;
 use crate::model::Model;
 use crate::record::Validation;
-use crate::rows::{Rows, PASS_TOKENS};
+use crate::rows::Rows;
 
 /// Loss and exact matches of `rows` under `edits`; there must be some.
 pub fn evaluate(model: &Model, edits: &[LayerEdit], rows: &Rows) -> Validation {
     let (mut loss, mut targets, mut exact) = (0.0, 0, 0);
     let sequences = rows.sequences();
-    let mut start = 0;
-    while start < sequences.len() {
-        let rest = &sequences[start..];
-        let now = &rest[..fitting(rest, PASS_TOKENS)];
-        let numbers: Vec<usize> = (start..start + now.len()).collect();
-        start += now.len();
-        let batch = rows.pack(&numbers, model.device());
+    for pass in passes(sequences) {
+        let batch = rows.pack(&pass.clone().collect::<Vec<_>>(), model.device());
         let (sum, hits) = no_grad(|| {
             let logits = model.forward(&batch, edits);
             let sum = logits.cross_entropy_loss::<Tensor>(
@@ -37,7 +32,7 @@ pub fn evaluate(model: &Model, edits: &[LayerEdit], rows: &Rows) -> Validation {
         targets += batch.n_rows();
         let hits = Vec::<bool>::try_from(hits).expect("one bool per target");
         let mut hits = hits.as_slice();
-        for sequence in now {
+        for sequence in &sequences[pass] {
             let (own, others) = hits.split_at(sequence.n_targets());
             exact += usize::from(own.iter().all(|&hit| hit));
             hits = others;
