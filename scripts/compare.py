@@ -8,6 +8,7 @@ DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.json
 rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.
 `jola` runs at its default settings. All other methods are tried at the learning rates of
 GRID on the first seed, the one with the best validation loss serves the other seeds too.
+With `--tuned-on TASK` they are tried on that task only, and its rates serve all tasks.
 
 A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
 again. `table` writes OUT/table.md from it. Only the standard library is needed.
@@ -175,14 +176,21 @@ def run_prompt(args, results, key, data):
     results.add({**key, **score(args, key["task"], test, [])})
 
 
+def best_rate(results, task, method):
+    """The learning rate that did best on the task's first seed."""
+    tried = results.find(task=task, method=method, seed=0)
+    if not tried:
+        sys.exit(f"compare: {method} was not yet tried on {task}: run that first")
+    return min(tried, key=lambda row: row["valid_loss"])["lr"]
+
+
 def run_method(args, results, key, data):
     """Trains and scores one method on one task and seed; on the first seed at every rate."""
     method, seed = key["method"], key["seed"]
-    first = {**key, "seed": 0}
     rates = GRID[method]
-    if seed != 0:
-        tried = results.find(**first)
-        rates = [min(tried, key=lambda row: row["valid_loss"])["lr"]]
+    tuned_on = args.tuned_on or key["task"]
+    if seed != 0 or key["task"] != tuned_on:
+        rates = [best_rate(results, tuned_on, method)]
     for rate in rates:
         if results.find(**key, lr=rate):
             continue
@@ -265,6 +273,7 @@ def main():
     runs.add_argument("--rows", type=int, default=200, help="training rows")
     runs.add_argument("--valid", type=int, default=100, help="validation rows")
     runs.add_argument("--test", type=int, default=500, help="test rows")
+    runs.add_argument("--tuned-on", help="the task whose learning rates serve all")
     runs.add_argument("--bin", type=Path, default=Path("target/release"))
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
     shown = commands.add_parser("table", help="only the table")
