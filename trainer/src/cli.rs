@@ -82,7 +82,8 @@ pub(crate) struct TrainArgs {
     /// Rows per optimiser step.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch_size: usize,
-    /// Learning rate at its peak, of scales and offsets or of low-rank factors
+    /// Learning rate at its peak, of scales and offsets or of low-rank factors; three times
+    /// as much once gates have chosen heads
     /// [default: 0.1; lora: 0.002; with --recipe paper: 0.005].
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) lr: Option<f64>,

@@ -297,6 +297,10 @@ impl<'a> Trainer<'a> {
     fn rate_factor(&self, step: usize) -> f64 {
         let recipe = self.settings.recipe;
         let choice = self.plan.choice();
+        let peak = match self.plan.phase(step) {
+            Phase::Polish if self.settings.method.gated() => recipe.polish_rate,
+            _ => 1.0,
+        };
         let (step, steps, hold) = match self.settings.method {
             Method::Lofit { .. } if step < choice => (step, choice, 0),
             Method::Lofit { .. } => (step - choice, self.plan.polish, 0),
@@ -304,7 +308,7 @@ impl<'a> Trainer<'a> {
             _ => (step, self.plan.steps(), 0),
         };
         let warmup = (steps as f64 * recipe.warmup).round() as usize;
-        warmup_cosine(step, steps, warmup, hold, recipe.lr_floor)
+        peak * warmup_cosine(step, steps, warmup, hold, recipe.lr_floor)
     }
 
     /// Learning rate of the gates. Adam moves a gate that is pushed steadily by the rate in

@@ -325,6 +325,34 @@ fn the_papers_recipe_follows_its_schedule() {
     }
 }
 
+/// What is left after the choice of heads has further to move; where nothing is chosen the
+/// rate has one peak.
+#[test]
+fn the_rate_is_raised_once_gates_have_chosen_heads() {
+    let model = model(Precision::F32);
+    let (train, valid) = (rows(24, 1), rows(8, 2));
+    let raised = SETTINGS.lr * Recipe::DEFAULT.polish_rate;
+    for (method, peaks) in [
+        (Method::Jola, [SETTINGS.lr, raised]),
+        (Method::Ungated, [SETTINGS.lr; 2]),
+    ] {
+        let settings = settings(method);
+        let plan = settings.plan();
+        let mut watched = Watched::default();
+        let trainer = Trainer::new(&model, &settings, &train, &valid).unwrap();
+        trainer.run(&mut watched).unwrap();
+        let rates: Vec<f64> = watched.0.iter().map(|record| record.lr).collect();
+        let (before, after) = rates.split_at(plan.choice());
+        let highest = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+        assert!(
+            before.is_empty() || highest(before) == peaks[0],
+            "{before:?}"
+        );
+        assert_eq!(highest(after), peaks[1], "{after:?}");
+        assert!(after[after.len() - 1] < 0.1 * peaks[1], "{after:?}");
+    }
+}
+
 /// Step records, and the steps that were validated.
 #[derive(Default)]
 struct Watched(Vec<StepRecord>, Vec<usize>);
