@@ -79,9 +79,9 @@ pub(crate) struct TrainArgs {
     /// Instead of --epochs: optimiser steps.
     #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = count)]
     pub(crate) steps: Option<usize>,
-    /// Rows per optimiser step.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
-    pub(crate) batch_size: usize,
+    /// Rows per optimiser step [default: 4; with --recipe paper: 8].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) batch_size: Option<usize>,
     /// Learning rate at its peak, of scales and offsets or of low-rank factors; three times
     /// as much once gates have chosen heads
     /// [default: 0.1; lora: 0.002; with --recipe paper: 0.005].
@@ -215,12 +215,12 @@ impl TrainArgs {
         n_rows: usize,
     ) -> Result<Settings> {
         let method = options.method(self.lambda, config)?;
+        let paper = options.recipe == RecipeName::Paper;
         let sampler = Sampler {
             n_rows,
-            batch_size: self.batch_size,
+            batch_size: self.batch_size.unwrap_or(if paper { 8 } else { 4 }),
             seed: self.seed,
         };
-        let paper = options.recipe == RecipeName::Paper;
         let of_gates = [
             ("--recipe paper", paper),
             ("--sparsity", self.sparsity.is_some()),
@@ -260,7 +260,7 @@ impl TrainArgs {
                 None => Sparsity::Target(self.sparsity.unwrap_or(0.9)),
             },
             steps,
-            batch_size: self.batch_size,
+            batch_size: sampler.batch_size,
             gate_lr: self.gate_lr,
             patience: self.patience.unwrap_or(if paper { 2 } else { 3 }),
             recomputed: 0,

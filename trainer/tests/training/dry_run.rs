@@ -42,6 +42,22 @@ fn a_dry_run_counts_and_writes_nothing() {
     assert_eq!(names.count(), 2); // model and rows
 }
 
+/// Of ten rows two validate. By default the others are seen 12 times, four a step; by the
+/// paper's code 20 times, eight a step.
+#[test]
+fn a_recipe_brings_its_epochs_and_rows_per_step() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path());
+    let rows = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n".repeat(10);
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    for (recipe, steps) in [("default", "steps      24:"), ("paper", "steps      20:")] {
+        let args =
+            format!("-m tiny.gguf --data rows.jsonl -o edit.gguf --recipe {recipe} --dry-run");
+        let report = text(&run(folder.path(), &args).stdout);
+        assert!(report.contains(steps), "{steps}\n{report}");
+    }
+}
+
 /// A limit that no recomputation can keep.
 #[test]
 fn too_little_memory_is_refused_before_the_run() {
