@@ -3,6 +3,7 @@
 
     scripts/compare.py run   DATA OUT -m BASE.gguf [--tasks a,b] [--methods c,d] [--seeds 3]
     scripts/compare.py table OUT
+    scripts/compare.py agree OUT -m BASE.gguf
 
 DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
 rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.
@@ -11,7 +12,10 @@ GRID on the first seed, the one with the best validation loss serves the other s
 With `--tuned-on TASK` they are tried on that task only, and its rates serve all tasks.
 
 A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
-again. `table` writes OUT/table.md from it. Only the standard library is needed.
+again. `table` writes OUT/table.md from it. `agree` takes the adapters that are still there,
+counts in llama.cpp how many of their validation rows they answer exactly, and writes that
+beside what the trainer counted in libtorch to OUT/agree.md. Only the standard library is
+needed.
 """
 
 import argparse
@@ -34,7 +38,7 @@ GRID = {
     "shared-gate": EDITS,
     "ungated": EDITS,
     "lofit": EDITS,
-    "lora": [2e-3, 4e-3],
+    "lora": [4e-3, 8e-3],
 }
 # Methods that train nothing.
 PROMPTS = ["zero-shot", "few-shot"]
@@ -81,6 +85,15 @@ def few_shot(test, train):
         yield json.dumps(shot, ensure_ascii=False) + "\n"
 
 
+def validation_file(out, key):
+    return out / "data" / key["task"] / f"valid-{key['rows']}-{key['seed']}.jsonl"
+
+
+def adapter_file(out, key, rate):
+    name = f"{key['task']}-{key['method']}-{key['rows']}-{key['seed']}-{rate}.gguf"
+    return out / "adapters" / name
+
+
 class Data:
     """The rows of one task and seed, as files."""
 
@@ -95,9 +108,8 @@ class Data:
         train, test = rows[: args.rows], test[: args.test]
         stem = args.out / "data" / task
         self.train = write(stem / f"train-{args.rows}-{seed}.jsonl", train)
-        self.valid = write(
-            stem / f"valid-{args.rows}-{seed}.jsonl", rows[args.rows : needed]
-        )
+        key = {"task": task, "rows": args.rows, "seed": seed}
+        self.valid = write(validation_file(args.out, key), rows[args.rows : needed])
         self.test = write(stem / "test.jsonl", test)
         self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(test, train))
 
@@ -111,11 +123,19 @@ def command(args, name, *words):
     return done.stdout, done.stderr
 
 
-def score(args, task, data, adapter):
-    metric, length = METRICS.get(task, CLASSES)
+def applied(method, adapter):
+    return ["--lora" if method == "lora" else "--jola", adapter]
+
+
+def evaluate(args, data, metric, length, adapter):
     words = ["eval", "-m", args.model, "-d", data, "--metric", metric, "-n", length, "--json"]
     out, _ = command(args, "llama-jola", *words, *adapter)
-    report = json.loads(out.strip().splitlines()[-1])
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def score(args, task, data, adapter):
+    metric, length = METRICS.get(task, CLASSES)
+    report = evaluate(args, data, metric, length, adapter)
     value = report["score"] * 100 if "accuracy" in report else report["score"]
     return {"metric": metric, "score": value, "n": report["n"]}
 
@@ -194,12 +214,10 @@ def run_method(args, results, key, data):
     for rate in rates:
         if results.find(**key, lr=rate):
             continue
-        name = f"{key['task']}-{method}-{key['rows']}-{seed}-{rate}.gguf"
-        output = args.out / "adapters" / name
+        output = adapter_file(args.out, key, rate)
         output.parent.mkdir(parents=True, exist_ok=True)
         trained = train(args, method, rate, data, seed, output)
-        adapter = ["--lora" if method == "lora" else "--jola", output]
-        scored = score(args, key["task"], data.test, adapter)
+        scored = score(args, key["task"], data.test, applied(method, output))
         results.add({**key, "lr": rate, **trained, **scored, **described(args, method, output)})
 
 
@@ -215,6 +233,38 @@ def run(args):
                 else:
                     run_method(args, results, key, data)
     table(args)
+
+
+def counted_in_training(adapter):
+    """The share of validation rows that the trainer found answered exactly by what it kept."""
+    records = map(json.loads, lines(adapter.with_suffix(".run") / "metrics.jsonl"))
+    return [r["validation"]["exact"] for r in records if r.get("best")][-1]
+
+
+def agree(args):
+    head = ["adapter", "rows", "libtorch", "llama.cpp", "difference"]
+    text = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    differences = []
+    for row in Results(args.out / "results.jsonl").rows:
+        if row["method"] in PROMPTS or row["task"] in METRICS:
+            continue
+        adapter = adapter_file(args.out, row, row["lr"])
+        if not adapter.exists():
+            continue
+        own = counted_in_training(adapter) * 100
+        valid = validation_file(args.out, row)
+        report = evaluate(args, valid, "exact", CLASSES[1], applied(row["method"], adapter))
+        served = report["score"] * 100
+        differences.append(served - own)
+        cells = [adapter.stem, f"{report['n']}", f"{own:.1f}", f"{served:.1f}", f"{served - own:+.1f}"]
+        text.append("| " + " | ".join(cells) + " |")
+        print(text[-1], flush=True)
+    if not differences:
+        sys.exit(f"compare: no adapters in {args.out / 'adapters'}: run `compare.py run` first")
+    text.append("")
+    text.append(f"{len(differences)} adapters; mean difference {statistics.mean(differences):+.2f} points")
+    (args.out / "agree.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    print(text[-1])
 
 
 def chosen(results, task, method, rows):
@@ -276,13 +326,16 @@ def main():
     runs.add_argument("--tuned-on", help="the task whose learning rates serve all")
     runs.add_argument("--bin", type=Path, default=Path("target/release"))
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
-    shown = commands.add_parser("table", help="only the table")
-    shown.add_argument("out", type=Path)
+    for name, work in [("table", "only the table"), ("agree", "exact answers in libtorch and in llama.cpp")]:
+        shown = commands.add_parser(name, help=work)
+        shown.add_argument("out", type=Path)
+    shown.add_argument("-m", "--model", type=Path, required=True)
+    shown.add_argument("--bin", type=Path, default=Path("target/release"))
     args = parser.parse_args()
     unknown = set(getattr(args, "methods", [])) - set(METHODS)
     if unknown:
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
-    run(args) if args.command == "run" else table(args)
+    {"run": run, "table": table, "agree": agree}[args.command](args)
 
 
 if __name__ == "__main__":
