@@ -142,7 +142,8 @@ def score(args, task, data, adapter):
 
 def train(args, method, rate, data, seed, output):
     words = ["-m", args.model, "--data", data.train, "--valid", data.valid, "-o", output]
-    words += ["--method", method, "--lr", rate, "--seed", seed, *args.train]
+    # A run that was interrupted with this script goes on where it stopped.
+    words += ["--method", method, "--lr", rate, "--seed", seed, "--resume", *args.train]
     start = time.monotonic()
     _, log = command(args, "jola-train", *words)
     seconds = time.monotonic() - start
