@@ -63,7 +63,8 @@ pub(crate) struct TrainArgs {
     #[arg(short, long, value_name = "EDIT.gguf")]
     pub(crate) output: PathBuf,
     /// Share of the gates to close, of each kind: each head has a gate for its scale and one
-    /// for its offset. A closed gate leaves no trace in the sidecar [default: 0.9].
+    /// for its offset. A closed gate leaves no trace in the sidecar. Lower it for tasks with
+    /// many classes [default: 0.9].
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) sparsity: Option<f64>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method

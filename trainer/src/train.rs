@@ -369,7 +369,7 @@ impl<'a> Trainer<'a> {
                 spared -= bytes;
                 rows.keep(self.model, lowest);
                 observer.log(&format!(
-                    "the {lowest} layers below all edits are computed once for {} rows: {:.0} MB kept",
+                    "layers below all edits, computed once for {} rows: {lowest} ({:.0} MB kept)",
                     rows.sequences().len(),
                     bytes as f64 / 1e6
                 ));
