@@ -142,7 +142,8 @@ def score(args, task, data, adapter):
 
 def train(args, method, rate, data, seed, output):
     words = ["-m", args.model, "--data", data.train, "--valid", data.valid, "-o", output]
-    # A run that was interrupted with this script goes on where it stopped.
+    # A run that was interrupted with this script goes on where it stopped: its seconds count
+    # from there.
     words += ["--method", method, "--lr", rate, "--seed", seed, "--resume", *args.train]
     start = time.monotonic()
     _, log = command(args, "jola-train", *words)
@@ -242,9 +243,16 @@ def counted_in_training(adapter):
     return [r["validation"]["exact"] for r in records if r.get("best")][-1]
 
 
+def table_line(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def table_head(names):
+    return [table_line(names), "|---" * len(names) + "|"]
+
+
 def agree(args):
-    head = ["adapter", "rows", "libtorch", "llama.cpp", "difference"]
-    text = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    text = table_head(["adapter", "rows", "libtorch", "llama.cpp", "difference"])
     differences = []
     for row in Results(args.out / "results.jsonl").rows:
         if row["method"] in PROMPTS or row["task"] in METRICS:
@@ -258,7 +266,7 @@ def agree(args):
         served = report["score"] * 100
         differences.append(served - own)
         cells = [adapter.stem, f"{report['n']}", f"{own:.1f}", f"{served:.1f}", f"{served - own:+.1f}"]
-        text.append("| " + " | ".join(cells) + " |")
+        text.append(table_line(cells))
         print(text[-1], flush=True)
     if not differences:
         sys.exit(f"compare: no adapters in {args.out / 'adapters'}: run `compare.py run` first")
@@ -289,8 +297,7 @@ def table(args):
     tasks, text = results.names("task"), []
     for rows in sorted(results.names("rows")):
         text.append(f"{rows} training rows; mean ± standard deviation over seeds\n")
-        head = ["method", *tasks, "mean", "bytes", "heads edited", "seconds"]
-        text += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        text += table_head(["method", *tasks, "mean", "bytes", "heads edited", "seconds"])
         for method in results.methods():
             runs = {task: chosen(results, task, method, rows) for task in tasks}
             scores = {task: [row["score"] for row in runs[task]] for task in tasks}
@@ -304,7 +311,7 @@ def table(args):
 
             cells = [cell(scores[task]) for task in tasks]
             extra = [mean("bytes"), mean("heads_edited"), mean("train_seconds")]
-            text.append("| " + " | ".join([method, *cells, whole, *extra]) + " |")
+            text.append(table_line([method, *cells, whole, *extra]))
         text.append("")
     (args.out / "table.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
@@ -314,10 +321,13 @@ def main():
     split = lambda text: text.split(",")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    runs = commands.add_parser("run", help="train and score what is missing, then the table")
+    scoring = argparse.ArgumentParser(add_help=False)
+    scoring.add_argument("-m", "--model", type=Path, required=True)
+    scoring.add_argument("--bin", type=Path, default=Path("target/release"))
+    work = "train and score what is missing, then the table"
+    runs = commands.add_parser("run", help=work, parents=[scoring])
     runs.add_argument("data", type=Path)
     runs.add_argument("out", type=Path)
-    runs.add_argument("-m", "--model", type=Path, required=True)
     runs.add_argument("--tasks", type=split, required=True)
     runs.add_argument("--methods", type=split, default=METHODS)
     runs.add_argument("--seeds", type=int, default=3)
@@ -325,13 +335,12 @@ def main():
     runs.add_argument("--valid", type=int, default=100, help="validation rows")
     runs.add_argument("--test", type=int, default=500, help="test rows")
     runs.add_argument("--tuned-on", help="the task whose learning rates serve all")
-    runs.add_argument("--bin", type=Path, default=Path("target/release"))
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
-    for name, work in [("table", "only the table"), ("agree", "exact answers in libtorch and in llama.cpp")]:
-        shown = commands.add_parser(name, help=work)
-        shown.add_argument("out", type=Path)
-    shown.add_argument("-m", "--model", type=Path, required=True)
-    shown.add_argument("--bin", type=Path, default=Path("target/release"))
+    shown = commands.add_parser("table", help="only the table")
+    shown.add_argument("out", type=Path)
+    work = "exact answers in libtorch and in llama.cpp"
+    agreeing = commands.add_parser("agree", help=work, parents=[scoring])
+    agreeing.add_argument("out", type=Path)
     args = parser.parse_args()
     unknown = set(getattr(args, "methods", [])) - set(METHODS)
     if unknown:

@@ -84,7 +84,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) batch_size: Option<usize>,
     /// Learning rate at its peak, of scales and offsets or of low-rank factors; three times
-    /// as much once gates have chosen heads
+    /// as much once gates have chosen heads (not with --recipe paper)
     /// [default: 0.1; lora: 0.002; with --recipe paper: 0.005].
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) lr: Option<f64>,

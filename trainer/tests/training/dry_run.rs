@@ -16,13 +16,18 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+fn model_and_ten_rows() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path());
+    let row = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n";
+    fs::write(folder.path().join("rows.jsonl"), row.repeat(10)).unwrap();
+    folder
+}
+
 /// Two layers of four heads of 16 numbers each: 256 numbers behind 16 gates.
 #[test]
 fn a_dry_run_counts_and_writes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path());
-    let rows = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n".repeat(10);
-    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let folder = model_and_ten_rows();
     let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 20 --batch-size 3 --dry-run";
     let output = run(folder.path(), args);
     let report = text(&output.stdout);
@@ -46,10 +51,7 @@ fn a_dry_run_counts_and_writes_nothing() {
 /// paper's code 20 times, eight a step.
 #[test]
 fn a_recipe_brings_its_epochs_and_rows_per_step() {
-    let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path());
-    let rows = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n".repeat(10);
-    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let folder = model_and_ten_rows();
     for (recipe, steps) in [("default", "steps      24:"), ("paper", "steps      20:")] {
         let args =
             format!("-m tiny.gguf --data rows.jsonl -o edit.gguf --recipe {recipe} --dry-run");
@@ -61,10 +63,7 @@ fn a_recipe_brings_its_epochs_and_rows_per_step() {
 /// A limit that no recomputation can keep.
 #[test]
 fn too_little_memory_is_refused_before_the_run() {
-    let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path());
-    let row = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n";
-    fs::write(folder.path().join("rows.jsonl"), row.repeat(10)).unwrap();
+    let folder = model_and_ten_rows();
     let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 20 --max-memory 0.01";
     let output = run(folder.path(), args);
     assert_eq!(output.status.code(), Some(1));
