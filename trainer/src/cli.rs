@@ -12,8 +12,8 @@ use crate::device::{set_threads, DeviceChoice, DtypeChoice};
 use crate::logits::{self, Applied};
 use crate::method::Method;
 use crate::method_args::{MethodArgs, RecipeName};
-use crate::penalty::Sparsity;
-use crate::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
+use crate::penalty::{Shares, Sparsity};
+use crate::recipe::{Recipe, Settings};
 use crate::run_args::RunArgs;
 
 /// Train a JoLA edit on the GGUF model that llama.cpp serves.
@@ -62,11 +62,11 @@ pub(crate) struct TrainArgs {
     /// Where to write the sidecar (with --method lora: the LoRA adapter).
     #[arg(short, long, value_name = "EDIT.gguf")]
     pub(crate) output: PathBuf,
-    /// Share of the gates to close, of each kind: each head has a gate for its scale and one
-    /// for its offset. A closed gate leaves no trace in the sidecar. Lower it for tasks with
-    /// many classes [default: 0.9].
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    pub(crate) sparsity: Option<f64>,
+    /// Share of the gates to close: each head has a gate for its scale and one for its
+    /// offset. Two numbers, as 0.9,0.85, are for scales and for offsets. A closed gate leaves
+    /// no trace in the sidecar. Lower it for tasks with many classes [default: 0.9,0.85].
+    #[arg(long, value_name = "SHARE[,SHARE]", value_parser = shares)]
+    pub(crate) sparsity: Option<Shares>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
     /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
     #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
@@ -156,6 +156,15 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// One share for both kinds of gates, or one for each.
+fn shares(text: &str) -> Result<Shares, String> {
+    let (scale, offset) = text.split_once(',').unwrap_or((text, text));
+    Ok(Shares {
+        scale: share(scale.trim())?,
+        offset: share(offset.trim())?,
+    })
+}
+
 pub(crate) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
@@ -217,9 +226,10 @@ impl TrainArgs {
     ) -> Result<Settings> {
         let method = options.method(self.lambda, config)?;
         let paper = options.recipe == RecipeName::Paper;
+        let defaults = options.recipe.defaults();
         let sampler = Sampler {
             n_rows,
-            batch_size: self.batch_size.unwrap_or(if paper { 8 } else { 4 }),
+            batch_size: self.batch_size.unwrap_or(defaults.batch_size),
             seed: self.seed,
         };
         let of_gates = [
@@ -248,22 +258,22 @@ impl TrainArgs {
                 "--recipe paper goes by --lambda, not --sparsity"
             );
         }
-        let epochs = self.epochs.unwrap_or(if paper { 20 } else { 12 });
+        let epochs = self.epochs.unwrap_or(defaults.epochs);
         let steps = self.steps.unwrap_or(epochs * sampler.steps_per_epoch());
         let epochs = steps.div_ceil(sampler.steps_per_epoch());
-        let lr = if paper { PAPER_LR } else { method.default_lr() };
+        let lr = self.lr.or(defaults.lr);
         Ok(Settings {
-            lr: self.lr.unwrap_or(lr),
+            lr: lr.unwrap_or_else(|| method.default_lr()),
             method,
-            sparsity: match self.lambda {
-                Some(lambda) => Sparsity::Lambda(lambda),
-                None if paper => Sparsity::Lambda(PAPER_LAMBDA),
-                None => Sparsity::Target(self.sparsity.unwrap_or(0.9)),
+            sparsity: match (self.lambda, self.sparsity) {
+                (Some(lambda), _) => Sparsity::Lambda(lambda),
+                (None, Some(shares)) => Sparsity::Target(shares),
+                (None, None) => defaults.sparsity,
             },
             steps,
             batch_size: sampler.batch_size,
             gate_lr: self.gate_lr,
-            patience: self.patience.unwrap_or(if paper { 2 } else { 3 }),
+            patience: self.patience.unwrap_or(defaults.patience),
             recomputed: 0,
             seed: self.seed,
             recipe: match options.recipe {

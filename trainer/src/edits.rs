@@ -9,6 +9,7 @@ use tch::{no_grad, Tensor};
 use crate::gates;
 use crate::lora::LayerLora;
 use crate::method::Method;
+use crate::penalty::Shares;
 use crate::rng::{Purpose, Rng};
 
 /// The two halves of an edit `z' = (1 + g_m·m) ⊙ z + g_a·a`.
@@ -317,10 +318,19 @@ impl Edits {
         edits
     }
 
+    /// Each kind of gate: the half that it opens, the scale where it opens both, and
+    /// `log_alpha` [L, H].
+    pub fn kinds(&self) -> Vec<(Half, &Tensor)> {
+        let shared = self.method == Method::SharedGate;
+        let halves = &self.halves[..if shared { 1 } else { self.halves.len() }];
+        let kinds = halves.iter().map(|half| (half.half, &half.log_alpha));
+        kinds.collect()
+    }
+
     /// `log_alpha` [L, H] of each kind of gate.
     pub fn log_alphas(&self) -> Vec<&Tensor> {
-        let gates = self.gates();
-        gates.into_iter().map(|(_, log_alpha)| log_alpha).collect()
+        let kinds = self.kinds();
+        kinds.into_iter().map(|(_, log_alpha)| log_alpha).collect()
     }
 
     /// What the gates of each kind are worth: what the loss would rise by without the head's
@@ -342,12 +352,13 @@ impl Edits {
 
     /// Each kind of gate: what it opens, and `log_alpha` [L, H].
     pub fn gates(&self) -> Vec<(&'static str, &Tensor)> {
-        if self.method == Method::SharedGate {
-            return vec![("head", &self.halves[0].log_alpha)];
-        }
-        let halves = self.halves.iter();
-        halves
-            .map(|half| (half.half.name(), &half.log_alpha))
+        let name = |half: Half| match self.method {
+            Method::SharedGate => "head",
+            _ => half.name(),
+        };
+        let kinds = self.kinds().into_iter();
+        kinds
+            .map(|(half, log_alpha)| (name(half), log_alpha))
             .collect()
     }
 
@@ -385,15 +396,15 @@ impl Edits {
         self.gates().into_iter().map(open).collect()
     }
 
-    /// Closes the gates with the lowest `log_alpha` until the share `sparsity`, below 1, of
-    /// each kind is closed; more may be closed already. One of each kind may stay open.
-    pub fn close_to(&mut self, sparsity: f64) {
+    /// Closes the gates with the lowest `log_alpha` until these shares, below 1, are closed;
+    /// more may be closed already. One of each kind may stay open.
+    pub fn close_to(&mut self, shares: Shares) {
         let closed = closed_log_alpha();
         no_grad(|| {
             for half in &mut self.halves {
                 let mut flat = half.log_alpha.view([-1]);
                 let n_gates = flat.numel();
-                let wanted = (n_gates as f64 * sparsity - 1e-9).ceil() as usize;
+                let wanted = (n_gates as f64 * shares.of(half.half) - 1e-9).ceil() as usize;
                 let wanted = wanted.min(n_gates - 1) as i64;
                 let (lowest, indices) = flat.topk(wanted, 0, false, false);
                 let _ = flat.index_copy_(0, &indices, &lowest.clamp_max(closed));

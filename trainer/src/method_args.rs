@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use crate::config::Config;
 use crate::lora::LoraConfig;
 use crate::method::Method;
+use crate::recipe::Defaults;
 
 /// λ of LoFiT's L1 penalty in its published script for Llama 2 7B.
 const LOFIT_L1: f64 = 1e-3;
@@ -52,6 +53,16 @@ pub enum RecipeName {
     /// The published schedule and penalty: 20 epochs at a rate of 5e-3, λ = 0.1·e^(−0.01·step),
     /// validation after each epoch with a patience of 2. It closes few gates or none.
     Paper,
+}
+
+impl RecipeName {
+    /// What goes without saying with this recipe.
+    pub fn defaults(self) -> Defaults {
+        match self {
+            RecipeName::Default => Defaults::DEFAULT,
+            RecipeName::Paper => Defaults::PAPER,
+        }
+    }
 }
 
 const METHODS: &str = "Options of single methods";

@@ -14,17 +14,20 @@
 //! model or of its loss, only the gates that are worth least are pushed, and the others move
 //! up.
 
+use std::fmt;
+
 use serde::Serialize;
 use tch::{no_grad, Device, Kind, Tensor};
 
+use crate::edits::Half;
 use crate::{gates, state};
 
 /// What the user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sparsity {
-    /// Share of the gates of each kind to close, in [0, 1).
-    Target(f64),
+    /// How many gates of each kind to close.
+    Target(Shares),
     /// The paper's formula with this λ, raised linearly over the ramp.
     Lambda(f64),
 }
@@ -37,6 +40,51 @@ impl Sparsity {
     }
 }
 
+/// Shares of the gates to close, in [0, 1).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Shares {
+    /// Of the scales' gates, and of those that heads have for both.
+    pub scale: f64,
+    /// Of the offsets' gates.
+    pub offset: f64,
+}
+
+impl Shares {
+    /// The same share of both kinds.
+    pub const fn both(share: f64) -> Shares {
+        Shares {
+            scale: share,
+            offset: share,
+        }
+    }
+
+    /// The share of this half's gates.
+    pub fn of(self, half: Half) -> f64 {
+        match half {
+            Half::Scale => self.scale,
+            Half::Offset => self.offset,
+        }
+    }
+
+    /// This part of both shares.
+    pub fn times(self, part: f64) -> Shares {
+        Shares {
+            scale: self.scale * part,
+            offset: self.offset * part,
+        }
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Shares { scale, offset } = self;
+        match scale == offset {
+            true => write!(f, "{scale}"),
+            false => write!(f, "{scale},{offset}"),
+        }
+    }
+}
+
 /// Memory of the averaged worth: about the last 1 / (1 − MEMORY) steps.
 const MEMORY: f64 = 0.95;
 
@@ -44,6 +92,8 @@ const MEMORY: f64 = 0.95;
 #[derive(Debug)]
 pub struct Penalty {
     sparsity: Sparsity,
+    /// Which half each kind of gate opens.
+    halves: Vec<Half>,
     /// Averaged κ of each kind's gates, [L, H] each.
     worth: Vec<Tensor>,
     /// λ of the last step, mean over the kinds, one number.
@@ -51,13 +101,14 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// At the start of a run on these gates, [L, H] each.
-    pub fn new(sparsity: Sparsity, log_alphas: &[&Tensor]) -> Penalty {
-        let zeros = |la: &&Tensor| la.detach().zeros_like();
-        let worth: Vec<Tensor> = log_alphas.iter().map(zeros).collect();
+    /// At the start of a run on these kinds of gates ([`crate::edits::Edits::kinds`]).
+    pub fn new(sparsity: Sparsity, kinds: &[(Half, &Tensor)]) -> Penalty {
+        let zeros = |(_, la): &(Half, &Tensor)| la.detach().zeros_like();
+        let worth: Vec<Tensor> = kinds.iter().map(zeros).collect();
         let lambda = worth[0].new_zeros([], kind(&worth[0]));
         Penalty {
             sparsity,
+            halves: kinds.iter().map(|(half, _)| *half).collect(),
             worth,
             lambda,
         }
@@ -79,7 +130,8 @@ impl Penalty {
     pub fn add_gradient(&mut self, log_alphas: &[&Tensor], ramp: f64) {
         no_grad(|| {
             let mut lambdas = Vec::new();
-            for (log_alpha, worth) in log_alphas.iter().zip(&self.worth) {
+            let kinds = self.halves.iter().zip(&self.worth);
+            for (log_alpha, (&half, worth)) in log_alphas.iter().zip(kinds) {
                 let slope = slope(log_alpha);
                 let mut gradient = log_alpha.grad();
                 lambdas.push(match self.sparsity {
@@ -89,7 +141,7 @@ impl Penalty {
                         lambda
                     }
                     Sparsity::Target(target) => {
-                        let lambda = lambda_above(log_alpha, worth, target * ramp);
+                        let lambda = lambda_above(log_alpha, worth, target.of(half) * ramp);
                         gradient.copy_(&((&lambda - worth) * slope));
                         lambda
                     }
@@ -174,12 +226,14 @@ mod tests {
     }
 
     /// The gradient that a target leaves on open gates of these worths.
-    fn pushed(sparsity: f64, log_alphas: &[&Tensor], worth: &[&[f64]]) -> (Vec<Vec<f64>>, f64) {
+    fn pushed(shares: Shares, log_alphas: &[&Tensor], worth: &[&[f64]]) -> (Vec<Vec<f64>>, f64) {
         let worth: Vec<Tensor> = worth
             .iter()
             .map(|worth| Tensor::from_slice(worth).view([1, -1]))
             .collect();
-        let mut penalty = Penalty::new(Sparsity::Target(sparsity), log_alphas);
+        let halves = [Half::Scale, Half::Offset].into_iter();
+        let kinds: Vec<_> = halves.zip(log_alphas.iter().copied()).collect();
+        let mut penalty = Penalty::new(Sparsity::Target(shares), &kinds);
         penalty.observe(&worth);
         penalty.add_gradient(log_alphas, 1.0);
         let gradients = log_alphas.iter().map(|la| values(&la.grad())).collect();
@@ -193,7 +247,7 @@ mod tests {
     #[test]
     fn a_given_lambda_adds_the_gradient_of_the_papers_formula() {
         let leaf = gates(&[0.0, 1.0, -3.0], &[0.5, 0.0, -0.5]);
-        let mut penalty = Penalty::new(Sparsity::Lambda(0.2), &[&leaf]);
+        let mut penalty = Penalty::new(Sparsity::Lambda(0.2), &[(Half::Scale, &leaf)]);
         penalty.add_gradient(&[&leaf], 0.5);
         let ours = values(&leaf.grad());
         let again = leaf.detach().copy().set_requires_grad(true);
@@ -211,7 +265,8 @@ mod tests {
         // Without gates 0 and 3 the loss would rise, without gate 4 it would fall. What one
         // sampled step left on the gates does not count.
         let leaf = gates(&[1.0; 5], &[9.0, -9.0, 9.0, -9.0, 9.0]);
-        let (gradients, lambda) = pushed(0.6, &[&leaf], &[&[0.4, 0.0, 0.01, 0.3, -0.2]]);
+        let (gradients, lambda) =
+            pushed(Shares::both(0.6), &[&leaf], &[&[0.4, 0.0, 0.01, 0.3, -0.2]]);
         let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
         // Gate 2 is the quantile itself and rests.
         assert_eq!(down, [false, true, false, false, true]);
@@ -223,16 +278,27 @@ mod tests {
     fn each_kind_has_its_share_however_much_the_other_is_worth() {
         let halves = [gates(&[1.0; 4], &[0.0; 4]), gates(&[1.0; 4], &[0.0; 4])];
         let worth: [&[f64]; 2] = [&[0.01, 0.02, 0.03, 0.04], &[1.0, 2.0, 3.0, 4.0]];
-        let (gradients, _) = pushed(0.5, &[&halves[0], &halves[1]], &worth);
-        for gradient in gradients {
-            assert!(gradient[0] > 0.0 && gradient[2] < 0.0 && gradient[3] < 0.0);
-        }
+        let shares = Shares {
+            scale: 0.5,
+            offset: 0.75,
+        };
+        let (gradients, _) = pushed(shares, &[&halves[0], &halves[1]], &worth);
+        // The quantile itself rests.
+        let (scale, offset) = (&gradients[0], &gradients[1]);
+        assert!(
+            scale[0] > 0.0 && scale[1] == 0.0 && scale[2] < 0.0,
+            "{scale:?}"
+        );
+        assert!(
+            offset[1] > 0.0 && offset[2] == 0.0 && offset[3] < 0.0,
+            "{offset:?}"
+        );
     }
 
     #[test]
     fn gates_that_all_seem_to_do_harm_are_not_all_pushed() {
         let leaf = gates(&[1.0; 4], &[0.0; 4]);
-        let (gradients, lambda) = pushed(0.5, &[&leaf], &[&[-0.4, -0.3, -0.2, -0.1]]);
+        let (gradients, lambda) = pushed(Shares::both(0.5), &[&leaf], &[&[-0.4, -0.3, -0.2, -0.1]]);
         let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
         assert_eq!(down, [true, false, false, false]);
         assert!(lambda < 0.0);
@@ -241,7 +307,7 @@ mod tests {
     #[test]
     fn closed_gates_count_towards_the_target() {
         let leaf = gates(&[-3.0, -3.0, 1.0, 1.0], &[0.0; 4]);
-        let (gradients, _) = pushed(0.5, &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
+        let (gradients, _) = pushed(Shares::both(0.5), &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
         assert!(gradients[0][2..].iter().all(|g| *g <= 0.0), "{gradients:?}");
     }
 }

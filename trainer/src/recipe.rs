@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::dataset::Sampler;
 use crate::edits::Init;
 use crate::method::Method;
-use crate::penalty::Sparsity;
+use crate::penalty::{Shares, Sparsity};
 use crate::schedule::Plan;
 
 /// Share of the steps in which LoFiT chooses heads: its published scripts train both stages
@@ -16,6 +16,44 @@ const LOFIT_CHOICE: f64 = 0.5;
 pub const PAPER_LAMBDA: f64 = 0.1;
 /// Learning rate of the paper's released code.
 pub const PAPER_LR: f64 = 5e-3;
+
+/// What a recipe makes of settings that the user leaves open.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Defaults {
+    /// Times that every row is seen.
+    pub epochs: usize,
+    /// Rows per step.
+    pub batch_size: usize,
+    /// As [`Settings::patience`].
+    pub patience: usize,
+    /// How many gates to close.
+    pub sparsity: Sparsity,
+    /// Learning rate; `None`: [`Method::default_lr`].
+    pub lr: Option<f64>,
+}
+
+impl Defaults {
+    /// Those of [`Recipe::DEFAULT`].
+    pub const DEFAULT: Defaults = Defaults {
+        epochs: 12,
+        batch_size: 4,
+        patience: 3,
+        sparsity: Sparsity::Target(Shares {
+            scale: 0.9,
+            offset: 0.85,
+        }),
+        lr: None,
+    };
+
+    /// Those of the paper's released code, with the paper's penalty.
+    pub const PAPER: Defaults = Defaults {
+        epochs: 20,
+        batch_size: 8,
+        patience: 2,
+        sparsity: Sparsity::Lambda(PAPER_LAMBDA),
+        lr: Some(PAPER_LR),
+    };
+}
 
 /// What a user sets.
 #[derive(Clone, Debug, PartialEq, Serialize)]

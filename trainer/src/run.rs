@@ -20,7 +20,7 @@ use crate::lora_file;
 use crate::method::Method;
 use crate::method_args::MethodArgs;
 use crate::model::{Model, Precision};
-use crate::penalty::Sparsity;
+use crate::penalty::{Shares, Sparsity};
 use crate::progress::Reporter;
 use crate::recipe::Settings;
 use crate::run_args::RunArgs;
@@ -287,7 +287,10 @@ fn provenance(
         }
         Method::Lora(lora) => note("lora_rank", (lora.rank as u64).into())?,
         method if method.gated() => match settings.sparsity {
-            Sparsity::Target(target) => note("sparsity", target.into())?,
+            Sparsity::Target(Shares { scale, offset }) => {
+                note("sparsity", scale.into())?;
+                note("sparsity_offset", offset.into())?;
+            }
             Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
         },
         _ => {}

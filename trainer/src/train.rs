@@ -102,7 +102,7 @@ impl<'a> Trainer<'a> {
             valid: Rows::new(valid),
             sampler: settings.sampler(train.len()),
             plan: settings.plan(),
-            penalty: gated.map(|edits| Penalty::new(sparsity, &edits.log_alphas())),
+            penalty: gated.map(|edits| Penalty::new(sparsity, &edits.kinds())),
             window: Window::default(),
             gates: GateHistory::start(&trained.open_gates()),
             trained,
@@ -253,7 +253,7 @@ impl<'a> Trainer<'a> {
             if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
                 let progress = self.plan.prune_progress(step) - recipe.closing;
                 if let Some(edits) = self.trained.edits_mut() {
-                    edits.close_to(target * ramp(progress, recipe.ramp));
+                    edits.close_to(target.times(ramp(progress, recipe.ramp)));
                 }
             }
         }
@@ -330,13 +330,13 @@ impl<'a> Trainer<'a> {
             edits.choose_by_scale(heads);
             observer.log(&format!("chose {heads} heads by their scales"));
         } else {
-            if let Sparsity::Target(share) = self.settings.sparsity {
+            if let Sparsity::Target(shares) = self.settings.sparsity {
                 let open = edits.n_open();
-                edits.close_to(share);
+                edits.close_to(shares);
                 let short = open - edits.n_open();
                 if short > 0 {
                     observer.log(&format!(
-                        "pruning ended {short} gates short of sparsity {share}: closed those with the lowest log_alpha"
+                        "pruning ended {short} gates short of sparsity {shares}: closed those with the lowest log_alpha"
                     ));
                 }
             }

@@ -163,6 +163,9 @@ fn wrong_options_are_exit_code_2() {
     for args in [
         "-m tiny.gguf",
         "-m tiny.gguf --data rows.jsonl --sparsity 1",
+        "-m tiny.gguf --data rows.jsonl --sparsity 0.9,1",
+        "-m tiny.gguf --data rows.jsonl --sparsity 0.9,0.8,0.7",
+        "-m tiny.gguf --data rows.jsonl --sparsity ,0.9",
         "-m tiny.gguf --data rows.jsonl --sparsity 0.5 --lambda 1",
         "-m tiny.gguf --data rows.jsonl --lr 0",
         "-m tiny.gguf --data rows.jsonl --lr nan",

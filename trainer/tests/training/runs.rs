@@ -7,7 +7,7 @@ use jola_trainer::export::{self, Provenance};
 use jola_trainer::lora_file;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
-use jola_trainer::penalty::Sparsity;
+use jola_trainer::penalty::{Shares, Sparsity};
 use jola_trainer::recipe::{Recipe, Settings};
 use jola_trainer::rows::Rows;
 use jola_trainer::train::{Outcome, Trainer};
@@ -21,7 +21,7 @@ use crate::support::{model, rows, Silent};
 pub const SETTINGS: Settings = Settings {
     recomputed: 0,
     method: Method::Jola,
-    sparsity: Sparsity::Target(0.75),
+    sparsity: Sparsity::Target(Shares::both(0.75)),
     steps: 60,
     batch_size: 4,
     lr: 0.05,
@@ -128,9 +128,12 @@ fn each_method_trains_its_halves() {
         let stats = sidecar(&model, &edits).stats();
         (stats.open_mul, stats.open_add)
     };
-    assert_eq!(stats(Method::Ungated, Sparsity::Target(0.75)), (8, 8));
-    assert_eq!(stats(Method::Additive, Sparsity::Target(0.75)), (0, 2));
-    assert_eq!(stats(Method::Multiplicative, Sparsity::Target(0.5)), (4, 0));
+    let target = |scale, offset| Sparsity::Target(Shares { scale, offset });
+    assert_eq!(stats(Method::Ungated, target(0.75, 0.75)), (8, 8));
+    assert_eq!(stats(Method::Additive, target(0.5, 0.75)), (0, 2));
+    assert_eq!(stats(Method::Multiplicative, target(0.5, 0.75)), (4, 0));
+    assert_eq!(stats(Method::Jola, target(0.75, 0.5)), (2, 4));
+    assert_eq!(stats(Method::SharedGate, target(0.75, 0.5)), (2, 2));
     let (scales, offsets) = stats(Method::Jola, Sparsity::Lambda(1e-9));
     assert!(scales + offsets > 8, "{scales} {offsets}");
     assert_eq!(stats(Method::Jola, Sparsity::Lambda(1e3)), (0, 0));
