@@ -294,11 +294,14 @@ def cell(values):
 
 def table(args):
     results = Results(args.out / "results.jsonl")
-    tasks, text = results.names("task"), []
+    text = []
     for rows in sorted(results.names("rows")):
+        tasks = [task for task in results.names("task") if results.find(task=task, rows=rows)]
         text.append(f"{rows} training rows; mean ± standard deviation over seeds\n")
         text += table_head(["method", *tasks, "mean", "bytes", "heads edited", "seconds"])
         for method in results.methods():
+            if not results.find(method=method, rows=rows):
+                continue
             runs = {task: chosen(results, task, method, rows) for task in tasks}
             scores = {task: [row["score"] for row in runs[task]] for task in tasks}
             means = [statistics.mean(values) for values in scores.values() if values]

@@ -62,21 +62,22 @@ def draw_scores(results, rows, path):
 
 
 def draw_curve(results, path):
-    """One panel per task: mean score over training rows."""
-    figure, shown = panels(results.names("task"))
+    """One panel per task that was tried with several numbers of rows: score over rows, of
+    the first seed, which all numbers have."""
+    sizes = lambda **key: sorted({row["rows"] for row in results.find(**key)})
+    tasks = [task for task in results.names("task") if len(sizes(task=task)) > 1]
+    figure, shown = panels(tasks)
     for axis, task in shown:
         for method in results.methods():
-            points = []
-            for rows in sorted(results.names("rows")):
-                scores = [row["score"] for row in chosen(results, task, method, rows)]
-                if scores:
-                    points.append((rows, statistics.mean(scores)))
-            if len(points) > 1:
-                axis.plot(*zip(*points), "o-", label=method)
+            found = sizes(task=task, method=method, seed=0)
+            scores = [chosen(results, task, method, rows)[0]["score"] for rows in found]
+            if len(found) > 1:
+                axis.plot(found, scores, "o-", label=method)
         axis.set_title(task)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(results.names("rows"), results.names("rows"))
+        axis.set_xticks(sizes(task=task), sizes(task=task))
         axis.set_xlabel("training rows")
+        axis.set_ylabel(results.find(task=task)[0]["metric"])
         axis.legend()
     save(figure, path)
 
