@@ -15,8 +15,8 @@ use crate::Error;
 #[command(next_help_heading = "Run directory")]
 pub(crate) struct RunArgs {
     /// Folder for config.json (all settings, versions and digests), metrics.jsonl (one line
-    /// per step and validation), pictures of both (loss.svg, gates.svg) and, until the run is done, its checkpoint [default: the
-    /// output with .run in place of .gguf].
+    /// per step and validation), pictures of both (loss.svg, gates.svg) and, until the run is
+    /// done, its checkpoint [default: the output with .run in place of .gguf].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Continue the run in the run directory where its last checkpoint stands; where there
