@@ -1,5 +1,6 @@
 //! The `llama-jola` command.
 
+use std::io;
 use std::process::ExitCode;
 
 mod cli;
@@ -7,9 +8,16 @@ mod cli;
 fn main() -> ExitCode {
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether whoever read the output, such as `head`, has seen enough of it.
+fn reader_has_gone(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

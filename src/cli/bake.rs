@@ -11,6 +11,7 @@ use llama_jola::bake::{bake, BakeParams, Ingredient, OutType, Report, MAX_KL};
 use serde_json::json;
 
 use super::args::ModelArgs;
+use super::output::print_json;
 
 #[derive(Args)]
 #[command(
@@ -87,7 +88,7 @@ pub fn run(args: &BakeArgs) -> Result<()> {
     let report = bake(&model, &adapters.edits, &ingredients, &args.output, &params)?;
     tell(args, &report);
     if args.json {
-        println!("{}", to_json(args, &report));
+        print_json(&to_json(args, &report))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 `llama-jola bench`: what the edits cost on this machine.
 */
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Result};
@@ -13,6 +14,7 @@ use llama_jola::bench::{
 use llama_jola::{Adapters, ContextParams, Model};
 use serde::Serialize;
 
+use super::output::{print, print_json};
 use super::{args::ModelArgs, progress};
 
 #[derive(Args)]
@@ -106,9 +108,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         routes: args.measure(&model, &params, &adapters)?,
     };
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        print_json(&report)?;
     } else {
-        report.print();
+        print(|out| report.write(out))?;
     }
     Ok(())
 }
@@ -153,9 +155,8 @@ impl BenchArgs {
 }
 
 impl Report {
-    fn print(&self) {
-        println!(
-            "{} layers edited, {} LoRA adapters, {} pairs, {} sequences of {} + {} tokens; loaded in {:.2} ms, \
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} layers edited, {} LoRA adapters, {} pairs, {} sequences of {} + {} tokens; loaded in {:.2} ms, \
              attached in {:.2} ms",
             self.edited_layers,
             self.loras,
@@ -165,7 +166,7 @@ impl Report {
             self.n_gen,
             self.load.read_ms,
             self.load.attach_ms
-        );
+        )?;
         for Measured { route, cost } in &self.routes {
             for (what, ratio) in [("prefill", &cost.prefill), ("decode", &cost.decode)] {
                 let Ratio {
@@ -174,12 +175,14 @@ impl Report {
                     time_ratio,
                     quartiles: [low, high],
                 } = ratio;
-                println!(
+                writeln!(
+                    out,
                     "{route:<14} {what:<7} {tokens_per_s:>8.1} tokens/s, unedited \
                      {unedited_tokens_per_s:>8.1}, time ratio {time_ratio:.4} (quartiles \
                      {low:.4} to {high:.4})"
-                );
+                )?;
             }
         }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 */
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
@@ -13,6 +14,8 @@ use jola_edit::{DenseEdit, EditSet};
 use llama_jola::bake::architectures;
 use llama_jola::{Context, ContextParams, Model, ModelParams};
 use serde::Serialize;
+
+use super::output::{print, print_json};
 
 /// Whether a file is a model: anything but an adapter.
 pub fn is_model(metadata: &Metadata) -> bool {
@@ -62,9 +65,9 @@ impl Answer {
 pub fn run(path: &Path, load: bool, json: bool) -> Result<()> {
     let description = describe(path, load)?;
     if json {
-        println!("{}", serde_json::to_string(&description)?);
+        print_json(&description)?;
     } else {
-        print(path, &description);
+        print(|out| write(out, path, &description))?;
     }
     Ok(())
 }
@@ -208,11 +211,17 @@ fn bake(splits: &Splits, shape: &BaseShape) -> (Answer, Answer) {
     )
 }
 
-fn print(path: &Path, base: &Description) {
-    println!("{}: {} ({} bytes)", path.display(), base.name, base.bytes);
-    println!("  architecture  {}", base.architecture);
+fn write(out: &mut dyn Write, path: &Path, base: &Description) -> io::Result<()> {
+    writeln!(
+        out,
+        "{}: {} ({} bytes)",
+        path.display(),
+        base.name,
+        base.bytes
+    )?;
+    writeln!(out, "  architecture  {}", base.architecture)?;
     if base.files > 1 {
-        println!("  files         {}", base.files);
+        writeln!(out, "  files         {}", base.files)?;
     }
     let (least, most) = (base.head_count.iter().min(), base.head_count.iter().max());
     let heads = match (least, most) {
@@ -220,19 +229,25 @@ fn print(path: &Path, base: &Description) {
         (Some(count), _) => count.to_string(),
         _ => "no".to_owned(),
     };
-    println!(
+    writeln!(
+        out,
         "  layers        {}, {heads} heads of width {}",
         base.layers_total, base.head_dim
-    );
+    )?;
     let share = |count: &u64| 100.0 * *count as f64 / base.parameters.max(1) as f64;
     let types: Vec<String> = base
         .types
         .iter()
         .map(|(name, count)| format!("{name} {:.1} %", share(count)))
         .collect();
-    println!("  parameters    {}: {}", base.parameters, types.join(", "));
+    writeln!(
+        out,
+        "  parameters    {}: {}",
+        base.parameters,
+        types.join(", ")
+    )?;
     for name in &base.baked {
-        println!("  baked in      {name}");
+        writeln!(out, "  baked in      {name}")?;
     }
     let answers = [
         ("training", &base.train),
@@ -246,6 +261,7 @@ fn print(path: &Path, base: &Description) {
             Some(false) => "no",
             None => "not tried",
         };
-        println!("  {what:<12}  {possible}: {}", answer.why);
+        writeln!(out, "  {what:<12}  {possible}: {}", answer.why)?;
     }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 */
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
@@ -15,6 +15,7 @@ use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, 
 use llama_jola::{Context, Model};
 use serde::Serialize;
 
+use super::output::{print, print_json};
 use super::{args::ModelArgs, progress};
 
 #[derive(Args)]
@@ -164,9 +165,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         } = &comparison;
         args.write_predictions(&[(Some(false), unedited), (Some(true), edited)])?;
         if args.json {
-            println!("{}", serde_json::to_string(&comparison)?);
+            print_json(&comparison)?;
         } else {
-            print_comparison(&comparison);
+            print(|out| write_comparison(out, &comparison))?;
         }
     } else {
         context.set_adapters(&adapters)?;
@@ -174,16 +175,16 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         bar.finish_and_clear();
         args.write_predictions(&[(None, &report)])?;
         if args.json {
-            println!("{}", serde_json::to_string(&report)?);
+            print_json(&report)?;
         } else {
-            let name = args.metric_name();
-            println!("{name}: {}, {:.1} s", shown(&report), report.seconds);
+            let (name, score) = (args.metric_name(), shown(&report));
+            print(|out| writeln!(out, "{name}: {score}, {:.1} s", report.seconds))?;
         }
     }
     Ok(())
 }
 
-fn print_comparison(comparison: &Comparison) {
+fn write_comparison(out: &mut dyn Write, comparison: &Comparison) -> io::Result<()> {
     let Comparison {
         unedited,
         edited,
@@ -191,20 +192,35 @@ fn print_comparison(comparison: &Comparison) {
         difference_ci95: [low, high],
         test,
     } = comparison;
-    println!("unedited    {}, {:.1} s", shown(unedited), unedited.seconds);
-    println!("edited      {}, {:.1} s", shown(edited), edited.seconds);
-    println!("difference  {difference:+.4} (95 % interval {low:+.4} to {high:+.4})");
+    writeln!(
+        out,
+        "unedited    {}, {:.1} s",
+        shown(unedited),
+        unedited.seconds
+    )?;
+    writeln!(
+        out,
+        "edited      {}, {:.1} s",
+        shown(edited),
+        edited.seconds
+    )?;
+    writeln!(
+        out,
+        "difference  {difference:+.4} (95 % interval {low:+.4} to {high:+.4})"
+    )?;
     match test {
         Test::Mcnemar {
             only_unedited,
             only_edited,
             p,
-        } => println!(
+        } => writeln!(
+            out,
             "p = {p:.3e}, exact McNemar test: {only_edited} rows right only with the edit, \
              {only_unedited} only without"
-        ),
-        Test::PairedBootstrap { p } => println!("p = {p:.3e}, paired bootstrap"),
+        )?,
+        Test::PairedBootstrap { p } => writeln!(out, "p = {p:.3e}, paired bootstrap")?,
     }
+    Ok(())
 }
 
 /// The score with its interval.

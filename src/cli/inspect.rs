@@ -3,7 +3,7 @@
 model is.
 */
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
@@ -14,6 +14,7 @@ use jola_edit::sidecar::{sha256, BaseShape, SidecarStats};
 use jola_edit::Sidecar;
 use serde_json::json;
 
+use super::output::{print, print_json};
 use super::{describe, heatmap};
 
 #[derive(Args)]
@@ -63,10 +64,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             .with_context(|| format!("writing {}", path.display()))?;
     }
     if args.json {
-        let summary = sidecar.summary(bytes, same_file.flatten());
-        println!("{}", serde_json::to_string(&summary)?);
+        print_json(&sidecar.summary(bytes, same_file.flatten()))?;
     } else {
-        print_table(&args.edit, &sidecar, &stats, bytes, same_file);
+        print(|out| write_table(out, &args.edit, &sidecar, &stats, bytes, same_file))?;
     }
     Ok(())
 }
@@ -87,26 +87,34 @@ fn check_base(sidecar: &Sidecar, base: &Path) -> Result<Option<bool>> {
     }
 }
 
-fn print_table(
+fn write_table(
+    out: &mut dyn Write,
     path: &Path,
     sidecar: &Sidecar,
     stats: &SidecarStats,
     bytes: u64,
     same: Option<Option<bool>>,
-) {
-    println!("{}: {} ({bytes} bytes)", path.display(), sidecar.name);
-    println!(
+) -> io::Result<()> {
+    writeln!(out, "{}: {} ({bytes} bytes)", path.display(), sidecar.name)?;
+    writeln!(
+        out,
         "  base      {} ({})",
         sidecar.base_model_name, sidecar.architecture
-    );
+    )?;
     match same {
-        Some(Some(true)) => println!("            the given model is the file it was trained on"),
-        Some(Some(false)) => println!("            the given model fits, but is another file"),
-        Some(None) => println!("            the given model fits"),
+        Some(Some(true)) => writeln!(
+            out,
+            "            the given model is the file it was trained on"
+        )?,
+        Some(Some(false)) => {
+            writeln!(out, "            the given model fits, but is another file")?
+        }
+        Some(None) => writeln!(out, "            the given model fits")?,
         None => {}
     }
-    println!("  method    {}", sidecar.method);
-    println!(
+    writeln!(out, "  method    {}", sidecar.method)?;
+    writeln!(
+        out,
         "  edited    {} of {} heads, in {} of {} layers: {} scales, {} offsets, {} numbers",
         stats.edited_heads,
         stats.heads,
@@ -115,17 +123,24 @@ fn print_table(
         stats.open_mul,
         stats.open_add,
         stats.values
-    );
+    )?;
+    let keys = sidecar.train.iter().map(|(key, _)| key.len());
+    let width = keys.max().unwrap_or(0).max(9);
     for (key, value) in sidecar.train.iter() {
-        println!("  {key:<9} {}", json!(value));
+        writeln!(out, "  {key:<width$} {}", json!(value))?;
     }
     if stats.norms.is_empty() {
-        return;
+        return Ok(());
     }
-    println!("\n  layer  head  |scale|  |offset|");
+    writeln!(out, "\n  layer  head  |scale|  |offset|")?;
     let cell = |norm: Option<f64>| norm.map_or("-".to_owned(), |norm| format!("{norm:.4}"));
     for head in &stats.norms {
         let (mul, add) = (cell(head.mul), cell(head.add));
-        println!("  {:>5}  {:>4}  {mul:>7}  {add:>8}", head.layer, head.head);
+        writeln!(
+            out,
+            "  {:>5}  {:>4}  {mul:>7}  {add:>8}",
+            head.layer, head.head
+        )?;
     }
+    Ok(())
 }

@@ -11,6 +11,7 @@ mod heatmap;
 mod import;
 mod inspect;
 mod logits;
+mod output;
 mod progress;
 mod run;
 mod with;

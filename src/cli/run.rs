@@ -2,7 +2,7 @@
 `llama-jola run`: text out of a prompt, streamed.
 */
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::{bail, Context as _, Result};
@@ -13,6 +13,7 @@ use llama_jola::sampler::SamplerParams;
 use llama_jola::Context;
 
 use super::args::ModelArgs;
+use super::output::print;
 
 #[derive(Args)]
 #[command(
@@ -140,14 +141,13 @@ fn continue_text(args: &RunArgs, context: &mut Context, text: &str) -> Result<St
     let mut written = Ok(());
     generate(context, &[prompt], args.n_predict, &sampling, |_, token| {
         let piece = stream.push(&model.token_to_piece(token));
-        let mut out = std::io::stdout().lock();
-        written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+        written = print(|out| out.write_all(piece.as_bytes()));
         answer.push_str(&piece);
         written.is_ok()
     })?;
-    written.context("writing to standard output")?;
+    written?;
     let rest = stream.finish();
-    println!("{rest}");
+    print(|out| writeln!(out, "{rest}"))?;
     Ok(answer + &rest)
 }
 

@@ -1,5 +1,6 @@
 //! A run of the command line, from the options to the file that it leaves.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
@@ -65,7 +66,7 @@ pub(crate) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
             settings.recomputed = estimate.recomputed;
         }
         if args.dry_run {
-            println!("{estimate}");
+            writeln!(std::io::stdout(), "{estimate}")?;
             return Ok(());
         }
     }

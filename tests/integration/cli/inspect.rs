@@ -1,6 +1,7 @@
 //! `llama-jola inspect`.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use jola_edit::gguf::Gguf;
 use serde_json::{json, Value};
@@ -35,6 +36,39 @@ fn table() {
     assert_eq!((heads[0][2] == "-", heads[0][3]), (false, "-"));
     assert_eq!((heads[1][2] == "-", heads[1][3] == "-"), (false, false));
     assert_eq!(heads[2][..3], ["0", "7", "-"]);
+}
+
+/// What a command says on stderr while its stdout is `output`, and its exit code.
+fn writing_to(output: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = llama_jola("inspect")
+        .args([sidecars::golden()])
+        .into_command();
+    let done = command.stdout(output).stderr(Stdio::piped()).output();
+    let done = done.expect("it starts");
+    let said = String::from_utf8(done.stderr).expect("stderr is UTF-8");
+    (done.status.code(), said)
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(writing_to(writer), (Some(0), String::new()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_standard_output_is_said() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let (code, said) = writing_to(full);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.starts_with("error: writing to standard output: No space"),
+        "{said}"
+    );
 }
 
 #[test]
