@@ -156,8 +156,10 @@ impl BenchArgs {
 
 impl Report {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{} layers edited, {} LoRA adapters, {} pairs, {} sequences of {} + {} tokens; loaded in {:.2} ms, \
-             attached in {:.2} ms",
+        writeln!(
+            out,
+            "{} layers edited, {} LoRA adapters, {} pairs, {} sequences of {} + {} tokens; \
+             loaded in {:.2} ms, attached in {:.2} ms",
             self.edited_layers,
             self.loras,
             self.pairs,

@@ -158,10 +158,12 @@ fn share(text: &str) -> Result<f64, String> {
 
 /// One share for both kinds of gates, or one for each.
 fn shares(text: &str) -> Result<Shares, String> {
-    let (scale, offset) = text.split_once(',').unwrap_or((text, text));
-    Ok(Shares {
-        scale: share(scale.trim())?,
-        offset: share(offset.trim())?,
+    Ok(match text.split_once(',') {
+        None => Shares::both(share(text)?),
+        Some((scale, offset)) => Shares {
+            scale: share(scale.trim())?,
+            offset: share(offset.trim())?,
+        },
     })
 }
 

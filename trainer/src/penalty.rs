@@ -278,11 +278,16 @@ mod tests {
     fn each_kind_has_its_share_however_much_the_other_is_worth() {
         let halves = [gates(&[1.0; 4], &[0.0; 4]), gates(&[1.0; 4], &[0.0; 4])];
         let worth: [&[f64]; 2] = [&[0.01, 0.02, 0.03, 0.04], &[1.0, 2.0, 3.0, 4.0]];
+        let halves = [&halves[0], &halves[1]];
+        let (gradients, _) = pushed(Shares::both(0.5), &halves, &worth);
+        for gradient in gradients {
+            assert!(gradient[0] > 0.0 && gradient[2] < 0.0 && gradient[3] < 0.0);
+        }
         let shares = Shares {
             scale: 0.5,
             offset: 0.75,
         };
-        let (gradients, _) = pushed(shares, &[&halves[0], &halves[1]], &worth);
+        let (gradients, _) = pushed(shares, &halves, &worth);
         // The quantile itself rests.
         let (scale, offset) = (&gradients[0], &gradients[1]);
         assert!(

@@ -66,7 +66,7 @@ pub(crate) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
             settings.recomputed = estimate.recomputed;
         }
         if args.dry_run {
-            writeln!(std::io::stdout(), "{estimate}")?;
+            writeln!(std::io::stdout(), "{estimate}").context("writing to standard output")?;
             return Ok(());
         }
     }
