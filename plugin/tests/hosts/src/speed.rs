@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
+use llama_jola::stats::quantile;
 use serde_json::json;
 
 use crate::client::Client;
@@ -52,16 +53,15 @@ pub fn run(lab: &Lab, starts: usize, rounds: usize, threads: usize) -> Result<bo
     for first in 0..starts {
         let ratios = one_start(lab, build, &kinds, first, rounds, threads)?;
         for (medians, ratios) in medians.iter_mut().zip(ratios) {
-            for (medians, mut ratios) in medians.iter_mut().zip(ratios) {
-                medians.push(median(&mut ratios));
+            for (medians, ratios) in medians.iter_mut().zip(ratios) {
+                medians.push(quantile(ratios, 0.5));
             }
         }
     }
     let (mut passed, mut failed) = (0, 0);
     for (part, what) in ["prefill", "decode"].iter().enumerate() {
-        for ((name, _), medians) in kinds.iter().zip(&mut medians).skip(1) {
-            let ratio = median(&mut medians[part]);
-            let (low, high) = (medians[part][0], medians[part][starts - 1]);
+        for ((name, _), medians) in kinds.iter().zip(&medians).skip(1) {
+            let [low, ratio, high] = [0.0, 0.5, 1.0].map(|q| quantile(medians[part].clone(), q));
             let verdict = match name.starts_with("plugin") {
                 false => "",
                 true if low > LIMIT => {
@@ -133,17 +133,6 @@ fn one_start(
         }
     }
     Ok(ratios)
-}
-
-/// The median of some values, which are sorted for it.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    }
 }
 
 /// Milliseconds per token of the prompt, and of the answer, without the prompt cache.
