@@ -10,6 +10,7 @@ rows drawn by the seed are trained on and `--valid` others validate; test rows a
 `jola` runs at its default settings. All other methods are tried at the learning rates of
 GRID on the first seed, the one with the best validation loss serves the other seeds too.
 With `--tuned-on TASK` they are tried on that task only, and its rates serve all tasks.
+`--rates lora=1e-3,2e-3` tries a method at other rates, where the base model asks for them.
 
 A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
 again. `table` writes OUT/table.md from it. `agree` takes the adapters that are still there,
@@ -209,7 +210,7 @@ def best_rate(results, task, method):
 def run_method(args, results, key, data):
     """Trains and scores one method on one task and seed; on the first seed at every rate."""
     method, seed = key["method"], key["seed"]
-    rates = GRID[method]
+    rates = args.rates.get(method, GRID[method])
     tuned_on = args.tuned_on or key["task"]
     if seed != 0 or key["task"] != tuned_on:
         rates = [best_rate(results, tuned_on, method)]
@@ -320,6 +321,12 @@ def table(args):
     print("\n".join(text))
 
 
+def method_rates(text):
+    """`lora=1e-3,2e-3`"""
+    method, rates = text.split("=")
+    return method, [float(rate) for rate in rates.split(",")]
+
+
 def main():
     split = lambda text: text.split(",")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -338,6 +345,7 @@ def main():
     runs.add_argument("--valid", type=int, default=100, help="validation rows")
     runs.add_argument("--test", type=int, default=500, help="test rows")
     runs.add_argument("--tuned-on", help="the task whose learning rates serve all")
+    runs.add_argument("--rates", type=method_rates, nargs="+", default=[], help="method=rate,rate")
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
     shown = commands.add_parser("table", help="only the table")
     shown.add_argument("out", type=Path)
@@ -345,7 +353,8 @@ def main():
     agreeing = commands.add_parser("agree", help=work, parents=[scoring])
     agreeing.add_argument("out", type=Path)
     args = parser.parse_args()
-    unknown = set(getattr(args, "methods", [])) - set(METHODS)
+    args.rates = dict(getattr(args, "rates", []))
+    unknown = set(getattr(args, "methods", [])) - set(METHODS) | set(args.rates) - set(GRID)
     if unknown:
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
     {"run": run, "table": table, "agree": agree}[args.command](args)
