@@ -8,7 +8,8 @@
 DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
 rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.
 `jola` runs at its default settings. All other methods are tried at the learning rates of
-GRID on the first seed, the one with the best validation loss serves the other seeds too.
+GRID on the first seed, the one that does best on the validation rows serves the other seeds
+too: most rows exact, then the lowest loss.
 With `--tuned-on TASK` they are tried on that task only, and its rates serve all tasks.
 `--rates lora=1e-3,2e-3` tries a method at other rates, where the base model asks for them.
 
@@ -149,10 +150,11 @@ def train(args, method, rate, data, seed, output):
     start = time.monotonic()
     _, log = command(args, "jola-train", *words)
     seconds = time.monotonic() - start
-    found = re.search(r"kept the best: validation loss ([0-9.]+)", log)
+    found = re.search(r"kept the best: validation loss ([0-9.]+), ([0-9.]+) % of rows exact", log)
     if not found:
-        sys.exit(f"compare: no validation loss in the log of jola-train:\n{log}")
-    return {"valid_loss": float(found[1]), "train_seconds": seconds}
+        sys.exit(f"compare: no validation in the log of jola-train:\n{log}")
+    valid = {"valid_loss": float(found[1]), "valid_exact": float(found[2])}
+    return {**valid, "train_seconds": seconds}
 
 
 def described(args, method, output):
@@ -199,12 +201,18 @@ def run_prompt(args, results, key, data):
     results.add({**key, **score(args, key["task"], test, [])})
 
 
+def rank(row):
+    """The best run on the validation rows comes first. Runs of before this was noted have
+    their loss alone, and prompts nothing."""
+    return -row.get("valid_exact", 0), row.get("valid_loss", 0)
+
+
 def best_rate(results, task, method):
     """The learning rate that did best on the task's first seed."""
     tried = results.find(task=task, method=method, seed=0)
     if not tried:
         sys.exit(f"compare: {method} was not yet tried on {task}: run that first")
-    return min(tried, key=lambda row: row["valid_loss"])["lr"]
+    return min(tried, key=rank)["lr"]
 
 
 def run_method(args, results, key, data):
@@ -278,10 +286,10 @@ def agree(args):
 
 
 def chosen(results, task, method, rows):
-    """The runs that count: on the first seed only the one with the best validation loss."""
+    """The runs that count: on the first seed only the best on the validation rows."""
     found = results.find(task=task, method=method, rows=rows)
     first = [row for row in found if row["seed"] == 0]
-    best = min(first, key=lambda row: row.get("valid_loss", 0), default=None)
+    best = min(first, key=rank, default=None)
     others = [row for row in found if row["seed"] != 0]
     return ([best] if best else []) + others
 

@@ -53,7 +53,8 @@ pub(crate) struct TrainArgs {
     /// {"instruction","input","answer"}.
     #[arg(long, value_name = "TRAIN.jsonl")]
     pub(crate) data: PathBuf,
-    /// Validation rows; the edit that does best on them is kept.
+    /// Validation rows; the edit that answers most of them exactly is kept, of equal ones that
+    /// of the lowest loss.
     #[arg(long, value_name = "VALID.jsonl", conflicts_with = "valid_share")]
     pub(crate) valid: Option<PathBuf>,
     /// Without --valid: the share of the training rows held out for validation.

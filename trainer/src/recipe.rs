@@ -133,6 +133,8 @@ pub struct Recipe {
     pub lr_floor: f64,
     /// Validations in the polish phase; in the whole run where it has no steps.
     pub validations: usize,
+    /// The best validation is that of the lowest loss, not that of the most rows exact.
+    pub best_by_loss: bool,
     /// Initial values.
     pub init: Init,
 }
@@ -152,6 +154,7 @@ impl Recipe {
         warmup: 0.05,
         lr_floor: 0.05,
         validations: 5,
+        best_by_loss: false,
         init: Init::DEFAULT,
     };
 
@@ -171,6 +174,7 @@ impl Recipe {
             warmup: 50.0 / steps as f64,
             lr_floor: 0.0,
             validations: epochs,
+            best_by_loss: true,
             init: Init {
                 log_alpha: 0.0,
                 log_alpha_spread: (6.0 / (n_head + 1) as f64).sqrt(),

@@ -400,7 +400,11 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(Error::Diverged { step, loss });
         }
-        let better = best.is_none_or(|best| loss < best.loss);
+        let n_rows = self.valid.sequences().len();
+        let better = best.is_none_or(|best| match self.settings.recipe.best_by_loss {
+            true => loss < best.loss,
+            false => validation.is_better(&best, n_rows),
+        });
         if better {
             self.counters.best = Some(validation);
             self.counters.stale = 0;
