@@ -202,9 +202,11 @@ def run_prompt(args, results, key, data):
 
 
 def rank(row):
-    """The best run on the validation rows comes first. Runs of before this was noted have
-    their loss alone, and prompts nothing."""
-    return -row.get("valid_exact", 0), row.get("valid_loss", 0)
+    """The best run on the validation rows comes first, by the trainer's rule
+    (trainer/src/record.rs). Runs of before this was noted have their loss alone, and prompts
+    nothing."""
+    exact = row.get("valid_exact", 0)
+    return -exact if exact >= 5 else 0, row.get("valid_loss", 0)
 
 
 def best_rate(results, task, method):

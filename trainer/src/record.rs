@@ -63,20 +63,17 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// So many rows more or fewer exact say more than the loss.
-    const TELLING_ROWS: f64 = 2.0;
+    /// Shares of exact rows below this are luck, as with free text.
+    const FEW: f64 = 0.05;
 
-    /// Whether it is better than `other` on the same `n_rows` rows: by the rows that are exact,
-    /// and by the loss where fewer than two tell them apart. With so few training rows the loss
-    /// grows early, of tokens that the model gets wrong with confidence, while it still learns
-    /// to get more rows right (`runs/2026-11-26-models`).
-    pub fn is_better(&self, other: &Validation, n_rows: usize) -> bool {
-        let gained = ((self.exact - other.exact) * n_rows as f64).round();
-        if gained.abs() >= Self::TELLING_ROWS {
-            gained > 0.0
-        } else {
-            self.loss < other.loss
-        }
+    /// Whether it is better than `other` on the same rows: by the share of rows that are exact,
+    /// where that is more than a few, and among equal ones by the loss. With so few training
+    /// rows the loss grows early, of tokens that the model gets wrong with confidence, while it
+    /// still learns to get more rows right (`runs/2026-11-26-models`).
+    pub fn is_better(&self, other: &Validation) -> bool {
+        let rank = |v: &Validation| if v.exact < Self::FEW { 0.0 } else { v.exact };
+        let (own, others) = (rank(self), rank(other));
+        own > others || (own == others && self.loss < other.loss)
     }
 }
 
@@ -318,15 +315,14 @@ mod tests {
     fn rows_exact_come_before_a_loss_that_confident_mistakes_raise() {
         let of = |loss, exact| Validation { loss, exact };
         let before = of(1.092, 0.19);
-        assert!(of(1.169, 0.48).is_better(&before, 100));
-        assert!(!before.is_better(&of(1.169, 0.48), 100));
-        // One row of a hundred is chance, and free text is hardly ever exact.
-        assert!(!of(1.1, 0.20).is_better(&before, 100));
-        assert!(of(1.0, 0.18).is_better(&before, 100));
-        assert!(of(2.0, 0.0).is_better(&of(2.1, 0.0), 100));
-        assert!(!before.is_better(&before, 100));
-        // Two rows are two rows, whatever the share comes to in binary.
-        assert!(of(2.0, 2.0 / 3.0).is_better(&of(1.0, 0.0), 3));
+        assert!(of(1.169, 0.48).is_better(&before));
+        assert!(!before.is_better(&of(1.169, 0.48)));
+        assert!(of(1.0, 0.19).is_better(&before));
+        assert!(!before.is_better(&before));
+        // Free text is hardly ever exact.
+        assert!(of(2.0, 0.0).is_better(&of(2.1, 0.04)));
+        assert!(!of(2.1, 0.04).is_better(&of(2.0, 0.0)));
+        assert!(of(2.1, 0.05).is_better(&of(2.0, 0.04)));
     }
 
     #[test]

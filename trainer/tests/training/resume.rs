@@ -3,7 +3,7 @@
 use jola_trainer::lora::LoraConfig;
 use jola_trainer::method::Method;
 use jola_trainer::model::{Model, Precision};
-use jola_trainer::recipe::Settings;
+use jola_trainer::recipe::{Recipe, Settings};
 use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
 use jola_trainer::state::State;
 use jola_trainer::train::Trainer;
@@ -183,4 +183,32 @@ fn patience_stops_a_run_and_the_best_is_kept() {
     assert_eq!(some.steps.len(), all.validations[first_worse].step);
     let best_later = all.validations[first_worse..].iter().any(|v| v.best);
     assert_eq!(patient == hasty, !best_later);
+}
+
+/// The recipe says which validation is the best: the paper's goes by the loss.
+#[test]
+fn the_best_has_most_rows_exact_or_the_lowest_loss() {
+    let (model, valid) = (model(Precision::F32), rows(64, 2));
+    let validations = |best_by_loss| {
+        let settings = Settings {
+            method: Method::Ungated,
+            lr: 0.3,
+            recipe: Recipe {
+                best_by_loss,
+                validations: 30,
+                ..Recipe::DEFAULT
+            },
+            ..SETTINGS
+        };
+        let (train, mut keeper) = (rows(24, 1), Keeper::default());
+        let trainer = Trainer::new(&model, &settings, &train, &valid).unwrap();
+        trainer.run(&mut keeper).unwrap();
+        keeper.validations
+    };
+    let (by_rows, by_loss) = (validations(false), validations(true));
+    let kept = |all: &[ValidationRecord]| all.iter().rfind(|v| v.best).unwrap().validation;
+    let (most, lowest) = (kept(&by_rows), kept(&by_loss));
+    assert!(by_loss.iter().all(|v| v.validation.loss >= lowest.loss));
+    assert!(by_rows.iter().all(|v| !v.validation.is_better(&most)));
+    assert!(most.exact > lowest.exact && most.loss > lowest.loss);
 }
