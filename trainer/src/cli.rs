@@ -54,7 +54,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "TRAIN.jsonl")]
     pub(crate) data: PathBuf,
     /// Validation rows; the edit that answers most of them exactly is kept, of equal ones that
-    /// of the lowest loss.
+    /// of the lowest loss (with free text and --recipe paper it goes by the loss).
     #[arg(long, value_name = "VALID.jsonl", conflicts_with = "valid_share")]
     pub(crate) valid: Option<PathBuf>,
     /// Without --valid: the share of the training rows held out for validation.
