@@ -202,9 +202,9 @@ def run_prompt(args, results, key, data):
 
 
 def rank(row):
-    """The best run on the validation rows comes first, by the trainer's rule
-    (trainer/src/record.rs). Runs of before this was noted have their loss alone, and prompts
-    nothing."""
+    """The best run on the validation rows comes first, by rows
+    exact, where they are a twentieth or more, then by the loss. Runs of before this was noted
+    have their loss alone, and prompts nothing."""
     exact = row.get("valid_exact", 0)
     return -exact if exact >= 5 else 0, row.get("valid_loss", 0)
 

@@ -53,8 +53,9 @@ pub(crate) struct TrainArgs {
     /// {"instruction","input","answer"}.
     #[arg(long, value_name = "TRAIN.jsonl")]
     pub(crate) data: PathBuf,
-    /// Validation rows; the edit that answers most of them exactly is kept, of equal ones that
-    /// of the lowest loss (with free text and --recipe paper it goes by the loss).
+    /// Validation rows; the edit that answers most of them exactly is kept, where less
+    /// than two rows tell them apart that of the lowest loss (with free text and --recipe paper
+    /// always).
     #[arg(long, value_name = "VALID.jsonl", conflicts_with = "valid_share")]
     pub(crate) valid: Option<PathBuf>,
     /// Without --valid: the share of the training rows held out for validation.

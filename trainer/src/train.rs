@@ -400,9 +400,10 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(Error::Diverged { step, loss });
         }
+        let n_rows = self.valid.sequences().len();
         let better = best.is_none_or(|best| match self.settings.recipe.best_by_loss {
             true => loss < best.loss,
-            false => validation.is_better(&best),
+            false => validation.is_better(&best, n_rows),
         });
         if better {
             self.counters.best = Some(validation);

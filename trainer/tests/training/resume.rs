@@ -209,6 +209,8 @@ fn the_best_has_most_rows_exact_or_the_lowest_loss() {
     let kept = |all: &[ValidationRecord]| all.iter().rfind(|v| v.best).unwrap().validation;
     let (most, lowest) = (kept(&by_rows), kept(&by_loss));
     assert!(by_loss.iter().all(|v| v.validation.loss >= lowest.loss));
-    assert!(by_rows.iter().all(|v| !v.validation.is_better(&most)));
+    assert!(by_rows
+        .iter()
+        .all(|v| !v.validation.is_better(&most, valid.len())));
     assert!(most.exact > lowest.exact && most.loss > lowest.loss);
 }
