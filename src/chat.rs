@@ -1,31 +1,66 @@
-/*!
-Chat templates: the model's own Jinja template, rendered by minijinja.
-*/
+//! Chat templates: the model's own Jinja template, rendered by minijinja.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{context, Environment, Value};
+use minijinja::{context, Environment};
 use minijinja_contrib::pycompat::unknown_method_callback;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::{jinja, Error, Model};
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One message of a conversation: a role, a text, and whatever else its writer and the
+/// template know of, such as `tool_calls`, `name` or `reasoning_content`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct Message {
-    /// `system`, `user` or `assistant`, or what else the template knows.
-    pub role: String,
-    /// The text.
-    pub content: String,
+    /// `role` and `content` are there, and are texts.
+    map: Map<String, Value>,
 }
 
 impl Message {
-    /// A message.
+    /// A message of `system`, `user`, `assistant`, or what else the template knows.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        let mut map = Map::new();
+        map.insert("role".into(), role.into().into());
+        map.insert("content".into(), content.into().into());
+        Self { map }
+    }
+
+    /// A message of a JSON object in which `role` and `content` are texts.
+    pub(crate) fn from_map(map: Map<String, Value>) -> Self {
+        Self { map }
+    }
+
+    /// Who speaks.
+    pub fn role(&self) -> &str {
+        self.map["role"].as_str().unwrap_or_default()
+    }
+
+    /// What is said.
+    pub fn content(&self) -> &str {
+        self.map["content"].as_str().unwrap_or_default()
+    }
+
+    /// Replaces what is said.
+    pub fn set_content(&mut self, content: &str) {
+        self.map.insert("content".into(), content.into());
+    }
+
+    /// Whether the message calls tools.
+    pub fn calls_tools(&self) -> bool {
+        self.map.get("tool_calls").is_some_and(|calls| calls != &Value::Array(Vec::new()))
+    }
+
+    /// Whether it may be learned: its `weight` is not 0.
+    pub fn is_trained(&self) -> bool {
+        self.map.get("weight").and_then(Value::as_f64) != Some(0.0)
+    }
+
+    /// The same message without `key`, or nothing when it does not have it.
+    pub(crate) fn without(&self, key: &str) -> Option<Self> {
+        let mut message = self.clone();
+        message.map.remove(key).map(|_| message)
     }
 }
 
@@ -34,7 +69,12 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    /// The tokenizer puts the beginning-of-sequence token before a text by itself.
+    adds_bos: bool,
 }
+
+/// A template may run this many instructions: a thousand messages take less than a tenth.
+const FUEL: u64 = 20_000_000;
 
 const NAME: &str = "chat_template";
 
@@ -51,7 +91,16 @@ impl ChatTemplate {
             ))
         })?;
         let text = |token: Option<i32>| token.map_or(String::new(), |t| model.token_text(t));
-        Self::new(&source, text(model.bos()), text(model.eos()))
+        let template = Self::new(&source, text(model.bos()), text(model.eos()))?;
+        Ok(template.with_bos_added(model.adds_bos()))
+    }
+
+    /// The same template for a tokenizer that puts the beginning-of-sequence token before a
+    /// text by itself, or does not: where it does, the one that the template writes is left
+    /// out, as llama.cpp does.
+    pub fn with_bos_added(mut self, adds_bos: bool) -> Self {
+        self.adds_bos = adds_bos;
+        self
     }
 
     /// A template from its source and the texts of the special tokens.
@@ -60,6 +109,7 @@ impl ChatTemplate {
     /// [`Error::ChatTemplate`] when it is not valid Jinja.
     pub fn new(source: &str, bos: String, eos: String) -> Result<Self, Error> {
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         // As transformers sets Jinja up for chat templates.
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -75,6 +125,7 @@ impl ChatTemplate {
             environment,
             bos,
             eos,
+            adds_bos: false,
         })
     }
 
@@ -87,20 +138,36 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages => Serde(messages),
-                    add_generation_prompt,
-                    bos_token => self.bos.as_str(),
-                    eos_token => self.eos.as_str(),
-                    // Given as none by transformers, and asked for by some templates.
-                    tools => Value::from(()),
-                    documents => Value::from(()),
-                })
+        self.render_with(messages, None, add_generation_prompt)
+    }
+
+    /// [`Self::render`] with the tools that the assistant may call, a list as OpenAI's API has
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        let text = self.environment.get_template(NAME).and_then(|template| {
+            template.render(context! {
+                messages => Serde(messages),
+                add_generation_prompt,
+                bos_token => self.bos.as_str(),
+                eos_token => self.eos.as_str(),
+                // Given as none by transformers, and asked for by some templates.
+                tools => Serde(tools),
+                documents => minijinja::Value::from(()),
             })
-            .map_err(|error| Error::ChatTemplate(error.to_string()))
+        });
+        let text = text.map_err(|error| Error::ChatTemplate(error.to_string()))?;
+        match text.strip_prefix(self.bos.as_str()) {
+            Some(rest) if self.adds_bos => Ok(rest.to_owned()),
+            _ => Ok(text),
+        }
     }
 }
 
@@ -149,5 +216,17 @@ mod tests {
     #[test]
     fn a_broken_template_is_an_error() {
         assert!(ChatTemplate::new("{% for %}", String::new(), String::new()).is_err());
+    }
+
+    #[test]
+    fn a_template_has_fuel_for_what_is_sensible() {
+        let endless = "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}";
+        let template = ChatTemplate::new(endless, String::new(), String::new()).unwrap();
+        let error = template.render(&[Message::new("user", "x")], false).unwrap_err();
+        assert!(error.to_string().contains("fuel"), "{error}");
+
+        let template = ChatTemplate::new(CHATML, String::new(), String::new()).unwrap();
+        let many = vec![Message::new("user", "x"); 10_000];
+        assert!(template.render(&many, false).is_ok());
     }
 }

@@ -114,6 +114,14 @@ pub enum Error {
     /// The model has no chat template, or it does not render.
     #[error("chat template: {0}")]
     ChatTemplate(String),
+    /// A row of data that cannot be used.
+    #[error("line {line}: {kind}")]
+    Row {
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong.
+        kind: crate::data::RowError,
+    },
     /// A tensor's bytes cannot be turned into floats.
     #[error("cannot dequantise ggml type {ggml_type}: {reason}")]
     Dequantize {

@@ -189,6 +189,12 @@ impl Model {
         (token >= 0).then_some(token)
     }
 
+    /// Whether a text gets a beginning-of-sequence token by itself.
+    pub fn adds_bos(&self) -> bool {
+        // SAFETY: the vocabulary is alive.
+        unsafe { sys::llama_vocab_get_add_bos(self.vocab()) }
+    }
+
     /// Whether the token ends a generation (end of sequence, of turn, …).
     pub fn is_eog(&self, token: Token) -> bool {
         // SAFETY: the vocabulary is alive; llama.cpp checks the id against a set.

@@ -23,6 +23,12 @@ pub trait Vocabulary {
     /// The end-of-sequence token, if the model has one.
     fn eos(&self) -> Option<Token>;
 
+    /// Whether the token ends a generation (end of sequence, of turn, …).
+    fn is_eog(&self, token: Token) -> bool;
+
+    /// Whether a text gets a beginning-of-sequence token by itself.
+    fn adds_bos(&self) -> bool;
+
     /// The model's chat template.
     ///
     /// # Errors
@@ -42,6 +48,14 @@ impl Vocabulary for Model {
 
     fn eos(&self) -> Option<Token> {
         Model::eos(self)
+    }
+
+    fn is_eog(&self, token: Token) -> bool {
+        Model::is_eog(self, token)
+    }
+
+    fn adds_bos(&self) -> bool {
+        Model::adds_bos(self)
     }
 
     fn chat(&self) -> Result<ChatTemplate, Error> {
