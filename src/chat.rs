@@ -1,6 +1,4 @@
-/*!
-Chat templates: the model's own Jinja template, rendered by minijinja.
-*/
+//! Chat templates: the model's own Jinja template, rendered by minijinja.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;

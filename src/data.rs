@@ -1,15 +1,13 @@
-/*!
-Rows of training and evaluation data: JSON Lines in three forms, and their tokens.
-
-| form | prompt | completion |
-|---|---|---|
-| `{"prompt", "completion"}` | as it stands | as it stands |
-| `{"messages": [{"role", "content"}, …]}` | all but the last message, through the chat template | the last message, the assistant's |
-| `{"instruction", "input", "output", "answer"}` | JoLA's instruction prompt | `answer`, or `output` without it |
-
-Any form may carry `"references"`, a list of texts that are right as well, and `"choices"`,
-the texts that an evaluation chooses from, the completion among them.
-*/
+//! Rows of training and evaluation data: JSON Lines in three forms, and their tokens.
+//!
+//! | form | prompt | completion |
+//! |---|---|---|
+//! | `{"prompt", "completion"}` | as it stands | as it stands |
+//! | `{"messages": [{"role", "content"}, …]}` | all but the last message, through the chat template | the last message, the assistant's |
+//! | `{"instruction", "input", "output", "answer"}` | JoLA's instruction prompt | `answer`, or `output` without it |
+//!
+//! Any form may carry `"references"`, a list of texts that are right as well, and `"choices"`,
+//! the texts that an evaluation chooses from, the completion among them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

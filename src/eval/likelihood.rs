@@ -1,12 +1,10 @@
-/*!
-How likely a model finds given continuations of prompts, many of them at once.
-
-What continuations of a prompt begin with is computed once: they form a tree of tokens, and
-each of its leaves is a sequence. A token belongs to all sequences of the leaves above it,
-so that prompt and tree are decoded in one batch. What all prompts begin with is computed
-once for all, and as many prompts as fill a micro-batch are decoded together; more would
-only make attention longer.
-*/
+//! How likely a model finds given continuations of prompts, many of them at once.
+//!
+//! What continuations of a prompt begin with is computed once: they form a tree of tokens, and
+//! each of its leaves is a sequence. A token belongs to all sequences of the leaves above it,
+//! so that prompt and tree are decoded in one batch. What all prompts begin with is computed
+//! once for all, and as many prompts as fill a micro-batch are decoded together; more would
+//! only make attention longer.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,6 +1,4 @@
-/*!
-Rows to be scored, as tokens, and their way through the model.
-*/
+//! Rows to be scored, as tokens, and their way through the model.
 
 use std::time::Instant;
 

@@ -1,12 +1,10 @@
-/*!
-Vectors of inference-time intervention (ITI) as NumPy arrays.
-
-ITI's code keeps no file of its edit, it computes α·σ·direction for each chosen head: one array
-of offsets `[layers, heads, width]` is read (also with layers and heads, or heads and width, in
-one dimension), or an npz with `direction` of these shapes and `std`, σ by layer and head.
-Directions are normalised as ITI's code does. The original edits only the last position of a
-prompt and those generated; a sidecar edits every position.
-*/
+//! Vectors of inference-time intervention (ITI) as NumPy arrays.
+//!
+//! ITI's code keeps no file of its edit, it computes α·σ·direction for each chosen head: one array
+//! of offsets `[layers, heads, width]` is read (also with layers and heads, or heads and width, in
+//! one dimension), or an npz with `direction` of these shapes and `std`, σ by layer and head.
+//! Directions are normalised as ITI's code does. The original edits only the last position of a
+//! prompt and those generated; a sidecar edits every position.
 
 use jola_edit::sidecar::BaseShape;
 

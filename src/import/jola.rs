@@ -1,11 +1,9 @@
-/*!
-Checkpoints of JoLA's released code and of LoFiT's, from which it comes.
-
-Both keep, under `…layers.<l>.self_attn.`, a list of one parameter per head: `attn_A.<h>` is
-the scale and `attn_v.<h>` the offset, `z' = (1 + g2·A) ⊙ z + g1·v`. JoLA adds the gates'
-`log_g1` (of the offset) and `log_g2` (of the scale), one number per head. A single tensor for
-all heads is read as well, and LoFiT users' dictionaries of offsets, `layer_<l>.head_<h>`.
-*/
+//! Checkpoints of JoLA's released code and of LoFiT's, from which it comes.
+//!
+//! Both keep, under `…layers.<l>.self_attn.`, a list of one parameter per head: `attn_A.<h>` is
+//! the scale and `attn_v.<h>` the offset, `z' = (1 + g2·A) ⊙ z + g1·v`. JoLA adds the gates'
+//! `log_g1` (of the offset) and `log_g2` (of the scale), one number per head. A single tensor for
+//! all heads is read as well, and LoFiT users' dictionaries of offsets, `layer_<l>.head_<h>`.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,7 @@
-/*!
-NumPy's array files.
-
-Own code, as the format is a header of three fields; the crate for it (npyz) brings a parser
-generator and a native stack switcher for them.
-*/
+//! NumPy's array files.
+//!
+//! Own code, as the format is a header of three fields; the crate for it (npyz) brings a parser
+//! generator and a native stack switcher for them.
 
 use super::array::{elements, Array, DType};
 use super::ImportErrorKind;

@@ -1,21 +1,19 @@
-/*!
-Folders that pyvene's `IntervenableModel.save` writes: `config.json`, which lists the
-interventions, and an `intkey_<key>.bin` for each that has a constant source.
-
-An intervention is an edit of ours if it acts on the input of the output projection and maps
-each value z by a constant scale and offset:
-
-| class | z' |
-|---|---|
-| `AdditionIntervention` | z + source |
-| `SubtractionIntervention` | z − source |
-| `VanillaIntervention` | source |
-| `ZeroIntervention` | 0 |
-
-Several of them on one layer are applied in the file's order, as pyvene does. Everything else is
-refused with its reason. Which heads and positions an intervention acts on is told to pyvene when
-it runs, not when it saves: heads come from the command line, positions are all.
-*/
+//! Folders that pyvene's `IntervenableModel.save` writes: `config.json`, which lists the
+//! interventions, and an `intkey_<key>.bin` for each that has a constant source.
+//!
+//! An intervention is an edit of ours if it acts on the input of the output projection and maps
+//! each value z by a constant scale and offset:
+//!
+//! | class | z' |
+//! |---|---|
+//! | `AdditionIntervention` | z + source |
+//! | `SubtractionIntervention` | z − source |
+//! | `VanillaIntervention` | source |
+//! | `ZeroIntervention` | 0 |
+//!
+//! Several of them on one layer are applied in the file's order, as pyvene does. Everything else is
+//! refused with its reason. Which heads and positions an intervention acts on is told to pyvene when
+//! it runs, not when it saves: heads come from the command line, positions are all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

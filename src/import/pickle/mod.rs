@@ -1,12 +1,10 @@
-/*!
-The part of Python's pickle that `torch.save` uses for dictionaries of tensors, read without
-running any of it.
-
-A pickle is a program. This reader knows the instructions that put data together, and of the
-functions a program may name only those in `Callable`: building a tensor or a parameter from
-its storage and an empty ordered dictionary. Anything else is refused by name before it could
-mean something.
-*/
+//! The part of Python's pickle that `torch.save` uses for dictionaries of tensors, read without
+//! running any of it.
+//!
+//! A pickle is a program. This reader knows the instructions that put data together, and of the
+//! functions a program may name only those in `Callable`: building a tensor or a parameter from
+//! its storage and an empty ordered dictionary. Anything else is refused by name before it could
+//! mean something.
 
 mod machine;
 
