@@ -65,10 +65,10 @@ pub(super) fn read(
     let array = files.read(vectors)?;
     check(vectors, &array, width)?;
     let mut add = std::collections::BTreeMap::new();
-    let places = (0u32..).zip(&shape.head_count);
-    let places = places.flat_map(|(layer, count)| (0..*count).map(move |head| (layer, head)));
+    let heads = (0u32..).zip(&shape.head_count);
+    let heads = heads.flat_map(|(layer, count)| (0..*count).map(move |head| (layer, head)));
     let rows = array.values.chunks_exact((width as usize).max(1));
-    for (index, (place, row)) in places.zip(rows).enumerate() {
+    for (index, (head, row)) in heads.zip(rows).enumerate() {
         let norm = row
             .iter()
             .map(|v| f64::from(*v).powi(2))
@@ -80,7 +80,7 @@ pub(super) fn read(
         };
         let factor = factor * f64::from(alpha);
         let offset = row.iter().map(|value| (f64::from(*value) * factor) as f32);
-        add.insert(place, offset.collect());
+        add.insert(head, offset.collect());
     }
     Ok(Vectors {
         add,

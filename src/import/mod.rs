@@ -5,6 +5,7 @@
 //! Python's pickle language, of which [`pickle`] knows only what puts tensors together.
 
 pub mod array;
+pub mod element;
 mod error;
 mod iti;
 mod jola;
