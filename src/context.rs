@@ -1,6 +1,4 @@
-/*!
-A context: the state of one or more sequences under way, with edits or without.
-*/
+//! A context: the state of one or more sequences under way, with edits or without.
 
 use std::ops::Range;
 use std::ptr::NonNull;

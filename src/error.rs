@@ -1,6 +1,4 @@
-/*!
-What can go wrong between a file on disk and the logits.
-*/
+//! What can go wrong between a file on disk and the logits.
 
 use std::path::PathBuf;
 

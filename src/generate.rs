@@ -1,6 +1,4 @@
-/*!
-Generation for one or many prompts, as many sequences at once as the context has.
-*/
+//! Generation for one or many prompts, as many sequences at once as the context has.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,7 @@
-/*!
-LoRA adapters in llama.cpp's own file format: low-rank changes of weight matrices.
-
-`jola-train --method lora` writes such files, so that the method everybody knows can be
-compared with edits by the same commands. llama.cpp loads and applies them itself.
-*/
+//! LoRA adapters in llama.cpp's own file format: low-rank changes of weight matrices.
+//!
+//! `jola-train --method lora` writes such files, so that the method everybody knows can be
+//! compared with edits by the same commands. llama.cpp loads and applies them itself.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};

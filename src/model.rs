@@ -1,6 +1,4 @@
-/*!
-A model loaded by llama.cpp, and its tokenizer.
-*/
+//! A model loaded by llama.cpp, and its tokenizer.
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};

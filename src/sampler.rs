@@ -1,6 +1,4 @@
-/*!
-Choosing the next token, by llama.cpp's own samplers.
-*/
+//! Choosing the next token, by llama.cpp's own samplers.
 
 use std::ptr::NonNull;
 

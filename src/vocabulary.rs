@@ -1,6 +1,4 @@
-/*!
-What turns text into tokens: llama.cpp's tokenizer of a GGUF, or another that agrees with it.
-*/
+//! What turns text into tokens: llama.cpp's tokenizer of a GGUF, or another that agrees with it.
 
 use crate::chat::ChatTemplate;
 use crate::model::Token;

@@ -1,6 +1,4 @@
-/*!
-The largest edit a model can have, and how long it takes to load one.
-*/
+//! The largest edit a model can have, and how long it takes to load one.
 
 use std::path::Path;
 use std::time::Instant;

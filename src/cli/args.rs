@@ -1,6 +1,4 @@
-/*!
-Arguments that several commands share, in llama.cpp's spelling.
-*/
+//! Arguments that several commands share, in llama.cpp's spelling.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

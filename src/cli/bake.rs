@@ -1,6 +1,4 @@
-/*!
-`llama-jola bake`: a model with its edits as weights, for programs that know nothing of edits.
-*/
+//! `llama-jola bake`: a model with its edits as weights, for programs that know nothing of edits.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,4 @@
-/*!
-`llama-jola eval`: how well the model, edited or not, does on a data file.
-*/
+//! `llama-jola eval`: how well the model, edited or not, does on a data file.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};

@@ -1,6 +1,4 @@
-/*!
-The command line: what was typed, turned into calls of the library.
-*/
+//! The command line: what was typed, turned into calls of the library.
 
 mod args;
 mod bake;

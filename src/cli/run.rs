@@ -1,6 +1,4 @@
-/*!
-`llama-jola run`: text out of a prompt, streamed.
-*/
+//! `llama-jola run`: text out of a prompt, streamed.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;

@@ -1,6 +1,4 @@
-/*!
-Metrics of answers that the model writes, several rows at once.
-*/
+//! Metrics of answers that the model writes, several rows at once.
 
 use super::task::{Item, Task};
 use super::{bleu, rouge, Metric, Prediction};

@@ -59,7 +59,7 @@ pub enum ImportErrorKind {
     },
     /// An element type that edits are never stored as.
     #[error("tensor `{tensor}` is of type {found}, expected a float of 16, 32 or 64 bits")]
-    DType {
+    ElementType {
         /// The tensor.
         tensor: String,
         /// Its type.

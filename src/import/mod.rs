@@ -1,12 +1,11 @@
-/*!
-Edits of other projects as sidecars.
-
-What is read, and from which project's code the names and layouts are taken, is in
-`docs/import.md`. Everything is read without running any of it: a PyTorch file is a program in
-Python's pickle language, of which [`pickle`] knows only what puts tensors together.
-*/
+//! Edits of other projects as sidecars.
+//!
+//! What is read, and from which project's code the names and layouts are taken, is in
+//! `docs/import.md`. Everything is read without running any of it: a PyTorch file is a program in
+//! Python's pickle language, of which [`pickle`] knows only what puts tensors together.
 
 pub mod array;
+pub mod element;
 mod error;
 mod iti;
 mod jola;
