@@ -49,7 +49,9 @@ impl Message {
 
     /// Whether the message calls tools.
     pub fn calls_tools(&self) -> bool {
-        self.map.get("tool_calls").is_some_and(|calls| calls != &Value::Array(Vec::new()))
+        self.map
+            .get("tool_calls")
+            .is_some_and(|calls| calls != &Value::Array(Vec::new()))
     }
 
     /// Whether it may be learned: its `weight` is not 0.
@@ -220,9 +222,12 @@ mod tests {
 
     #[test]
     fn a_template_has_fuel_for_what_is_sensible() {
-        let endless = "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}";
+        let endless =
+            "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}";
         let template = ChatTemplate::new(endless, String::new(), String::new()).unwrap();
-        let error = template.render(&[Message::new("user", "x")], false).unwrap_err();
+        let error = template
+            .render(&[Message::new("user", "x")], false)
+            .unwrap_err();
         assert!(error.to_string().contains("fuel"), "{error}");
 
         let template = ChatTemplate::new(CHATML, String::new(), String::new()).unwrap();

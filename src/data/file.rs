@@ -9,12 +9,32 @@ use super::{parse_row, DataError, Row, RowError};
 
 /// First bytes of files that are no text, and what to do about them.
 const OTHER_KINDS: &[(&[u8], &str, &str)] = &[
-    (b"\x1f\x8b", "compressed by gzip", "unpack it with gunzip first"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it with unzstd first"),
+    (
+        b"\x1f\x8b",
+        "compressed by gzip",
+        "unpack it with gunzip first",
+    ),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "compressed by zstd",
+        "unpack it with unzstd first",
+    ),
     (b"PK\x03\x04", "a zip archive", "unpack it first"),
-    (b"PAR1", "a Parquet file", "write its rows as JSON Lines first"),
-    (b"GGUF", "a GGUF file", "data is JSON Lines; a model goes behind -m, a sidecar behind --jola"),
-    (b"SQLite format 3", "an SQLite database", "write its rows as JSON Lines first"),
+    (
+        b"PAR1",
+        "a Parquet file",
+        "write its rows as JSON Lines first",
+    ),
+    (
+        b"GGUF",
+        "a GGUF file",
+        "data is JSON Lines; a model goes behind -m, a sidecar behind --jola",
+    ),
+    (
+        b"SQLite format 3",
+        "an SQLite database",
+        "write its rows as JSON Lines first",
+    ),
 ];
 
 /// Reads a text file as UTF-8, or as UTF-16 where it begins with that byte order mark; the
@@ -121,7 +141,10 @@ fn whole_array(text: &str) -> bool {
 
 /// One row a line.
 fn lines(text: &str, limit: usize) -> Rows {
-    let lines = text.lines().enumerate().map(|(index, text)| (index + 1, text));
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(index, text)| (index + 1, text));
     let rows = lines.filter(|(_, text)| !text.trim().is_empty());
     rows.take(limit)
         .map(|(line, text)| parse_row(text, line).map_err(|kind| (line, kind)))
@@ -182,12 +205,21 @@ mod tests {
         let rows = read_rows(&path, Some(2)).unwrap();
         assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 3]);
         let text = read_rows(&path, None).unwrap_err().to_string();
-        assert!(text.contains("rows.jsonl, line 4: not valid JSON"), "{text}");
+        assert!(
+            text.contains("rows.jsonl, line 4: not valid JSON"),
+            "{text}"
+        );
 
         std::fs::write(&path, "\n\n").unwrap();
-        assert!(matches!(read_rows(&path, None), Err(DataError::Empty { .. })));
+        assert!(matches!(
+            read_rows(&path, None),
+            Err(DataError::Empty { .. })
+        ));
         let missing = path.with_file_name("none");
-        assert!(matches!(read_rows(&missing, None), Err(DataError::Io { .. })));
+        assert!(matches!(
+            read_rows(&missing, None),
+            Err(DataError::Io { .. })
+        ));
     }
 
     #[test]
@@ -203,7 +235,10 @@ mod tests {
     #[test]
     fn arrays_and_objects_over_several_lines_are_rows() {
         assert_eq!(numbers(format!("[{GOOD},\n{GOOD}]")), [1, 2]);
-        assert_eq!(numbers("[]\n".replace("[]", &format!("[\n {GOOD}\n]"))), [1]);
+        assert_eq!(
+            numbers("[]\n".replace("[]", &format!("[\n {GOOD}\n]"))),
+            [1]
+        );
         let pretty = "{\n \"prompt\": \"a\",\n \"completion\": \"b\"\n}\n";
         assert_eq!(numbers(pretty.repeat(2)), [1, 5]);
     }

@@ -11,13 +11,18 @@ use crate::chat::Message;
 /// # Errors
 /// [`RowError`], naming the message and the key.
 pub fn parse_messages(text: &str) -> Result<Vec<Message>, RowError> {
-    messages_of(list("messages", serde_json::from_str(text).map_err(RowError::Json)?)?)
+    messages_of(list(
+        "messages",
+        serde_json::from_str(text).map_err(RowError::Json)?,
+    )?)
 }
 
 /// Reads the messages of a conversation.
 pub(super) fn messages_of(values: Vec<Value>) -> Result<Vec<Message>, RowError> {
     let values = values.into_iter().enumerate();
-    values.map(|(index, value)| message_of(value, index + 1)).collect()
+    values
+        .map(|(index, value)| message_of(value, index + 1))
+        .collect()
 }
 
 /// Reads one message, the `number`th. Parts of text are joined, as llama-server does where a
@@ -40,7 +45,11 @@ fn message_of(value: Value, number: usize) -> Result<Message, RowError> {
         Value::Array(parts) => {
             let texts = parts.iter().map(|part| match part["text"].as_str() {
                 Some(text) if part["type"] == "text" => Ok(text),
-                _ => Err(wrong("a part of content", part, "{\"type\": \"text\", \"text\": …}")),
+                _ => Err(wrong(
+                    "a part of content",
+                    part,
+                    "{\"type\": \"text\", \"text\": …}",
+                )),
             });
             texts.collect::<Result<String, _>>()?
         }
@@ -48,7 +57,11 @@ fn message_of(value: Value, number: usize) -> Result<Message, RowError> {
         other => return Err(wrong("content", other, "a text")),
     };
     let weight = map.get("weight").unwrap_or(&Value::Null);
-    if !weight.is_null() && weight.as_f64().is_none_or(|weight| weight != 0.0 && weight != 1.0) {
+    if !weight.is_null()
+        && weight
+            .as_f64()
+            .is_none_or(|weight| weight != 0.0 && weight != 1.0)
+    {
         return Err(wrong("weight", weight, "0 or 1"));
     }
     map.insert("content".into(), content.into());

@@ -77,7 +77,10 @@ impl Fields {
         let Some(value) = self.take(key) else {
             return Ok(Vec::new());
         };
-        list(key, value)?.into_iter().map(|value| text(key, value)).collect()
+        list(key, value)?
+            .into_iter()
+            .map(|value| text(key, value))
+            .collect()
     }
 
     /// The prompt and the completion, by the keys that are there.
@@ -126,7 +129,9 @@ impl Fields {
 
     fn conversation(&mut self, messages: Vec<Value>) -> Result<(Prompt, String), RowError> {
         let mut messages = messages_of(messages)?;
-        let said_by_system = messages.first().is_some_and(|first| first.role() == "system");
+        let said_by_system = messages
+            .first()
+            .is_some_and(|first| first.role() == "system");
         if let Some(system) = self.text("system")?.filter(|text| !text.is_empty()) {
             if said_by_system {
                 return Err(RowError::NoPlace {
@@ -172,7 +177,10 @@ impl Fields {
             _ => false,
         };
         let rest = self.map.iter().filter(|(_, value)| !empty(value));
-        match rest.map(|(key, _)| key).find(|key| MEANINGFUL.contains(&key.as_str())) {
+        match rest
+            .map(|(key, _)| key)
+            .find(|key| MEANINGFUL.contains(&key.as_str()))
+        {
             None => Ok(()),
             Some(key) => Err(RowError::NoPlace {
                 key: key.clone(),
@@ -299,41 +307,67 @@ mod tests {
                 {"role": "tool", "content": "ok"},
                 {"role": "assistant", "content": "x", "weight": 1}]}"#,
         );
-        let Conversation { messages, tools, .. } = chat(&row);
+        let Conversation {
+            messages, tools, ..
+        } = chat(&row);
         let said: Vec<(&str, &str)> = messages.iter().map(|m| (m.role(), m.content())).collect();
         assert_eq!(
             said,
-            [("system", "s"), ("user", "qr"), ("assistant", ""), ("tool", "ok")]
+            [
+                ("system", "s"),
+                ("user", "qr"),
+                ("assistant", ""),
+                ("tool", "ok")
+            ]
         );
         assert!(messages[2].calls_tools() && tools.is_some());
 
         let row = parse(
             r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#,
         );
-        assert_eq!((chat(&row).messages.len(), row.completion.as_str()), (1, "b"));
+        assert_eq!(
+            (chat(&row).messages.len(), row.completion.as_str()),
+            (1, "b")
+        );
         let row = parse(
             r#"{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}"#,
         );
-        assert_eq!((chat(&row).messages.len(), row.completion.as_str()), (1, "b"));
+        assert_eq!(
+            (chat(&row).messages.len(), row.completion.as_str()),
+            (1, "b")
+        );
         let row = parse(r#"{"messages": null, "prompt": "a", "completion": "b", "choices": null}"#);
         assert_eq!(row.completion, "b");
     }
 
     #[test]
     fn what_has_no_place_is_refused_by_its_key() {
-        assert!(error(r#"{"instruction": "a", "output": "b", "history": [["q", "a"]]}"#).contains("`history`"));
-        assert!(error(r#"{"instruction": "a", "output": "b", "system": "s"}"#).contains("`system`"));
+        assert!(
+            error(r#"{"instruction": "a", "output": "b", "history": [["q", "a"]]}"#)
+                .contains("`history`")
+        );
+        assert!(
+            error(r#"{"instruction": "a", "output": "b", "system": "s"}"#).contains("`system`")
+        );
         assert!(error(r#"{"prompt": "a", "completion": "b", "tools": [1]}"#).contains("`tools`"));
-        assert!(error(r#"{"system": "s", "messages": [{"role": "system", "content": "t"},
-            {"role": "assistant", "content": "a"}]}"#)
-            .contains("system message of its own"));
-        assert!(error(r#"{"messages": [{"role": "user", "content": [{"type": "image"}]},
-            {"role": "assistant", "content": "a"}]}"#)
-            .contains("message 1"));
-        assert!(error(r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0}]}"#)
-            .contains("`weight` is 0"));
-        assert!(error(r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}"#)
-            .contains("0 or 1"));
+        assert!(error(
+            r#"{"system": "s", "messages": [{"role": "system", "content": "t"},
+            {"role": "assistant", "content": "a"}]}"#
+        )
+        .contains("system message of its own"));
+        assert!(error(
+            r#"{"messages": [{"role": "user", "content": [{"type": "image"}]},
+            {"role": "assistant", "content": "a"}]}"#
+        )
+        .contains("message 1"));
+        assert!(
+            error(r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0}]}"#)
+                .contains("`weight` is 0")
+        );
+        assert!(
+            error(r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}"#)
+                .contains("0 or 1")
+        );
         parse(r#"{"prompt": "a", "completion": "b", "history": [], "system": ""}"#);
     }
 

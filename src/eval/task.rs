@@ -5,7 +5,7 @@ use super::likelihood::{longest, Question};
 use super::{Metric, Params};
 use crate::chat::ChatTemplate;
 use crate::context::ContextParams;
-use crate::data::{encode, Row};
+use crate::data::{encode, Row, Turns};
 use crate::model::{Model, Token};
 use crate::Error;
 
@@ -55,8 +55,14 @@ impl Item {
     /// [`Error::EmptyPrompt`], and those of the chat template and the tokenizer.
     fn new(row: &Row, model: &Model, template: Option<&ChatTemplate>) -> Result<Self, Error> {
         let others = row.references.iter().filter(|r| **r != row.completion);
-        let mut prompt = encode(row, model, template)?;
-        let response = prompt.tokens.split_off(prompt.n_prompt);
+        let of_row = |kind| Error::Row {
+            line: row.line,
+            kind,
+        };
+        let mut prompt = encode(row, model, template, Turns::Last)
+            .map_err(of_row)?
+            .remove(0);
+        let response = prompt.tokens.split_off(prompt.targets[0].start);
         if prompt.tokens.is_empty() {
             return Err(Error::EmptyPrompt { line: row.line });
         }
