@@ -5,10 +5,10 @@ use std::path::Path;
 
 use jola_edit::gguf::Gguf;
 use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit as SidecarLayer};
-use jola_trainer::batch::Batch;
-use jola_trainer::edits::LayerEdit;
-use jola_trainer::export;
-use jola_trainer::model::{Model, Precision};
+use jola_trainer::model::batch::Batch;
+use jola_trainer::method::edits::LayerEdit;
+use jola_trainer::method::export;
+use jola_trainer::model::decoder::{Model, Precision};
 use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams};
 use tch::{no_grad, Device, Tensor};
 use tempfile::TempDir;

@@ -1,7 +1,7 @@
 //! Small models of the architectures that can be trained. Which tensors exist follows the
 //! trainer's table: where the table is wrong, llama.cpp refuses the file or the logits differ.
 
-use jola_trainer::arch::{Architecture, Experts, ARCHITECTURES};
+use jola_trainer::architectures::{Architecture, Experts, ARCHITECTURES};
 
 use crate::tiny::{Tiny, VOCABULARY};
 
@@ -127,7 +127,7 @@ fn attention(tiny: &mut Tiny, row: &Architecture, shape: Shape, block: &str) {
             tiny.bias(&name(&format!("{what}.bias")), width);
         }
     }
-    use jola_trainer::arch::QkNorm;
+    use jola_trainer::architectures::QkNorm;
     let norms = match row.qk_norm {
         QkNorm::No => None,
         QkNorm::Head => Some((head_dim, head_dim)),

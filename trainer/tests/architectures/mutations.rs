@@ -1,10 +1,10 @@
 //! The comparison tells right from wrong: a reference model that lacks one feature of an
 //! architecture is found out by a wide margin.
 
-use jola_trainer::arch::{Activation, Architecture, RopePairs};
-use jola_trainer::config::Config;
-use jola_trainer::feed_forward::FeedForward;
-use jola_trainer::model::{Layer, Model};
+use jola_trainer::architectures::{Activation, Architecture, RopePairs};
+use jola_trainer::model::config::Config;
+use jola_trainer::model::feed_forward::FeedForward;
+use jola_trainer::model::decoder::{Layer, Model};
 use tch::{Device, Tensor};
 
 use crate::cases::{longrope, usual, yarn};

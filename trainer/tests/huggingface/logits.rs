@@ -1,10 +1,10 @@
 //! Logits of a directory: of transformers, of the GGUF made of it, and of llama.cpp.
 
 use jola_edit::gguf::Gguf;
-use jola_trainer::base::{self, Base};
-use jola_trainer::batch::Batch;
-use jola_trainer::edits::LayerEdit;
-use jola_trainer::model::{Model, Precision};
+use jola_trainer::base::tensor::{open, Base};
+use jola_trainer::model::batch::Batch;
+use jola_trainer::method::edits::LayerEdit;
+use jola_trainer::model::decoder::{Model, Precision};
 use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams};
 use safetensors::Dtype;
 use tch::{no_grad, Device};
@@ -49,7 +49,7 @@ fn every_source_gives_the_same_logits() {
         let golden = Golden::read(case);
         let folder = tempfile::tempdir().unwrap();
         golden.write(folder.path());
-        let directory = base::open(folder.path()).unwrap();
+        let directory = open(folder.path()).unwrap();
         let path = write_gguf(&*directory, folder.path().join("twin.gguf"));
         let own = reference(&*directory);
         let twin = distance(&reference(&Gguf::open(&path).unwrap()), &own);
@@ -84,11 +84,11 @@ fn shards_and_number_formats_change_nothing() {
     let golden = Golden::read("llama3");
     let folder = tempfile::tempdir().unwrap();
     golden.write(folder.path());
-    let expected = reference(&*base::open(folder.path()).unwrap());
+    let expected = reference(&*open(folder.path()).unwrap());
     for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
         let folder = tempfile::tempdir().unwrap();
         golden.write_sharded(folder.path(), dtype);
-        let found = reference(&*base::open(folder.path()).unwrap());
+        let found = reference(&*open(folder.path()).unwrap());
         assert_eq!(found, expected, "{dtype:?}");
     }
 }
@@ -98,7 +98,7 @@ fn older_and_newer_config_files_say_the_same() {
     let golden = Golden::read("llama3");
     let folder = tempfile::tempdir().unwrap();
     golden.write(folder.path());
-    let newer = reference(&*base::open(folder.path()).unwrap());
+    let newer = reference(&*open(folder.path()).unwrap());
     let mut config = golden.config.clone();
     let keys = config.as_object_mut().unwrap();
     let mut scaling = keys.remove("rope_parameters").unwrap();
@@ -110,5 +110,5 @@ fn older_and_newer_config_files_say_the_same() {
     keys.insert("rope_scaling".into(), scaling);
     keys.insert("rope_theta".into(), base_frequency);
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    assert_eq!(reference(&*base::open(folder.path()).unwrap()), newer);
+    assert_eq!(reference(&*open(folder.path()).unwrap()), newer);
 }

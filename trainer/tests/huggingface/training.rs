@@ -3,8 +3,8 @@
 use clap::Parser;
 use jola_edit::gguf::Gguf;
 use jola_edit::{BaseShape, Sidecar};
-use jola_trainer::base;
-use jola_trainer::cli::Cli;
+use jola_trainer::base::tensor as base;
+use jola_trainer::cli::command::Cli;
 use serde_json::json;
 
 use crate::fixture::{write_gguf, Golden};

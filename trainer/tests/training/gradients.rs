@@ -1,11 +1,11 @@
 //! Gradients of the edits through the whole model, in float64.
 
-use jola_trainer::batch::Batch;
-use jola_trainer::edits::{Edits, Init, LayerEdit};
-use jola_trainer::gradient::{backward, cross_entropy};
-use jola_trainer::lora::{Lora, LoraConfig};
-use jola_trainer::method::Method;
-use jola_trainer::model::{Model, Precision};
+use jola_trainer::model::batch::Batch;
+use jola_trainer::method::edits::{Edits, Init, LayerEdit};
+use jola_trainer::train::gradient::{backward, cross_entropy};
+use jola_trainer::method::lora::{Lora, LoraConfig};
+use jola_trainer::method::methods::Method;
+use jola_trainer::model::decoder::{Model, Precision};
 use tch::{no_grad, Device, Tensor};
 
 use crate::support::{model, rows};

@@ -1,11 +1,11 @@
 //! What layers below all edits make of the rows is computed once, and changes nothing.
 
-use jola_trainer::batch::{Batch, Sequence};
-use jola_trainer::edits::{Edits, Init};
-use jola_trainer::gradient::backward;
-use jola_trainer::method::Method;
-use jola_trainer::model::{Model, Precision};
-use jola_trainer::rows::Rows;
+use jola_trainer::model::batch::{Batch, Sequence};
+use jola_trainer::method::edits::{Edits, Init};
+use jola_trainer::train::gradient::backward;
+use jola_trainer::method::methods::Method;
+use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::data::cached_rows::Rows;
 use tch::{Device, Tensor};
 
 use crate::runs::{run, SETTINGS};
@@ -67,7 +67,7 @@ fn loss_and_gradient_are_those_of_a_whole_forward_pass() {
 fn a_run_keeps_them_when_it_saves_memory_and_only_then() {
     let model = model(Precision::F32);
     let kept = |batch_size: usize, recomputed: usize| {
-        let settings = jola_trainer::recipe::Settings {
+        let settings = jola_trainer::train::recipe::Settings {
             method: upper_layer(),
             batch_size,
             recomputed,

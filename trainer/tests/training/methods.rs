@@ -1,19 +1,19 @@
 //! What sets single methods apart: shared gates, LoFiT's choice, chosen layers, LoRA.
 
-use jola_trainer::batch::Batch;
-use jola_trainer::edits::{Edits, Init, LayerEdit};
-use jola_trainer::gradient::cross_entropy;
-use jola_trainer::lora::{Lora, LoraConfig};
-use jola_trainer::lora_file;
-use jola_trainer::method::Method;
-use jola_trainer::model::{Model, Precision};
-use jola_trainer::penalty::Sparsity;
-use jola_trainer::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
-use jola_trainer::record::{Observer, StepRecord, ValidationRecord};
-use jola_trainer::rows::Rows;
-use jola_trainer::schedule::Phase;
-use jola_trainer::train::Trainer;
-use jola_trainer::validation::evaluate;
+use jola_trainer::model::batch::Batch;
+use jola_trainer::method::edits::{Edits, Init, LayerEdit};
+use jola_trainer::train::gradient::cross_entropy;
+use jola_trainer::method::lora::{Lora, LoraConfig};
+use jola_trainer::method::lora_file;
+use jola_trainer::method::methods::Method;
+use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::train::penalty::Sparsity;
+use jola_trainer::train::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
+use jola_trainer::train::step_record::{Observer, StepRecord, ValidationRecord};
+use jola_trainer::data::cached_rows::Rows;
+use jola_trainer::train::schedule::Phase;
+use jola_trainer::train::trainer::Trainer;
+use jola_trainer::train::validation::evaluate;
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -224,7 +224,7 @@ fn lora_equals_merged_weights() {
         layer.attn_qkv.weight += joined(&["attn_q", "attn_k", "attn_v"]);
         layer.attn_output.weight += delta("attn_output");
         match &mut layer.ffn {
-            jola_trainer::feed_forward::FeedForward::Dense { gate_up, down } => {
+            jola_trainer::model::feed_forward::FeedForward::Dense { gate_up, down } => {
                 gate_up.weight += joined(&["ffn_gate", "ffn_up"]);
                 down.weight += delta("ffn_down");
             }

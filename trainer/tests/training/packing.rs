@@ -1,10 +1,10 @@
 //! Sequences packed into one batch are computed as if each were alone.
 
-use jola_trainer::batch::{Batch, Sequence};
-use jola_trainer::edits::{Edits, Init, LayerEdit};
-use jola_trainer::gradient::cross_entropy;
-use jola_trainer::method::Method;
-use jola_trainer::model::{Model, Precision};
+use jola_trainer::model::batch::{Batch, Sequence};
+use jola_trainer::method::edits::{Edits, Init, LayerEdit};
+use jola_trainer::train::gradient::cross_entropy;
+use jola_trainer::method::methods::Method;
+use jola_trainer::model::decoder::{Model, Precision};
 use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::support::{model, rows};

@@ -2,17 +2,17 @@
 
 use jola_edit::gguf::Metadata;
 use jola_edit::{EditSet, Sidecar};
-use jola_trainer::edits::{Edits, Init, LayerEdit};
-use jola_trainer::export::{self, Provenance};
-use jola_trainer::lora_file;
-use jola_trainer::method::Method;
-use jola_trainer::model::{Model, Precision};
-use jola_trainer::penalty::{Shares, Sparsity};
-use jola_trainer::recipe::{Recipe, Settings};
-use jola_trainer::rows::Rows;
-use jola_trainer::train::{Outcome, Trainer};
-use jola_trainer::trained::Trained;
-use jola_trainer::validation::evaluate;
+use jola_trainer::method::edits::{Edits, Init, LayerEdit};
+use jola_trainer::method::export::{self, Provenance};
+use jola_trainer::method::lora_file;
+use jola_trainer::method::methods::Method;
+use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::train::penalty::{Shares, Sparsity};
+use jola_trainer::train::recipe::{Recipe, Settings};
+use jola_trainer::data::cached_rows::Rows;
+use jola_trainer::train::trainer::{Outcome, Trainer};
+use jola_trainer::method::parameters::Trained;
+use jola_trainer::train::validation::evaluate;
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 

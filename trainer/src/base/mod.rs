@@ -1,0 +1,4 @@
+//! The base model as it is stored.
+
+pub mod hf;
+pub mod tensor;

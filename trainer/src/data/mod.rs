@@ -1,0 +1,4 @@
+//! Rows.
+
+pub mod cached_rows;
+pub mod encode;
