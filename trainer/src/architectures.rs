@@ -23,6 +23,17 @@ pub enum QkNorm {
     Token,
 }
 
+impl QkNorm {
+    /// Width of the norm of `n` heads of width `head_dim`; `None` without a norm.
+    pub fn width(self, n: usize, head_dim: usize) -> Option<usize> {
+        match self {
+            QkNorm::No => None,
+            QkNorm::Head => Some(head_dim),
+            QkNorm::Token => Some(n * head_dim),
+        }
+    }
+}
+
 /// The non-linearity of the feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {

@@ -1,119 +1,12 @@
-//! What the trainer asks of a frozen base model, whatever it is stored in: metadata and
-//! tensors as the GGUF has them, a tokenizer, and what tells one file from another.
+//! A tensor of a base model: where its numbers are stored, in which format and order, and how
+//! they are read as float32.
 
 use std::path::Path;
 
-use jola_edit::gguf::{Gguf, GgufError, Metadata};
-use jola_edit::{sidecar, BaseShape};
-use llama_jola::{ggml, Vocabulary};
-
-use crate::base::hf::Directory;
-use crate::Error;
+use llama_jola::ggml;
 
 /// Values dequantised at a time (4 MB of float32).
 const CHUNK: usize = 1 << 20;
-
-/// A stored base model. Names and metadata are GGUF's in every case.
-pub trait Base {
-    /// The file or directory.
-    fn path(&self) -> &Path;
-
-    /// Metadata, `general.architecture` and what stands under it at least.
-    fn metadata(&self) -> &Metadata;
-
-    /// Names of all tensors.
-    fn tensor_names(&self) -> Vec<&str>;
-
-    /// A tensor by name.
-    fn tensor(&self, name: &str) -> Option<BaseTensor<'_>>;
-
-    /// How to name a tensor that is not there, so that its user finds it.
-    fn describe(&self, name: &str) -> String {
-        name.to_owned()
-    }
-
-    /// The tokenizer and the chat template.
-    ///
-    /// # Errors
-    /// Where they cannot be read.
-    fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error>;
-
-    /// SHA-256 of the GGUF file that the base is; `None` where it is no such file.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    fn gguf_sha256(&self) -> Result<Option<String>, Error>;
-
-    /// What a sidecar must agree with.
-    ///
-    /// # Errors
-    /// [`Error::Gguf`] for metadata that are missing or contradict each other.
-    fn shape(&self) -> Result<BaseShape, Error> {
-        let shape = BaseShape::from_metadata(self.metadata());
-        Ok(shape.map_err(|kind| GgufError::new(self.path(), kind))?)
-    }
-}
-
-/// Opens a base model: a directory in Hugging Face's layout, or a GGUF file.
-///
-/// # Errors
-/// [`Error::Gguf`] or [`Error::HuggingFace`].
-pub fn open(path: &Path) -> Result<Box<dyn Base>, Error> {
-    if path.is_dir() {
-        Ok(Box::new(Directory::open(path)?))
-    } else {
-        Ok(Box::new(Gguf::open(path)?))
-    }
-}
-
-impl Base for Gguf {
-    fn path(&self) -> &Path {
-        Gguf::path(self)
-    }
-
-    fn metadata(&self) -> &Metadata {
-        Gguf::metadata(self)
-    }
-
-    fn tensor_names(&self) -> Vec<&str> {
-        self.tensors()
-            .iter()
-            .map(|info| info.name.as_str())
-            .collect()
-    }
-
-    fn tensor(&self, name: &str) -> Option<BaseTensor<'_>> {
-        let tensor = Gguf::tensor(self, name)?;
-        let dims = tensor.info.dims.clone();
-        Some(BaseTensor {
-            file: Gguf::path(self),
-            name: &tensor.info.name,
-            reversed: false,
-            parts: vec![Part {
-                ggml_type: tensor.info.ty,
-                bytes: tensor.bytes,
-                rows: dims.iter().skip(1).product::<u64>() as usize,
-                columns: dims.first().map_or(1, |&dim| dim as usize),
-                order: RowOrder::Stored,
-                plus: 0.0,
-            }],
-            dims,
-        })
-    }
-
-    fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error> {
-        Ok(Box::new(llama_jola::Model::load_vocab(Gguf::path(self))?))
-    }
-
-    fn gguf_sha256(&self) -> Result<Option<String>, Error> {
-        let path = Gguf::path(self);
-        let digest = sidecar::sha256(path).map_err(|source| Error::Read {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        Ok(Some(digest))
-    }
-}
 
 /// A tensor of a base model: stored parts, one after the other.
 #[derive(Debug)]
@@ -127,12 +20,12 @@ pub struct BaseTensor<'a> {
     /// Dimensions in GGUF order, the fastest first.
     pub dims: Vec<u64>,
     /// What it is made of.
-    pub parts: Vec<Part<'a>>,
+    pub parts: Vec<StoredRows<'a>>,
 }
 
 /// A block of stored rows.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
+pub struct StoredRows<'a> {
     /// ggml's id of the number format.
     pub ggml_type: u32,
     /// The stored numbers.
@@ -201,7 +94,7 @@ impl BaseTensor<'_> {
     }
 }
 
-impl Part<'_> {
+impl StoredRows<'_> {
     fn read(&self, mut sink: impl FnMut(&[f32])) -> Result<(), llama_jola::Error> {
         let row_bytes = self.bytes.len() / self.rows.max(1);
         let rows_per_chunk = (CHUNK / self.columns.max(1)).clamp(1, self.rows.max(1));
@@ -242,7 +135,7 @@ mod tests {
     #[test]
     fn parts_are_read_one_after_the_other() {
         let bytes: Vec<u8> = (0..8).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let part = |order, plus| Part {
+        let part = |order, plus| StoredRows {
             ggml_type: 0,
             bytes: &bytes,
             rows: 4,

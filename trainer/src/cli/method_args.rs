@@ -3,10 +3,10 @@
 use anyhow::{bail, ensure, Result};
 use clap::{Args, ValueEnum};
 
-use crate::model::config::Config;
-use crate::method::lora::LoraConfig;
-use crate::method::methods::Method;
-use crate::train::recipe::Defaults;
+use super::values::{count, positive};
+use crate::method::{LoraConfig, Method};
+use crate::model::Config;
+use crate::train::Defaults;
 
 /// λ of LoFiT's L1 penalty in its published script for Llama 2 7B.
 const LOFIT_L1: f64 = 1e-3;
@@ -26,17 +26,17 @@ pub struct MethodArgs {
     #[arg(long, value_enum, default_value_t = RecipeName::Default)]
     pub recipe: RecipeName,
     /// lofit: how many heads get an offset [default: a tenth of all].
-    #[arg(long, value_name = "K", value_parser = crate::cli::command::count, help_heading = METHODS)]
+    #[arg(long, value_name = "K", value_parser = count, help_heading = METHODS)]
     heads: Option<usize>,
     /// layerwise: the layers whose heads get an offset, counted from 0, as 5-12,20
     /// [default: all].
     #[arg(long, value_name = "LIST", value_parser = layers, help_heading = METHODS)]
     layers: Option<Layers>,
     /// lora: the rank r of the change of a matrix [default: 8].
-    #[arg(long, value_name = "R", value_parser = crate::cli::command::count, help_heading = METHODS)]
+    #[arg(long, value_name = "R", value_parser = count, help_heading = METHODS)]
     lora_rank: Option<usize>,
     /// lora: α; the change is α/r·B·A [default: twice the rank].
-    #[arg(long, value_name = "A", value_parser = crate::cli::command::positive, help_heading = METHODS)]
+    #[arg(long, value_name = "A", value_parser = positive, help_heading = METHODS)]
     lora_alpha: Option<f64>,
     /// lora: matrices to change, by their names in the GGUF file: attn_q, attn_k, attn_v,
     /// attn_output, ffn_gate, ffn_up, ffn_down

@@ -1,8 +1,15 @@
-//! The command line.
+//! The command line of `jola-train`.
 
-pub mod command;
-pub mod device;
-pub mod logits;
-pub mod method_args;
-pub mod run_args;
-pub mod train;
+mod command;
+mod inputs;
+mod job;
+mod logits;
+mod machine;
+mod method_args;
+mod provenance;
+mod run_args;
+mod train;
+mod train_args;
+mod values;
+
+pub use command::Cli;

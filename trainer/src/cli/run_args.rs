@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::report::run_config::RunConfig;
-use crate::report::run_dir::{self, RunDir};
-use crate::train::state::State;
+use crate::report::run_dir;
+use crate::report::{RunConfig, RunDir};
+use crate::train::State;
 use crate::Error;
 
 /// Where a run is written down, and how it goes on after a break.

@@ -6,13 +6,11 @@
 
 use tch::{no_grad, Device, Tensor};
 
-use crate::model::batch::{passes, Batch, Sequence};
-use crate::train::memory::bytes_of;
-use crate::model::decoder::Model;
+use crate::model::{bytes_of, passes, Batch, Model, Sequence};
 
 /// Tokenised rows, and their residual streams before a layer where those are kept.
 #[derive(Debug)]
-pub struct Rows<'a> {
+pub struct CachedRows<'a> {
     sequences: &'a [Sequence],
     /// The layer that the streams enter; 0: none are kept.
     layer: usize,
@@ -20,10 +18,10 @@ pub struct Rows<'a> {
     streams: Vec<Tensor>,
 }
 
-impl<'a> Rows<'a> {
-    /// Rows of which nothing is kept.
-    pub fn new(sequences: &'a [Sequence]) -> Rows<'a> {
-        Rows {
+impl<'a> CachedRows<'a> {
+    /// CachedRows of which nothing is kept.
+    pub fn new(sequences: &'a [Sequence]) -> CachedRows<'a> {
+        CachedRows {
             sequences,
             layer: 0,
             streams: Vec::new(),
@@ -35,7 +33,8 @@ impl<'a> Rows<'a> {
         self.sequences
     }
 
-    /// Those of these numbers, with their streams if they are kept.
+    /// Packs the rows with these indices. Where their residual streams are kept, the batch
+    /// enters the model behind the layers that need not be computed again.
     pub fn pack(&self, rows: &[usize], device: Device) -> Batch {
         let mut batch = Batch::pack(rows.iter().map(|&row| &self.sequences[row]), device);
         if self.layer > 0 {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use jola_edit::{BaseMismatch, ComposeError, GgufError, SidecarError};
 
-use crate::base::hf::HfError;
+mod hugging_face;
+
+pub use hugging_face::{HfError, HfErrorKind};
 
 /// An error of the trainer.
 #[derive(Debug, thiserror::Error)]

@@ -3,54 +3,15 @@
 //! Parameters of all layers are stacked, so that the optimiser sees four tensors whatever
 //! the size of the model. L layers, H heads, D head width.
 
-use serde::Serialize;
 use tch::{no_grad, Tensor};
 
-use crate::method::gates;
-use crate::method::lora::LayerLora;
-use crate::method::methods::Method;
-use crate::train::penalty::Shares;
+use super::gated_vectors::{GateValues, GatedVectors};
+use super::gates;
+use super::half::Half;
+use super::init::Init;
+use super::methods::Method;
+use crate::model::LayerChange;
 use crate::rng::{Purpose, Rng};
-
-/// The two halves of an edit `z' = (1 + g_m·m) ⊙ z + g_a·a`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
-    /// m
-    Scale,
-    /// a
-    Offset,
-}
-
-impl Half {
-    /// The name used in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Half::Scale => "scale",
-            Half::Offset => "offset",
-        }
-    }
-}
-
-/// Vectors of one half with their gates.
-#[derive(Debug)]
-pub struct GatedVectors {
-    /// Which half.
-    pub half: Half,
-    /// [L, H, D], requires a gradient; in units of `unit`
-    pub vectors: Tensor,
-    /// [L, H, 1]: 1 for scales; for offsets the size of the head's outputs in the base
-    /// model, so that one learning rate fits all heads of all models
-    pub unit: Tensor,
-    /// [L, H], requires a gradient; one tensor for both halves where they share a gate
-    pub log_alpha: Tensor,
-}
-
-impl GatedVectors {
-    /// Gate times vector, what the edit really is: [L, H, D].
-    pub fn product(&self, gate: &GateValues) -> Tensor {
-        &self.vectors * (gate.values.unsqueeze(-1) * &self.unit)
-    }
-}
 
 /// All trainable parameters.
 #[derive(Debug)]
@@ -61,131 +22,6 @@ pub struct Edits {
     pub halves: Vec<GatedVectors>,
     /// Gates that no longer change: their values, one entry per half.
     fixed: Option<Vec<GateValues>>,
-}
-
-/// Initial values.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Init {
-    /// Standard deviation of the vectors.
-    pub vector_std: f64,
-    /// Value of every `log_alpha`, or the middle of them.
-    pub log_alpha: f64,
-    /// They are uniform in so much below and above it.
-    pub log_alpha_spread: f64,
-    /// Offsets are in the model's own units instead of those of a head's outputs.
-    pub plain_offsets: bool,
-}
-
-impl Init {
-    /// Open gates, and vectors that change next to nothing.
-    pub const DEFAULT: Init = Init {
-        vector_std: 1e-3,
-        log_alpha: 2.0,
-        log_alpha_spread: 0.0,
-        plain_offsets: false,
-    };
-}
-
-/// Values of one half's gates.
-#[derive(Debug)]
-pub struct GateValues {
-    /// [L, H]
-    pub values: Tensor,
-    /// Per layer, whether any gate may be open; a layer without keeps its graph unedited.
-    pub layers: Vec<bool>,
-}
-
-/// What changes in one layer as the model applies it: head outputs, `z' = factor ⊙ z +
-/// offset`, and weight matrices.
-#[derive(Debug, Default)]
-pub struct LayerEdit {
-    /// [H·D], 1 where nothing is scaled
-    pub factor: Option<Tensor>,
-    /// [H·D], 0 where nothing is added
-    pub offset: Option<Tensor>,
-    /// Low-rank changes of the layer's matrices
-    pub lora: LayerLora,
-}
-
-impl LayerEdit {
-    /// Head outputs `z` [·, H·D] after the edit; both in the same format.
-    pub fn apply(&self, z: Tensor) -> Tensor {
-        match (&self.factor, &self.offset) {
-            (None, None) => z,
-            (Some(factor), None) => z * factor,
-            (None, Some(offset)) => z + offset,
-            (Some(factor), Some(offset)) => offset.addcmul(&z, factor),
-        }
-    }
-
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.tensors().is_empty()
-    }
-
-    /// All tensors, in a fixed order.
-    pub fn tensors(&self) -> Vec<&Tensor> {
-        let own = [&self.factor, &self.offset];
-        let own = own.into_iter().filter_map(Option::as_ref);
-        own.chain(self.lora.tensors()).collect()
-    }
-
-    /// The same edit, with tensors that are parameters of their own.
-    pub fn cut(&self) -> LayerEdit {
-        let cut = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
-        LayerEdit {
-            factor: self.factor.as_ref().map(cut),
-            offset: self.offset.as_ref().map(cut),
-            lora: self.lora.map(cut),
-        }
-    }
-
-    /// One entry per layer that edits nothing.
-    pub fn none(n_layer: usize) -> Vec<LayerEdit> {
-        (0..n_layer).map(|_| LayerEdit::default()).collect()
-    }
-}
-
-impl Method {
-    /// The halves that are trained.
-    fn halves(&self) -> &'static [Half] {
-        match self {
-            Method::Jola | Method::SharedGate | Method::Ungated | Method::Lofit { .. } => {
-                &[Half::Scale, Half::Offset]
-            }
-            Method::Additive | Method::Layerwise { .. } => &[Half::Offset],
-            Method::Multiplicative => &[Half::Scale],
-            Method::Lora(_) => &[],
-        }
-    }
-
-    /// Where the gates [L, H] of a half stand at first. Without gates that learn they say
-    /// which heads are edited: those far above the value that opens a gate fully.
-    fn initial_log_alpha(
-        &self,
-        half: Half,
-        init: Init,
-        [n_layer, n_head]: [i64; 2],
-        seed: u64,
-    ) -> Vec<f64> {
-        let mut rng = Rng::new(seed, Purpose::InitGates, half as u64);
-        let (open, closed) = (gates::opening_log_alpha() + 1.0, closed_log_alpha());
-        let mut of_layer = |layer: i64| match self {
-            Method::Lofit { .. } if half == Half::Offset => closed,
-            Method::Layerwise { layers } if !layers.contains(&(layer as usize)) => closed,
-            _ if self.gated() => {
-                init.log_alpha + init.log_alpha_spread * (2.0 * rng.uniform() - 1.0)
-            }
-            _ => open,
-        };
-        let gates = (0..n_layer * n_head).map(|gate| of_layer(gate / n_head));
-        gates.collect()
-    }
-}
-
-/// A value at which a gate is surely closed.
-fn closed_log_alpha() -> f64 {
-    gates::closing_log_alpha() - 1.0
 }
 
 impl Edits {
@@ -207,7 +43,7 @@ impl Edits {
             let log_alpha = match halves.first() {
                 Some(first) if method == Method::SharedGate => first.log_alpha.shallow_clone(),
                 _ => {
-                    let values = method.initial_log_alpha(half, init, [n_layer, n_head], seed);
+                    let values = init.log_alphas(&method, half, [n_layer, n_head], seed);
                     leaf(&values, &shape[..2])
                 }
             };
@@ -240,19 +76,19 @@ impl Edits {
 
     /// What training applies. While heads are chosen, gates are random, with the `noise` of
     /// this seed and step, or have their deterministic value.
-    pub fn training_edits(&self, noise: Option<(u64, usize)>) -> Vec<LayerEdit> {
+    pub fn training_changes(&self, noise: Option<(u64, usize)>) -> Vec<LayerChange> {
         match (&self.fixed, noise) {
-            (Some(fixed), _) => self.layer_edits(fixed),
-            (None, Some((seed, step))) => self.layer_edits(&self.sample_gates(seed, step)),
-            (None, None) => self.layer_edits(&self.calm_gates()),
+            (Some(fixed), _) => self.layer_changes(fixed),
+            (None, Some((seed, step))) => self.layer_changes(&self.sample_gates(seed, step)),
+            (None, None) => self.layer_changes(&self.deterministic_gates()),
         }
     }
 
     /// What the trained edit is now.
-    pub fn final_edits(&self) -> Vec<LayerEdit> {
+    pub fn final_changes(&self) -> Vec<LayerChange> {
         match &self.fixed {
-            Some(fixed) => self.layer_edits(fixed),
-            None => self.layer_edits(&self.fixed_gates()),
+            Some(fixed) => self.layer_changes(fixed),
+            None => self.layer_changes(&self.fixed_gates()),
         }
     }
 
@@ -274,11 +110,11 @@ impl Edits {
         values
     }
 
-    /// The gates' deterministic values, with a gradient, one entry per half.
-    fn calm_gates(&self) -> Vec<GateValues> {
-        let calm =
+    /// The gates' deterministic values with a gradient, one entry per half.
+    fn deterministic_gates(&self) -> Vec<GateValues> {
+        let values =
             |half: &GatedVectors| GateValues::everywhere(gates::deterministic(&half.log_alpha));
-        self.halves.iter().map(calm).collect()
+        self.halves.iter().map(values).collect()
     }
 
     /// The gates' deterministic values, without a gradient, one entry per half (reads from
@@ -293,10 +129,10 @@ impl Edits {
         self.halves.iter().map(fix).collect()
     }
 
-    /// The edit of each layer for these gates (one entry per half).
-    pub fn layer_edits(&self, gates: &[GateValues]) -> Vec<LayerEdit> {
+    /// What the model applies for these gates (one entry per half), one entry per layer.
+    pub fn layer_changes(&self, gates: &[GateValues]) -> Vec<LayerChange> {
         let n_layer = self.halves[0].vectors.size()[0] as usize;
-        let mut edits = LayerEdit::none(n_layer);
+        let mut changes = LayerChange::none(n_layer);
         for (half, gate) in self.halves.iter().zip(gates) {
             if !gate.layers.contains(&true) {
                 continue;
@@ -307,15 +143,15 @@ impl Edits {
                 Half::Offset => product,
             };
             let rows = rows.flatten(1, 2).unbind(0); // L × [H·D]
-            for ((edit, row), &edited) in edits.iter_mut().zip(rows).zip(&gate.layers) {
+            for ((change, row), &edited) in changes.iter_mut().zip(rows).zip(&gate.layers) {
                 let slot = match half.half {
-                    Half::Scale => &mut edit.factor,
-                    Half::Offset => &mut edit.offset,
+                    Half::Scale => &mut change.heads.factor,
+                    Half::Offset => &mut change.heads.offset,
                 };
                 *slot = edited.then_some(row);
             }
         }
-        edits
+        changes
     }
 
     /// Each kind of gate: the half that it opens, the scale where it opens both, and
@@ -394,48 +230,5 @@ impl Edits {
             (name, no_grad(|| gates::deterministic(log_alpha)).gt(0.0))
         };
         self.gates().into_iter().map(open).collect()
-    }
-
-    /// Closes the gates with the lowest `log_alpha` until these shares, below 1, are closed;
-    /// more may be closed already. One of each kind may stay open.
-    pub fn close_to(&mut self, shares: Shares) {
-        let closed = closed_log_alpha();
-        no_grad(|| {
-            for half in &mut self.halves {
-                let mut flat = half.log_alpha.view([-1]);
-                let n_gates = flat.numel();
-                let wanted = (n_gates as f64 * shares.of(half.half) - 1e-9).ceil() as usize;
-                let wanted = wanted.min(n_gates - 1) as i64;
-                let (lowest, indices) = flat.topk(wanted, 0, false, false);
-                let _ = flat.index_copy_(0, &indices, &lowest.clamp_max(closed));
-            }
-        });
-    }
-
-    /// LoFiT's choice: ranks heads by the norm of their scales, forgets the scales, and
-    /// opens the offsets of the first `count`.
-    pub fn choose_by_scale(&mut self, count: usize) {
-        let open = gates::opening_log_alpha() + 1.0;
-        no_grad(|| {
-            for half in &mut self.halves {
-                let _ = half.log_alpha.fill_(closed_log_alpha());
-            }
-            let [scale, offset] = &mut self.halves[..] else {
-                unreachable!("scales choose the heads of offsets");
-            };
-            let norms = scale
-                .vectors
-                .norm_scalaropt_dim(2.0, [-1i64].as_slice(), false);
-            let (_, chosen) = norms.flatten(0, -1).topk(count as i64, 0, true, true);
-            let mut flat = offset.log_alpha.view([-1]);
-            let _ = flat.index_fill_(0, &chosen, open);
-        });
-    }
-}
-
-impl GateValues {
-    fn everywhere(values: Tensor) -> GateValues {
-        let layers = vec![true; values.size()[0] as usize];
-        GateValues { values, layers }
     }
 }

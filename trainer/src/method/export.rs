@@ -2,29 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use jola_edit::gguf::Metadata;
-use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit as SidecarLayer, Sidecar};
+use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit, Sidecar};
 use tch::{Device, Kind, Tensor};
 
-use crate::method::edits::{Edits, Half, LayerEdit};
-
-/// What a sidecar says besides its numbers.
-#[derive(Clone, Debug)]
-pub struct Provenance {
-    /// What this edit is.
-    pub name: String,
-    /// Which model it was trained on.
-    pub base_model_name: String,
-    /// SHA-256 of the base model's file.
-    pub base_sha256: Option<String>,
-    /// Entries under `jola.train.`, keys without the prefix.
-    pub train: Metadata,
-}
+use super::edits::Edits;
+use super::half::Half;
+use super::provenance::Provenance;
+use crate::model::{HeadEdit, LayerChange};
 
 /// The sidecar of trained edits: heads whose gate is open by its deterministic value, with
 /// the product of gate and vector.
 pub fn to_sidecar(edits: &Edits, base: &BaseShape, provenance: Provenance) -> Sidecar {
-    let mut layers: BTreeMap<u32, SidecarLayer> = BTreeMap::new();
+    let mut layers: BTreeMap<u32, LayerEdit> = BTreeMap::new();
     for (half, gate) in edits.halves.iter().zip(edits.fixed_gates()) {
         let products = half.product(&gate).detach(); // [L, H, D]
         for layer in 0..base.block_count {
@@ -62,20 +51,24 @@ fn open_heads(gates: &Tensor, vectors: &Tensor) -> Option<HeadVectors> {
 }
 
 /// Composed sidecars as the model applies them, one entry per layer.
-pub fn from_edit_set(set: &EditSet, n_layer: usize, kind: Kind, device: Device) -> Vec<LayerEdit> {
-    let mut edits = LayerEdit::none(n_layer);
+pub fn from_edit_set(
+    set: &EditSet,
+    n_layer: usize,
+    kind: Kind,
+    device: Device,
+) -> Vec<LayerChange> {
+    let mut changes = LayerChange::none(n_layer);
     let row = |values: &Option<Vec<f32>>| {
         let values = values.as_ref()?;
         Some(Tensor::from_slice(values).to_kind(kind).to_device(device))
     };
-    for (edit, layer) in edits.iter_mut().zip(0u32..) {
+    for (change, layer) in changes.iter_mut().zip(0u32..) {
         if let Some(dense) = set.layers.get(&layer) {
-            *edit = LayerEdit {
+            change.heads = HeadEdit {
                 factor: row(&dense.mul),
                 offset: row(&dense.add),
-                ..LayerEdit::default()
             };
         }
     }
-    edits
+    changes
 }

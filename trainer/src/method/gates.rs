@@ -3,7 +3,7 @@
 //! A gate is a number in [0, 1] controlled by one parameter, `log_alpha`. With the paper's
 //! formula it is random while it learns, so that the chance of being exactly zero has a
 //! gradient; afterwards, and all along where that gradient is taken in expectation
-//! ([`crate::train::penalty`]), it has its deterministic value, which is exactly 0 for
+//! (by the penalty of a target), it has its deterministic value, which is exactly 0 for
 //! `log_alpha` ≤ −2.398 and exactly 1 for `log_alpha` ≥ 2.398.
 
 use tch::{Kind, Tensor};
@@ -52,6 +52,16 @@ pub fn closing_log_alpha() -> f64 {
 /// `log_alpha` at and above which the deterministic gate is exactly one.
 pub fn opening_log_alpha() -> f64 {
     -closing_log_alpha()
+}
+
+/// A `log_alpha` at which a gate is surely closed.
+pub(super) fn closed_log_alpha() -> f64 {
+    closing_log_alpha() - 1.0
+}
+
+/// A `log_alpha` at which a gate is surely open.
+pub(super) fn open_log_alpha() -> f64 {
+    opening_log_alpha() + 1.0
 }
 
 /// How many gates have a deterministic value above zero (reads from the device).

@@ -11,10 +11,9 @@ use jola_edit::GgufError;
 use llama_jola::ggml;
 use tch::{Kind, Tensor};
 
-use crate::method::edits::LayerEdit;
-use crate::method::export::Provenance;
-use crate::method::lora::{parts, Lora, LowRank};
-use crate::model::decoder::Model;
+use super::lora::Lora;
+use super::provenance::Provenance;
+use crate::model::{adaptable_matrices, LayerChange, LowRank, Model};
 use crate::Error;
 
 const GENERAL_TYPE: &str = "general.type";
@@ -75,15 +74,15 @@ fn writer(
     Ok(writer)
 }
 
-/// Reads an adapter and adds it, times `scale`, to what `model` of `architecture` applies.
+/// Reads an adapter and adds it, times the user's `strength`, to what `model` of `architecture` applies.
 ///
 /// # Errors
 /// [`Error::LoraFile`] for a file that is no LoRA adapter, is for another base, or changes
 /// what the reference model does not adapt.
 pub fn add_to(
-    edits: &mut [LayerEdit],
+    changes: &mut [LayerChange],
     path: &Path,
-    scale: f64,
+    strength: f64,
     model: &Model,
     architecture: &str,
 ) -> Result<(), Error> {
@@ -105,8 +104,8 @@ pub fn add_to(
     }
     let alpha = file.metadata().get(ALPHA).and_then(|value| value.as_f64());
     let mut used = 0;
-    for (l, (layer, edit)) in model.layers.iter().zip(edits).enumerate() {
-        for part in parts(layer) {
+    for (l, (layer, change)) in model.layers.iter().zip(changes).enumerate() {
+        for part in adaptable_matrices(layer) {
             let name = format!("blk.{l}.{}.weight.lora_", part.name);
             let factor = |which: char| {
                 let tensor = file.tensor(&format!("{name}{which}"));
@@ -129,17 +128,17 @@ pub fn add_to(
                 )));
             }
             // As llama.cpp reads it: without α the product is added as it stands.
-            let strength = match alpha {
+            let own = match alpha {
                 Some(alpha) if alpha != 0.0 => alpha / rank as f64,
                 _ => 1.0,
             };
-            let change = LowRank {
+            let low_rank = LowRank {
                 start: part.start,
                 a,
                 b,
-                scale: scale * strength,
+                scale: strength * own,
             };
-            edit.lora.push(part.matrix, change);
+            change.matrices.push(part.matrix, low_rank);
         }
     }
     let n_tensors = file.tensors().len();

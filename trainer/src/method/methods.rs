@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::method::lora::LoraConfig;
+use super::half::Half;
+use super::lora_config::LoraConfig;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -63,6 +64,18 @@ impl Method {
         match self {
             Method::Lora(_) => 2e-3,
             _ => 0.1,
+        }
+    }
+
+    /// The halves that are trained.
+    pub(super) fn halves(&self) -> &'static [Half] {
+        match self {
+            Method::Jola | Method::SharedGate | Method::Ungated | Method::Lofit { .. } => {
+                &[Half::Scale, Half::Offset]
+            }
+            Method::Additive | Method::Layerwise { .. } => &[Half::Offset],
+            Method::Multiplicative => &[Half::Scale],
+            Method::Lora(_) => &[],
         }
     }
 }

@@ -3,15 +3,16 @@
 
 use tch::Tensor;
 
-use crate::method::edits::{Edits, Init, LayerEdit};
-use crate::method::lora::Lora;
-use crate::method::methods::Method;
-use crate::model::decoder::Model;
+use super::edits::Edits;
+use super::init::Init;
+use super::lora::Lora;
+use super::methods::Method;
+use crate::model::{LayerChange, Model};
 use crate::Error;
 
 /// Groups of parameters with a learning rate each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
+pub enum ParameterGroup {
     /// What is learned for the task: vectors or low-rank factors.
     Weights,
     /// What chooses heads.
@@ -20,14 +21,14 @@ pub enum Group {
 
 /// The parameters of a run.
 #[derive(Debug)]
-pub enum Trained {
+pub enum Parameters {
     /// Edits of head outputs.
     Edits(Edits),
     /// Low-rank changes of matrices.
     Lora(Lora),
 }
 
-impl Trained {
+impl Parameters {
     /// Fresh parameters. `head_rms` [L, H] is asked for when the method edits heads: the root
     /// mean square of their outputs in the base model.
     ///
@@ -39,35 +40,39 @@ impl Trained {
         head_rms: impl FnOnce() -> Tensor,
         init: Init,
         seed: u64,
-    ) -> Result<Trained, Error> {
+    ) -> Result<Parameters, Error> {
         Ok(match method {
-            Method::Lora(config) => Trained::Lora(Lora::new(config.clone(), model, seed)?),
+            Method::Lora(config) => Parameters::Lora(Lora::new(config.clone(), model, seed)?),
             _ => {
                 let head_dim = model.config.head_dim;
                 let edits = Edits::new(method.clone(), head_dim, &head_rms(), init, seed);
-                Trained::Edits(edits)
+                Parameters::Edits(edits)
             }
         })
     }
 
     /// All parameters, leaf tensors under unique names.
-    pub fn parameters(&self) -> Vec<(String, Group, &Tensor)> {
+    pub fn named(&self) -> Vec<(String, ParameterGroup, &Tensor)> {
         let mut parameters = Vec::new();
         match self {
-            Trained::Edits(edits) => {
+            Parameters::Edits(edits) => {
                 for half in &edits.halves {
                     let name = format!("{}.vectors", half.half.name());
-                    parameters.push((name, Group::Weights, &half.vectors));
+                    parameters.push((name, ParameterGroup::Weights, &half.vectors));
                 }
                 for (name, log_alpha) in edits.gates() {
-                    parameters.push((format!("{name}.log_alpha"), Group::Gates, log_alpha));
+                    parameters.push((
+                        format!("{name}.log_alpha"),
+                        ParameterGroup::Gates,
+                        log_alpha,
+                    ));
                 }
             }
-            Trained::Lora(lora) => {
+            Parameters::Lora(lora) => {
                 for target in &lora.targets {
                     for (name, tensor) in [("a", &target.a), ("b", &target.b)] {
                         let name = format!("{}.lora_{name}", target.name);
-                        parameters.push((name, Group::Weights, tensor));
+                        parameters.push((name, ParameterGroup::Weights, tensor));
                     }
                 }
             }
@@ -76,35 +81,35 @@ impl Trained {
     }
 
     /// What the model applies in a training step, one entry per layer; `noise` as for
-    /// [`Edits::training_edits`].
-    pub fn training_edits(&self, noise: Option<(u64, usize)>) -> Vec<LayerEdit> {
+    /// [`Edits::training_changes`].
+    pub fn training_changes(&self, noise: Option<(u64, usize)>) -> Vec<LayerChange> {
         match self {
-            Trained::Edits(edits) => edits.training_edits(noise),
-            Trained::Lora(lora) => lora.layer_edits(),
+            Parameters::Edits(edits) => edits.training_changes(noise),
+            Parameters::Lora(lora) => lora.layer_changes(),
         }
     }
 
     /// What the model applies with the result as it stands, one entry per layer.
-    pub fn final_edits(&self) -> Vec<LayerEdit> {
+    pub fn final_changes(&self) -> Vec<LayerChange> {
         match self {
-            Trained::Edits(edits) => edits.final_edits(),
-            Trained::Lora(lora) => lora.layer_edits(),
+            Parameters::Edits(edits) => edits.final_changes(),
+            Parameters::Lora(lora) => lora.layer_changes(),
         }
     }
 
     /// The edits of head outputs, if that is what is trained.
     pub fn edits(&self) -> Option<&Edits> {
         match self {
-            Trained::Edits(edits) => Some(edits),
-            Trained::Lora(_) => None,
+            Parameters::Edits(edits) => Some(edits),
+            Parameters::Lora(_) => None,
         }
     }
 
-    /// The same, to be changed.
+    /// The edits of head outputs, to be changed, if that is what is trained.
     pub fn edits_mut(&mut self) -> Option<&mut Edits> {
         match self {
-            Trained::Edits(edits) => Some(edits),
-            Trained::Lora(_) => None,
+            Parameters::Edits(edits) => Some(edits),
+            Parameters::Lora(_) => None,
         }
     }
 

@@ -79,6 +79,29 @@ impl Batch {
     }
 }
 
+/// Size of a packed batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchSize {
+    /// T, tokens that are computed: what all sequences begin with counts once.
+    pub tokens: usize,
+    /// Tokens of all sequences.
+    pub context: usize,
+    /// R, tokens that the loss is on.
+    pub targets: usize,
+}
+
+impl BatchSize {
+    /// Of these sequences together.
+    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> BatchSize {
+        let batch = Batch::pack(sequences, Device::Cpu);
+        BatchSize {
+            tokens: batch.tokens.numel(),
+            context: batch.n_tokens(),
+            targets: batch.n_rows(),
+        }
+    }
+}
+
 /// How many tokens all of the sequences begin with, as far as no row is selected there.
 fn shared_prefix(sequences: &[&Sequence]) -> usize {
     let [first, others @ ..] = sequences else {

@@ -3,10 +3,10 @@
 //! Keys that are absent get llama.cpp's defaults; what the reference model would compute
 //! differently from llama.cpp is refused.
 
+use super::keys::{all_but_last, Keys};
+use super::rope::Rope;
 use crate::architectures::{Architecture, Experts, LocalRope, RopePairs, Window, ARCHITECTURES};
-use crate::base::tensor::Base;
-use crate::model::keys::{all_but_last, Keys};
-use crate::model::rope::Rope;
+use crate::base::Base;
 use crate::Error;
 
 /// Hyper-parameters of a base model.

@@ -3,8 +3,9 @@
 use tch::{Kind, Tensor};
 
 use crate::architectures::Activation;
-use crate::method::lora::{Joined, LayerLora};
-use crate::model::decoder::Linear;
+
+use super::linear::Linear;
+use super::low_rank::{JoinedMatrix, LowRankChanges};
 
 /// Frozen weights of a feed-forward layer.
 #[derive(Debug)]
@@ -40,15 +41,17 @@ impl FeedForward {
     pub fn forward(
         &self,
         h: &Tensor,
-        lora: &LayerLora,
+        changes: &LowRankChanges,
         activation: Activation,
         math: Kind,
     ) -> Tensor {
         match self {
             FeedForward::Dense { gate_up, down } => {
-                let gate_up = gate_up.forward(h, lora.of(Joined::GateUp)).chunk(2, -1); // 2 × [T, F]
+                let gate_up = gate_up
+                    .forward(h, changes.of(JoinedMatrix::GateUp))
+                    .chunk(2, -1); // 2 × [T, F]
                 let inner = gated(&gate_up[0], &gate_up[1], activation);
-                down.forward(&inner, lora.of(Joined::Down))
+                down.forward(&inner, changes.of(JoinedMatrix::Down))
             }
             FeedForward::Experts {
                 router,
@@ -77,9 +80,7 @@ impl FeedForward {
             }
         }
     }
-}
 
-impl FeedForward {
     /// Gate-and-up and down matrices of a layer without experts.
     pub fn dense(&self) -> Option<(&Linear, &Linear)> {
         match self {

@@ -2,7 +2,7 @@
 
 use jola_edit::gguf::{Array, GgufError, GgufErrorKind, Metadata, Value};
 
-use crate::base::tensor::Base;
+use crate::base::Base;
 use crate::Error;
 
 /// Reads `<architecture>.<name>`.

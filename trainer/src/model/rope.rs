@@ -1,7 +1,7 @@
 //! Rotary position embedding: which angle each pair of a head turns per position, with the
 //! scalings that stretch a model's context. The formulas are ggml's (`rope_yarn`).
 
-use crate::model::keys::Keys;
+use super::keys::Keys;
 use crate::Error;
 
 /// One way to rotate.

@@ -12,8 +12,8 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{de::DeserializeOwned, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::report::run_config::RunConfig;
-use crate::train::state::{Counters, State};
+use super::run_config::RunConfig;
+use crate::train::{Counters, State};
 use crate::Error;
 
 /// Version of the layout.
@@ -141,7 +141,7 @@ fn kind(dtype: Dtype) -> Option<Kind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::step_record::Validation;
+    use crate::train::Validation;
 
     fn state() -> State {
         State {

@@ -1,8 +1,14 @@
-//! What a run leaves behind.
+//! What a run shows and leaves behind: progress for its user and, in the run directory, its
+//! configuration, metrics, pictures and checkpoint.
 
-pub mod checkpoint;
-pub mod plots;
-pub mod progress;
-pub mod run_config;
-pub mod run_dir;
-pub mod watcher;
+mod checkpoint;
+pub(crate) mod plots;
+mod progress;
+mod run_config;
+pub(crate) mod run_dir;
+mod watcher;
+
+pub(crate) use progress::Reporter;
+pub(crate) use run_config::RunConfig;
+pub(crate) use run_dir::RunDir;
+pub(crate) use watcher::Watcher;

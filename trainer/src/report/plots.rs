@@ -9,9 +9,9 @@ use jola_edit::atomic::write_atomically;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::train::step_record::{StepRecord, ValidationRecord};
-use crate::report::run_dir::METRICS;
-use crate::train::schedule::Phase;
+use super::run_dir::METRICS;
+use crate::train::Phase;
+use crate::train::{StepRecord, ValidationRecord};
 
 /// The loss of steps and validations.
 pub const LOSS: &str = "loss.svg";
@@ -297,7 +297,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::train::step_record::{Gate, Validation};
+    use crate::train::{Gate, Validation};
 
     fn record(step: usize, phase: Phase, closed: &[Gate]) -> StepRecord {
         let kind = |gates: &[Gate]| BTreeMap::from([("scale".to_owned(), gates.to_vec())]);

@@ -6,9 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
-use crate::base::tensor::Base;
 use crate::Error;
 
 /// Entries that tell where things lie. They may differ between the parts of one run.
@@ -69,25 +67,6 @@ impl RunConfig {
             }),
         }
     }
-}
-
-/// The digest of a base model that is no single file: of the names and stored bytes of its
-/// tensors.
-pub fn tensors_sha256(base: &dyn Base) -> String {
-    let mut hash = Sha256::new();
-    let mut names = base.tensor_names();
-    names.sort_unstable();
-    for name in names {
-        hash.update(name);
-        for part in base.tensor(name).iter().flat_map(|tensor| &tensor.parts) {
-            hash.update(part.bytes);
-        }
-    }
-    let digest = hash.finalize();
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

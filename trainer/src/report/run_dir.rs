@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use jola_edit::atomic::write_atomically;
 use serde::Serialize;
 
-use crate::report::checkpoint;
-use crate::report::plots;
-use crate::train::step_record::{StepRecord, ValidationRecord};
-use crate::report::run_config::RunConfig;
-use crate::train::state::State;
+use super::checkpoint;
+use super::run_config::RunConfig;
+use crate::train::State;
+use crate::train::{StepRecord, ValidationRecord};
 use crate::Error;
 
 /// Everything that was set.
@@ -218,14 +217,6 @@ impl RunDir {
         Ok(())
     }
 
-    /// Draws the pictures of the run so far.
-    ///
-    /// # Errors
-    /// What is wrong with the metrics, or where a picture cannot be written.
-    pub(crate) fn draw(&self, n_layer: usize, n_head: usize) -> anyhow::Result<()> {
-        plots::draw(&self.folder, n_layer, n_head)
-    }
-
     /// The run is done and its result written: nothing is left to continue.
     ///
     /// # Errors
@@ -253,8 +244,8 @@ fn writing(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::step_record::Validation;
-    use crate::train::state::Counters;
+    use crate::train::Counters;
+    use crate::train::Validation;
 
     const NOW: Duration = Duration::ZERO;
 

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use crate::report::progress::Reporter;
-use crate::train::step_record::{Observer, StepRecord, ValidationRecord};
-use crate::report::run_dir::RunDir;
-use crate::train::state::State;
+use super::progress::Reporter;
+use super::run_dir::RunDir;
+use crate::train::State;
+use crate::train::{Observer, StepRecord, ValidationRecord};
 
 /// Passes everything on to both.
 pub(crate) struct Watcher {

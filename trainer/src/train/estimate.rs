@@ -2,15 +2,12 @@
 
 use std::fmt;
 
-use tch::Device;
-
-use crate::base::tensor::Base;
-use crate::model::batch::{Batch, Sequence};
-use crate::model::config::Config;
-use crate::data::encode::Sampler;
-use crate::train::memory::{bytes_of, Activations, Memory};
-use crate::model::decoder::Precision;
-use crate::train::schedule::Plan;
+use super::memory::{Activations, Memory};
+use super::schedule::Plan;
+use crate::base::Base;
+use crate::data::Sampler;
+use crate::method::Sizes;
+use crate::model::{bytes_of, BatchSize, Config, Precision, Sequence};
 use crate::Error;
 
 /// What the process holds besides the model and its data: libtorch, llama.cpp and the
@@ -32,40 +29,15 @@ pub struct Estimate {
     pub tokens: usize,
     /// The batch that needs most memory.
     pub largest: BatchSize,
-    /// Numbers that are trained, the gates among them.
-    pub trainable: usize,
-    /// Gates.
-    pub gates: usize,
+    /// Numbers that are trained, and gates among them.
+    pub sizes: Sizes,
     /// Memory.
     pub memory: Memory,
     /// Layers that are computed again in the backward pass.
     pub recomputed: usize,
 }
 
-/// Size of a packed batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchSize {
-    /// T, tokens that are computed: what all sequences begin with counts once.
-    pub tokens: usize,
-    /// Tokens of all sequences.
-    pub context: usize,
-    /// R, tokens that the loss is on.
-    pub targets: usize,
-}
-
-impl BatchSize {
-    /// Of these sequences together.
-    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> BatchSize {
-        let batch = Batch::pack(sequences, Device::Cpu);
-        BatchSize {
-            tokens: batch.tokens.numel(),
-            context: batch.n_tokens(),
-            targets: batch.n_rows(),
-        }
-    }
-}
-
-/// What a run on these rows will take that trains so many numbers, `gates` of them gates.
+/// What a run on these rows will take that trains so much.
 pub fn estimate(
     base: &dyn Base,
     config: &Config,
@@ -73,7 +45,7 @@ pub fn estimate(
     [train, valid]: [&[Sequence]; 2],
     sampler: Sampler,
     plan: Plan,
-    [trainable, gates]: [usize; 2],
+    sizes: Sizes,
 ) -> Estimate {
     let (mut tokens, mut largest, mut most) = (0, BatchSize::default(), 0);
     for step in 0..plan.steps() {
@@ -111,14 +83,13 @@ pub fn estimate(
         plan,
         tokens,
         largest,
-        trainable,
-        gates,
+        sizes,
         memory: Memory {
             program: RUNTIME_BYTES + stored,
             weights: numbers * bytes_of(precision.storage),
             activations: Activations::new(config, precision, largest, valid),
             // Value, gradient, two moments, the best, and the products of one step.
-            training: 6 * trainable as u64 * math,
+            training: 6 * sizes.trainable as u64 * math,
         },
         recomputed: 0,
     }
@@ -131,7 +102,7 @@ impl Estimate {
     /// # Errors
     /// [`Error::Memory`] when even all layers are not enough.
     pub fn within(self, limit: u64) -> Result<Estimate, Error> {
-        match self.memory.again_for(limit) {
+        match self.memory.recomputed_for(limit) {
             Some(recomputed) => Ok(Estimate { recomputed, ..self }),
             None => Err(Error::Memory {
                 limit,
@@ -168,7 +139,7 @@ impl fmt::Display for Estimate {
         writeln!(
             f,
             "trainable  {} numbers, {} of them gates",
-            self.trainable, self.gates
+            self.sizes.trainable, self.sizes.gates
         )?;
         let Memory {
             program,

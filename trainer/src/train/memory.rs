@@ -1,11 +1,6 @@
-//! The memory that a run needs, and how many layers must be computed again for it to fit.
+//! The memory that a run needs, and how many layers must be recomputed for it to fit.
 
-use tch::Kind;
-
-use crate::model::batch::{passes, Sequence};
-use crate::model::config::Config;
-use crate::train::estimate::BatchSize;
-use crate::model::decoder::Precision;
+use crate::model::{bytes_of, passes, BatchSize, Config, Precision, Sequence};
 
 /// Bytes at the peak of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +22,7 @@ pub struct Activations {
     pub n_layer: usize,
     /// What one layer leaves for the backward pass.
     pub layer: u64,
-    /// What one layer reads: all that it leaves when it is computed again.
+    /// What one layer reads: all that it leaves when it is recomputed.
     pub input: u64,
     /// Logits, their log-softmax and the gradient of each.
     pub logits: u64,
@@ -36,15 +31,15 @@ pub struct Activations {
 }
 
 impl Memory {
-    /// All of it, when the `again` lowest layers are computed again in the backward pass.
-    pub fn total(&self, again: usize) -> u64 {
-        self.program + self.weights + self.activations.peak(again) + self.training
+    /// All of it, when so many of the lowest layers are recomputed in the backward pass.
+    pub fn total(&self, recomputed: usize) -> u64 {
+        self.program + self.weights + self.activations.peak(recomputed) + self.training
     }
 
-    /// How many layers must be computed again for the run to need at most `limit` bytes;
+    /// How many layers must be recomputed for the run to need at most `limit` bytes;
     /// `None` when even all of them are not enough.
-    pub fn again_for(&self, limit: u64) -> Option<usize> {
-        (0..=self.activations.n_layer).find(|&again| self.total(again) <= limit)
+    pub fn recomputed_for(&self, limit: u64) -> Option<usize> {
+        (0..=self.activations.n_layer).find(|&recomputed| self.total(recomputed) <= limit)
     }
 }
 
@@ -79,11 +74,11 @@ impl Activations {
     }
 
     /// The most that is there at once: when the loss is known, when a layer has been
-    /// computed again, or in a validation.
-    pub fn peak(&self, again: usize) -> u64 {
-        let kept = (self.n_layer - again) as u64 * self.layer;
-        let inputs = again as u64 * self.input;
-        let one = if again > 0 { self.layer } else { 0 };
+    /// recomputed, or in a validation.
+    pub fn peak(&self, recomputed: usize) -> u64 {
+        let kept = (self.n_layer - recomputed) as u64 * self.layer;
+        let inputs = recomputed as u64 * self.input;
+        let one = if recomputed > 0 { self.layer } else { 0 };
         (inputs + one.max(kept + self.logits)).max(self.validation)
     }
 }
@@ -94,11 +89,6 @@ fn validation_rows(valid: &[Sequence]) -> usize {
         .map(|pass| BatchSize::of(&valid[pass]).targets)
         .max()
         .unwrap_or(0)
-}
-
-/// Bytes of one number.
-pub(crate) fn bytes_of(kind: Kind) -> u64 {
-    kind.elt_size_in_bytes() as u64
 }
 
 #[cfg(test)]
@@ -119,24 +109,24 @@ mod tests {
     };
 
     #[test]
-    fn layers_computed_again_keep_what_they_read() {
-        let total = |again| MEMORY.total(again) - 35;
+    fn recomputed_layers_keep_what_they_read() {
+        let total = |recomputed| MEMORY.total(recomputed) - 35;
         assert_eq!(total(0), 450);
         assert_eq!(total(1), 10 + 300 + 50);
         assert_eq!(total(3), 30 + 100 + 50);
         assert_eq!(
             total(4),
             40 + 100,
-            "one layer is there when it is computed again"
+            "one layer is there when it is recomputed"
         );
     }
 
     #[test]
-    fn no_more_layers_are_computed_again_than_need_be() {
-        assert_eq!(MEMORY.again_for(1000), Some(0));
-        assert_eq!(MEMORY.again_for(35 + 450), Some(0));
-        assert_eq!(MEMORY.again_for(35 + 449), Some(1));
-        assert_eq!(MEMORY.again_for(35 + 140), Some(4));
-        assert_eq!(MEMORY.again_for(35 + 139), None);
+    fn no_more_layers_are_recomputed_than_need_be() {
+        assert_eq!(MEMORY.recomputed_for(1000), Some(0));
+        assert_eq!(MEMORY.recomputed_for(35 + 450), Some(0));
+        assert_eq!(MEMORY.recomputed_for(35 + 449), Some(1));
+        assert_eq!(MEMORY.recomputed_for(35 + 140), Some(4));
+        assert_eq!(MEMORY.recomputed_for(35 + 139), None);
     }
 }

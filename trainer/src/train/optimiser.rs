@@ -4,7 +4,7 @@
 
 use tch::{no_grad, Kind, Tensor};
 
-use crate::train::state::find;
+use super::state::find;
 
 /// Settings shared by all groups.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -14,77 +14,10 @@
 //! model or of its loss, only the gates that are worth least are pushed, and the others move
 //! up.
 
-use std::fmt;
-
-use serde::Serialize;
 use tch::{no_grad, Device, Kind, Tensor};
 
-use crate::method::edits::Half;
-use crate::method::gates;
-use crate::train::state;
-
-/// What the user asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sparsity {
-    /// How many gates of each kind to close.
-    Target(Shares),
-    /// The paper's formula with this λ, raised linearly over the ramp.
-    Lambda(f64),
-}
-
-impl Sparsity {
-    /// Whether gates are sampled while they learn. For a target their gradient is taken in
-    /// expectation, without samples.
-    pub fn sampled(self) -> bool {
-        matches!(self, Sparsity::Lambda(_))
-    }
-}
-
-/// Shares of the gates to close, in [0, 1).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Shares {
-    /// Of the scales' gates, and of those that heads have for both.
-    pub scale: f64,
-    /// Of the offsets' gates.
-    pub offset: f64,
-}
-
-impl Shares {
-    /// The same share of both kinds.
-    pub const fn both(share: f64) -> Shares {
-        Shares {
-            scale: share,
-            offset: share,
-        }
-    }
-
-    /// The share of this half's gates.
-    pub fn of(self, half: Half) -> f64 {
-        match half {
-            Half::Scale => self.scale,
-            Half::Offset => self.offset,
-        }
-    }
-
-    /// This part of both shares.
-    pub fn times(self, part: f64) -> Shares {
-        Shares {
-            scale: self.scale * part,
-            offset: self.offset * part,
-        }
-    }
-}
-
-impl fmt::Display for Shares {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Shares { scale, offset } = self;
-        match scale == offset {
-            true => write!(f, "{scale}"),
-            false => write!(f, "{scale},{offset}"),
-        }
-    }
-}
+use super::state;
+use crate::method::{gates, Half, Sparsity};
 
 /// Memory of the averaged worth: about the last 1 / (1 − MEMORY) steps.
 const MEMORY: f64 = 0.95;
@@ -102,7 +35,7 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// At the start of a run on these kinds of gates ([`crate::method::edits::Edits::kinds`]).
+    /// At the start of a run on these kinds of gates ([`crate::method::Edits::kinds`]).
     pub fn new(sparsity: Sparsity, kinds: &[(Half, &Tensor)]) -> Penalty {
         let zeros = |(_, la): &(Half, &Tensor)| la.detach().zeros_like();
         let worth: Vec<Tensor> = kinds.iter().map(zeros).collect();
@@ -116,7 +49,7 @@ impl Penalty {
     }
 
     /// Takes note of what the gates of each kind were worth in a step, [L, H] each
-    /// ([`crate::method::edits::Edits::worth`]).
+    /// ([`crate::method::Edits::worth`]).
     pub fn observe(&mut self, worth: &[Tensor]) {
         no_grad(|| {
             for (average, new) in self.worth.iter_mut().zip(worth) {
@@ -214,6 +147,7 @@ fn slope(log_alpha: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::ClosedShares;
 
     /// Gates on which the loss has left `gradient`.
     fn gates(log_alpha: &[f64], gradient: &[f64]) -> Tensor {
@@ -227,7 +161,11 @@ mod tests {
     }
 
     /// The gradient that a target leaves on open gates of these worths.
-    fn pushed(shares: Shares, log_alphas: &[&Tensor], worth: &[&[f64]]) -> (Vec<Vec<f64>>, f64) {
+    fn pushed(
+        shares: ClosedShares,
+        log_alphas: &[&Tensor],
+        worth: &[&[f64]],
+    ) -> (Vec<Vec<f64>>, f64) {
         let worth: Vec<Tensor> = worth
             .iter()
             .map(|worth| Tensor::from_slice(worth).view([1, -1]))
@@ -266,8 +204,11 @@ mod tests {
         // Without gates 0 and 3 the loss would rise, without gate 4 it would fall. What one
         // sampled step left on the gates does not count.
         let leaf = gates(&[1.0; 5], &[9.0, -9.0, 9.0, -9.0, 9.0]);
-        let (gradients, lambda) =
-            pushed(Shares::both(0.6), &[&leaf], &[&[0.4, 0.0, 0.01, 0.3, -0.2]]);
+        let (gradients, lambda) = pushed(
+            ClosedShares::both(0.6),
+            &[&leaf],
+            &[&[0.4, 0.0, 0.01, 0.3, -0.2]],
+        );
         let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
         // Gate 2 is the quantile itself and rests.
         assert_eq!(down, [false, true, false, false, true]);
@@ -280,11 +221,11 @@ mod tests {
         let halves = [gates(&[1.0; 4], &[0.0; 4]), gates(&[1.0; 4], &[0.0; 4])];
         let worth: [&[f64]; 2] = [&[0.01, 0.02, 0.03, 0.04], &[1.0, 2.0, 3.0, 4.0]];
         let halves = [&halves[0], &halves[1]];
-        let (gradients, _) = pushed(Shares::both(0.5), &halves, &worth);
+        let (gradients, _) = pushed(ClosedShares::both(0.5), &halves, &worth);
         for gradient in gradients {
             assert!(gradient[0] > 0.0 && gradient[2] < 0.0 && gradient[3] < 0.0);
         }
-        let shares = Shares {
+        let shares = ClosedShares {
             scale: 0.5,
             offset: 0.75,
         };
@@ -304,7 +245,11 @@ mod tests {
     #[test]
     fn gates_that_all_seem_to_do_harm_are_not_all_pushed() {
         let leaf = gates(&[1.0; 4], &[0.0; 4]);
-        let (gradients, lambda) = pushed(Shares::both(0.5), &[&leaf], &[&[-0.4, -0.3, -0.2, -0.1]]);
+        let (gradients, lambda) = pushed(
+            ClosedShares::both(0.5),
+            &[&leaf],
+            &[&[-0.4, -0.3, -0.2, -0.1]],
+        );
         let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
         assert_eq!(down, [true, false, false, false]);
         assert!(lambda < 0.0);
@@ -313,7 +258,7 @@ mod tests {
     #[test]
     fn closed_gates_count_towards_the_target() {
         let leaf = gates(&[-3.0, -3.0, 1.0, 1.0], &[0.0; 4]);
-        let (gradients, _) = pushed(Shares::both(0.5), &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
+        let (gradients, _) = pushed(ClosedShares::both(0.5), &[&leaf], &[&[1.0, 1.0, 0.2, 0.1]]);
         assert!(gradients[0][2..].iter().all(|g| *g <= 0.0), "{gradients:?}");
     }
 }

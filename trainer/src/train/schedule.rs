@@ -78,6 +78,21 @@ impl Plan {
         let done = (step - self.learn + 1) as f64;
         (done / self.prune.max(1) as f64).min(1.0)
     }
+
+    /// Whether `step` is followed by a validation: in the polish phase (in all steps without
+    /// one) `validations` times in even distances, the last after the last step.
+    pub fn validates_after(&self, step: usize, validations: usize) -> bool {
+        let (start, span) = match self.polish {
+            0 => (0, self.steps()),
+            polish => (self.choice(), polish),
+        };
+        if step < start {
+            return false;
+        }
+        let done = step + 1 - start;
+        let count = validations.clamp(1, span);
+        done * count / span != (done - 1) * count / span
+    }
 }
 
 /// Factor on the learning rate: linear warm-up over `warmup` steps, 1 up to step `hold`, then

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::train::step_record::Validation;
+use super::validation::Validation;
 use crate::Error;
 
 /// Between two steps of a run. Randomness needs no state: it is keyed by seed and step.

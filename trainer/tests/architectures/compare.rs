@@ -5,10 +5,8 @@ use std::path::Path;
 
 use jola_edit::gguf::Gguf;
 use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit as SidecarLayer};
-use jola_trainer::model::batch::Batch;
-use jola_trainer::method::edits::LayerEdit;
 use jola_trainer::method::export;
-use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::model::{Batch, LayerChange, Model, Precision};
 use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams};
 use tch::{no_grad, Device, Tensor};
 use tempfile::TempDir;
@@ -144,7 +142,7 @@ impl Pair {
         let n_layer = model.config.n_layer;
         let math = Precision::F32.math;
         let edits = export::from_edit_set(&self.edits, n_layer, math, Device::Cpu);
-        let none = LayerEdit::none(n_layer);
+        let none = LayerChange::none(n_layer);
         let batch = Batch::all_rows(&self.tokens, Device::Cpu);
         [&none, &edits].map(|edits| {
             let logits: Tensor = no_grad(|| model.forward(&batch, edits));

@@ -7,9 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::Gguf;
-use jola_trainer::model::batch::Batch;
 use jola_trainer::method::export;
-use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::model::{Batch, Model, Precision};
 use llama_jola::{Context, ContextParams, ModelParams};
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -88,7 +87,7 @@ fn gemma_3_270m() {
     let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
     let batch = Batch::all_rows(&ids, Device::Cpu);
     let n_layer = reference.config.n_layer;
-    let none = jola_trainer::method::edits::LayerEdit::none(n_layer);
+    let none = jola_trainer::model::LayerChange::none(n_layer);
     let edits = export::from_edit_set(&edits, n_layer, Precision::F32.math, Device::Cpu);
     assert_close(
         "unedited",

@@ -2,9 +2,7 @@
 //! architecture is found out by a wide margin.
 
 use jola_trainer::architectures::{Activation, Architecture, RopePairs};
-use jola_trainer::model::config::Config;
-use jola_trainer::model::feed_forward::FeedForward;
-use jola_trainer::model::decoder::{Layer, Model};
+use jola_trainer::model::{Config, FeedForward, Layer, Model};
 use tch::{Device, Tensor};
 
 use crate::cases::{longrope, usual, yarn};

@@ -2,7 +2,7 @@
 
 use jola_edit::architectures::trainable_names;
 use jola_edit::gguf::Value;
-use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::model::{Model, Precision};
 use tch::Device;
 
 use crate::cases::usual;

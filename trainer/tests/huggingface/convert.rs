@@ -1,7 +1,7 @@
 //! The directory read as a GGUF is the GGUF that llama.cpp's converter makes of it.
 
 use jola_edit::gguf::{Array, Value};
-use jola_trainer::base::tensor as base;
+use jola_trainer::base;
 use serde_json::{json, Value as Json};
 use sha2::{Digest, Sha256};
 

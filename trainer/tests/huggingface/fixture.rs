@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::{Array, GgufWriter, Metadata, Value, F32};
-use jola_trainer::base::tensor::Base;
+use jola_trainer::base::Base;
 use safetensors::tensor::TensorView;
 use safetensors::Dtype;
 use serde_json::{json, Value as Json};

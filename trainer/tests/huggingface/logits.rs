@@ -1,10 +1,8 @@
 //! Logits of a directory: of transformers, of the GGUF made of it, and of llama.cpp.
 
 use jola_edit::gguf::Gguf;
-use jola_trainer::base::tensor::{open, Base};
-use jola_trainer::model::batch::Batch;
-use jola_trainer::method::edits::LayerEdit;
-use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::base::{open, Base};
+use jola_trainer::model::{Batch, LayerChange, Model, Precision};
 use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams};
 use safetensors::Dtype;
 use tch::{no_grad, Device};
@@ -14,7 +12,7 @@ use crate::fixture::{tokens, write_gguf, Golden, CASES};
 /// The reference model's logits [40, V].
 fn reference(base: &dyn Base) -> Vec<f32> {
     let model = Model::from_base(base, Precision::F32, Device::Cpu).unwrap();
-    let none = LayerEdit::none(model.config.n_layer);
+    let none = LayerChange::none(model.config.n_layer);
     let batch = Batch::all_rows(&tokens(), Device::Cpu);
     let logits = no_grad(|| model.forward(&batch, &none));
     Vec::<f32>::try_from(logits.flatten(0, -1)).unwrap()

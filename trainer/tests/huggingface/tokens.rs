@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::{Array, Gguf, Value};
-use jola_trainer::base::hf::HfVocabulary;
+use jola_trainer::base::HfVocabulary;
 use llama_jola::Vocabulary;
 use serde_json::{json, Value as Json};
 

@@ -3,7 +3,7 @@
 use clap::Parser;
 use jola_edit::gguf::Gguf;
 use jola_edit::{BaseShape, Sidecar};
-use jola_trainer::base::tensor as base;
+use jola_trainer::base;
 use jola_trainer::cli::command::Cli;
 use serde_json::json;
 

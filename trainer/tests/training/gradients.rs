@@ -1,11 +1,8 @@
 //! Gradients of the edits through the whole model, in float64.
 
-use jola_trainer::model::batch::Batch;
-use jola_trainer::method::edits::{Edits, Init, LayerEdit};
-use jola_trainer::train::gradient::{backward, cross_entropy};
-use jola_trainer::method::lora::{Lora, LoraConfig};
-use jola_trainer::method::methods::Method;
-use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::method::{Edits, Init, Lora, LoraConfig, Method};
+use jola_trainer::model::{Batch, LayerChange, Model, Precision};
+use jola_trainer::train::{backward, cross_entropy};
 use tch::{no_grad, Device, Tensor};
 
 use crate::support::{model, rows};
@@ -19,7 +16,7 @@ const INIT: Init = Init {
 
 fn loss(model: &Model, edits: &Edits, batch: &Batch) -> Tensor {
     let gates = edits.sample_gates(3, 7);
-    cross_entropy(model, batch, &edits.layer_edits(&gates))
+    cross_entropy(model, batch, &edits.layer_changes(&gates))
 }
 
 /// Moves one number of a tensor.
@@ -37,7 +34,7 @@ fn worth_is_what_the_loss_would_rise_by_to_first_order() {
     let batch = Batch::pack(&rows(3, 1), Device::Cpu);
     for method in [Method::Jola, Method::SharedGate] {
         let edits = Edits::new(method, 16, &model.head_rms(&batch), INIT, 3);
-        let loss = || cross_entropy(&model, &batch, &edits.training_edits(None));
+        let loss = || cross_entropy(&model, &batch, &edits.training_changes(None));
         loss().backward();
         let shared = edits.log_alphas().len() == 1;
         let head = |half: usize, index: i64| edits.halves[half].vectors.flatten(0, 1).get(index);
@@ -117,8 +114,8 @@ fn computed_again_are_the_same() {
     let n_layer = model.layers.len();
     let gradients = |again: usize| -> (f64, Vec<Tensor>) {
         let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
-        let mut layers = edits.layer_edits(&edits.sample_gates(3, 7));
-        layers[0] = LayerEdit::default(); // the lowest layer has no edit
+        let mut layers = edits.layer_changes(&edits.sample_gates(3, 7));
+        layers[0] = LayerChange::default(); // the lowest layer has no edit
         let loss = backward(&model, &batch, &layers, again);
         let parameters = edits.halves.iter();
         let grads = parameters.flat_map(|half| [half.vectors.grad(), half.log_alpha.grad()]);
@@ -151,7 +148,7 @@ fn of_low_rank_changes_computed_again_are_the_same() {
     };
     let gradients = |again: usize| -> Vec<Tensor> {
         let lora = Lora::new(config.clone(), &model, 5).unwrap();
-        let _ = backward(&model, &batch, &lora.layer_edits(), again);
+        let _ = backward(&model, &batch, &lora.layer_changes(), again);
         // B is zero at first, and so is the gradient of A.
         lora.targets.iter().map(|target| target.b.grad()).collect()
     };

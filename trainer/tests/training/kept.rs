@@ -1,11 +1,9 @@
 //! What layers below all edits make of the rows is computed once, and changes nothing.
 
-use jola_trainer::model::batch::{Batch, Sequence};
-use jola_trainer::method::edits::{Edits, Init};
-use jola_trainer::train::gradient::backward;
-use jola_trainer::method::methods::Method;
-use jola_trainer::model::decoder::{Model, Precision};
-use jola_trainer::data::cached_rows::Rows;
+use jola_trainer::data::CachedRows;
+use jola_trainer::method::{Edits, Init, Method};
+use jola_trainer::model::{Batch, Model, Precision, Sequence};
+use jola_trainer::train::backward;
 use tch::{Device, Tensor};
 
 use crate::runs::{run, SETTINGS};
@@ -26,12 +24,12 @@ fn loss_and_gradient(model: &Model, batch: &Batch, again: usize) -> (f64, Tensor
     };
     let head_rms = model.head_rms(&Batch::pack(&rows(3, 1), Device::Cpu));
     let edits = Edits::new(upper_layer(), 16, &head_rms, init, 9);
-    let loss = backward(model, batch, &edits.final_edits(), again);
+    let loss = backward(model, batch, &edits.final_changes(), again);
     (loss.double_value(&[]), edits.halves[0].vectors.grad())
 }
 
 fn assert_kept_is_the_same(model: &Model, sequences: &[Sequence]) {
-    let mut kept = Rows::new(sequences);
+    let mut kept = CachedRows::new(sequences);
     let plain = kept.pack(&CHOSEN, Device::Cpu);
     kept.keep(model, 1);
     let entered = kept.pack(&CHOSEN, Device::Cpu);
@@ -67,7 +65,7 @@ fn loss_and_gradient_are_those_of_a_whole_forward_pass() {
 fn a_run_keeps_them_when_it_saves_memory_and_only_then() {
     let model = model(Precision::F32);
     let kept = |batch_size: usize, recomputed: usize| {
-        let settings = jola_trainer::train::recipe::Settings {
+        let settings = jola_trainer::train::Settings {
             method: upper_layer(),
             batch_size,
             recomputed,

@@ -1,19 +1,12 @@
 //! What sets single methods apart: shared gates, LoFiT's choice, chosen layers, LoRA.
 
-use jola_trainer::model::batch::Batch;
-use jola_trainer::method::edits::{Edits, Init, LayerEdit};
-use jola_trainer::train::gradient::cross_entropy;
-use jola_trainer::method::lora::{Lora, LoraConfig};
-use jola_trainer::method::lora_file;
-use jola_trainer::method::methods::Method;
-use jola_trainer::model::decoder::{Model, Precision};
-use jola_trainer::train::penalty::Sparsity;
-use jola_trainer::train::recipe::{Recipe, Settings, PAPER_LAMBDA, PAPER_LR};
-use jola_trainer::train::step_record::{Observer, StepRecord, ValidationRecord};
-use jola_trainer::data::cached_rows::Rows;
-use jola_trainer::train::schedule::Phase;
-use jola_trainer::train::trainer::Trainer;
-use jola_trainer::train::validation::evaluate;
+use jola_trainer::data::CachedRows;
+use jola_trainer::method::{lora_file, Edits, Init, Lora, LoraConfig, Method, Sparsity};
+use jola_trainer::model::{Batch, LayerChange, Model, Precision};
+use jola_trainer::train::{
+    cross_entropy, evaluate, Observer, Phase, Recipe, Settings, StepRecord, Trainer,
+    ValidationRecord, PAPER_LAMBDA, PAPER_LR,
+};
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -83,7 +76,7 @@ fn lofit_edits_the_heads_with_the_largest_scales_by_offsets_alone() {
     };
     let method = Method::Lofit { heads: 2, l1: 1e-3 };
     let mut edits = Edits::new(method, 16, &head_rms, init, 1);
-    let first_stage = edits.final_edits();
+    let first_stage = edits.final_changes();
     assert!(first_stage
         .iter()
         .all(|edit| edit.factor.is_some() && edit.offset.is_none()));
@@ -114,7 +107,7 @@ fn lofit_trains_scales_then_offsets() {
     );
     let stats = sidecar(&model, &edits).stats();
     assert_eq!((stats.open_mul, stats.open_add), (0, 3));
-    let before = evaluate(&model, &LayerEdit::none(2), &Rows::new(&rows(8, 2)));
+    let before = evaluate(&model, &LayerChange::none(2), &CachedRows::new(&rows(8, 2)));
     assert!(outcome.validation.unwrap().loss < before.loss);
     let scales = |edits: &Edits| {
         let scales = edits.halves[0].vectors.detach().abs();
@@ -172,7 +165,7 @@ fn lora_learns_and_its_file_says_the_same() {
         ..settings(Method::Lora(every_target()))
     };
     let (trained, outcome, _) = run(&model, &lora).unwrap();
-    let before = evaluate(&model, &LayerEdit::none(2), &Rows::new(&rows(8, 2)));
+    let before = evaluate(&model, &LayerChange::none(2), &CachedRows::new(&rows(8, 2)));
     let validation = outcome.validation.unwrap();
     assert!(
         validation.loss < 0.75 * before.loss,
@@ -183,12 +176,12 @@ fn lora_learns_and_its_file_says_the_same() {
     let path = folder.path().join("lora.gguf");
     std::fs::write(&path, bytes(&model, &trained)).unwrap();
     let batch = Batch::pack(&rows(3, 1), Device::Cpu);
-    let logits = |edits: &[LayerEdit]| no_grad(|| model.forward(&batch, edits));
-    let mut read = LayerEdit::none(2);
+    let logits = |edits: &[LayerChange]| no_grad(|| model.forward(&batch, edits));
+    let mut read = LayerChange::none(2);
     lora_file::add_to(&mut read, &path, 1.0, &model, "llama").unwrap();
-    let (found, expected) = (logits(&read), logits(&trained.final_edits()));
+    let (found, expected) = (logits(&read), logits(&trained.final_changes()));
     assert!(found.equal(&expected));
-    let mut twice = LayerEdit::none(2);
+    let mut twice = LayerChange::none(2);
     for _ in 0..2 {
         lora_file::add_to(&mut twice, &path, 0.5, &model, "llama").unwrap();
     }
@@ -207,8 +200,8 @@ fn lora_equals_merged_weights() {
     let mut model = model(Precision::F64);
     let lora = random_lora(&model);
     let batch = Batch::pack(&rows(3, 1), Device::Cpu);
-    let adapted = no_grad(|| model.forward(&batch, &lora.layer_edits()));
-    let plain = no_grad(|| model.forward(&batch, &LayerEdit::none(2)));
+    let adapted = no_grad(|| model.forward(&batch, &lora.layer_changes()));
+    let plain = no_grad(|| model.forward(&batch, &LayerChange::none(2)));
     assert!(!adapted.allclose(&plain, 1e-2, 1e-2, false));
     for (l, layer) in model.layers.iter_mut().enumerate() {
         let delta = |name: &str| {
@@ -224,14 +217,14 @@ fn lora_equals_merged_weights() {
         layer.attn_qkv.weight += joined(&["attn_q", "attn_k", "attn_v"]);
         layer.attn_output.weight += delta("attn_output");
         match &mut layer.ffn {
-            jola_trainer::model::feed_forward::FeedForward::Dense { gate_up, down } => {
+            jola_trainer::model::FeedForward::Dense { gate_up, down } => {
                 gate_up.weight += joined(&["ffn_gate", "ffn_up"]);
                 down.weight += delta("ffn_down");
             }
             _ => panic!("a dense model"),
         }
     }
-    let merged = no_grad(|| model.forward(&batch, &LayerEdit::none(2)));
+    let merged = no_grad(|| model.forward(&batch, &LayerChange::none(2)));
     assert!(merged.allclose(&adapted, 1e-10, 1e-10, false));
 }
 
@@ -241,7 +234,7 @@ fn lora_gradients_match_central_differences() {
     let model = model(Precision::F64);
     let batch = Batch::pack(&rows(3, 1), Device::Cpu);
     let lora = random_lora(&model);
-    let loss = || cross_entropy(&model, &batch, &lora.layer_edits());
+    let loss = || cross_entropy(&model, &batch, &lora.layer_changes());
     loss().backward();
     for target in &lora.targets {
         for tensor in [&target.a, &target.b] {
@@ -314,7 +307,7 @@ fn the_papers_recipe_follows_its_schedule() {
         panic!("edits")
     };
     let best = outcome.validation.unwrap();
-    let found = evaluate(&model, &trained.final_edits(), &Rows::new(&valid));
+    let found = evaluate(&model, &trained.final_changes(), &CachedRows::new(&valid));
     assert!((found.loss - best.loss).abs() < 1e-9);
     let values = |t: &Tensor| Vec::<f64>::try_from(t.to_kind(Kind::Double).flatten(0, -1)).unwrap();
     let bound = (6f64 / 5.0).sqrt() + 60.0 * PAPER_LR;

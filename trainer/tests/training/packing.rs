@@ -1,10 +1,8 @@
 //! Sequences packed into one batch are computed as if each were alone.
 
-use jola_trainer::model::batch::{Batch, Sequence};
-use jola_trainer::method::edits::{Edits, Init, LayerEdit};
-use jola_trainer::train::gradient::cross_entropy;
-use jola_trainer::method::methods::Method;
-use jola_trainer::model::decoder::{Model, Precision};
+use jola_trainer::method::{Edits, Init, Method};
+use jola_trainer::model::{Batch, LayerChange, Model, Precision, Sequence};
+use jola_trainer::train::cross_entropy;
 use tch::{no_grad, Device, Kind, Tensor};
 
 use crate::support::{model, rows};
@@ -18,9 +16,9 @@ fn parameters(model: &Model, batch: &Batch) -> Edits {
     Edits::new(Method::Jola, 16, &model.head_rms(batch), init, 9)
 }
 
-fn edits(model: &Model, batch: &Batch) -> Vec<LayerEdit> {
+fn edits(model: &Model, batch: &Batch) -> Vec<LayerChange> {
     let edits = parameters(model, batch);
-    edits.layer_edits(&edits.fixed_gates())
+    edits.layer_changes(&edits.fixed_gates())
 }
 
 fn difference(precision: Precision, rows: &[Sequence]) -> f64 {
@@ -76,7 +74,7 @@ fn packed_equals_padded() {
     assert!(padded.tokens.numel() > packed.tokens.numel(), "no padding");
     let run = |batch: &Batch| {
         let parameters = parameters(&model, &packed);
-        let edits = parameters.layer_edits(&parameters.fixed_gates());
+        let edits = parameters.layer_changes(&parameters.fixed_gates());
         let loss = cross_entropy(&model, batch, &edits);
         loss.backward();
         let gradients = parameters.halves.iter().map(|half| half.vectors.grad());
@@ -116,7 +114,7 @@ fn a_prefix_computed_once_has_the_gradient_of_all_rows() {
     let gradients = |batches: &[Batch]| -> Vec<Tensor> {
         let edits = parameters(&model, &packed);
         for batch in batches {
-            let layers = edits.layer_edits(&edits.fixed_gates());
+            let layers = edits.layer_changes(&edits.fixed_gates());
             let loss = cross_entropy(&model, batch, &layers) * batch.n_rows() as f64;
             loss.backward();
         }

@@ -1,12 +1,10 @@
 //! A run that is cut off and continued gives what it would have given in one go.
 
-use jola_trainer::method::lora::LoraConfig;
-use jola_trainer::method::methods::Method;
-use jola_trainer::model::decoder::{Model, Precision};
-use jola_trainer::train::recipe::{Recipe, Settings};
-use jola_trainer::train::step_record::{Observer, StepRecord, ValidationRecord};
-use jola_trainer::train::state::State;
-use jola_trainer::train::trainer::Trainer;
+use jola_trainer::method::{LoraConfig, Method};
+use jola_trainer::model::{Model, Precision};
+use jola_trainer::train::{
+    Observer, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
+};
 use jola_trainer::Error;
 
 use crate::runs::{bytes, SETTINGS};

@@ -2,17 +2,12 @@
 
 use jola_edit::gguf::Metadata;
 use jola_edit::{EditSet, Sidecar};
-use jola_trainer::method::edits::{Edits, Init, LayerEdit};
-use jola_trainer::method::export::{self, Provenance};
-use jola_trainer::method::lora_file;
-use jola_trainer::method::methods::Method;
-use jola_trainer::model::decoder::{Model, Precision};
-use jola_trainer::train::penalty::{Shares, Sparsity};
-use jola_trainer::train::recipe::{Recipe, Settings};
-use jola_trainer::data::cached_rows::Rows;
-use jola_trainer::train::trainer::{Outcome, Trainer};
-use jola_trainer::method::parameters::Trained;
-use jola_trainer::train::validation::evaluate;
+use jola_trainer::data::CachedRows;
+use jola_trainer::method::{
+    export, lora_file, ClosedShares, Edits, Init, Method, Parameters, Provenance, Sparsity,
+};
+use jola_trainer::model::{LayerChange, Model, Precision};
+use jola_trainer::train::{evaluate, Outcome, Recipe, Settings, Trainer};
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -21,7 +16,7 @@ use crate::support::{model, rows, Silent};
 pub const SETTINGS: Settings = Settings {
     recomputed: 0,
     method: Method::Jola,
-    sparsity: Sparsity::Target(Shares::both(0.75)),
+    sparsity: Sparsity::Target(ClosedShares::both(0.75)),
     steps: 60,
     batch_size: 4,
     lr: 0.05,
@@ -31,7 +26,10 @@ pub const SETTINGS: Settings = Settings {
     recipe: Recipe::DEFAULT,
 };
 
-pub fn run(model: &Model, settings: &Settings) -> Result<(Trained, Outcome, Vec<String>), Error> {
+pub fn run(
+    model: &Model,
+    settings: &Settings,
+) -> Result<(Parameters, Outcome, Vec<String>), Error> {
     let (train, valid) = (rows(24, 1), rows(8, 2));
     let mut observer = Silent::default();
     let trainer = Trainer::new(model, settings, &train, &valid)?;
@@ -43,18 +41,18 @@ pub fn run(model: &Model, settings: &Settings) -> Result<(Trained, Outcome, Vec<
 pub fn train(model: &Model, settings: &Settings) -> Result<(Edits, Outcome, Vec<String>), Error> {
     let (trained, outcome, lines) = run(model, settings)?;
     match trained {
-        Trained::Edits(edits) => Ok((edits, outcome, lines)),
-        Trained::Lora(_) => panic!("no edits"),
+        Parameters::Edits(edits) => Ok((edits, outcome, lines)),
+        Parameters::Lora(_) => panic!("no edits"),
     }
 }
 
 /// The bytes of the file that is written of a result.
-pub fn bytes(model: &Model, trained: &Trained) -> Vec<u8> {
+pub fn bytes(model: &Model, trained: &Parameters) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.gguf");
     match trained {
-        Trained::Edits(edits) => sidecar(model, edits).write(&path).unwrap(),
-        Trained::Lora(lora) => lora_file::write(lora, "llama", &provenance(), &path).unwrap(),
+        Parameters::Edits(edits) => sidecar(model, edits).write(&path).unwrap(),
+        Parameters::Lora(lora) => lora_file::write(lora, "llama", &provenance(), &path).unwrap(),
     }
     std::fs::read(path).unwrap()
 }
@@ -99,7 +97,7 @@ fn the_same_seed_gives_the_same_bytes() {
 fn a_run_learns_and_closes_the_share_that_was_asked_for() {
     let model = model(Precision::F32);
     let (edits, outcome, lines) = train(&model, &SETTINGS).unwrap();
-    let before = evaluate(&model, &LayerEdit::none(2), &Rows::new(&rows(8, 2)));
+    let before = evaluate(&model, &LayerChange::none(2), &CachedRows::new(&rows(8, 2)));
     let validation = outcome.validation.unwrap();
     assert!(
         validation.loss < 0.75 * before.loss,
@@ -128,7 +126,7 @@ fn each_method_trains_its_halves() {
         let stats = sidecar(&model, &edits).stats();
         (stats.open_mul, stats.open_add)
     };
-    let target = |scale, offset| Sparsity::Target(Shares { scale, offset });
+    let target = |scale, offset| Sparsity::Target(ClosedShares { scale, offset });
     assert_eq!(stats(Method::Ungated, target(0.75, 0.75)), (8, 8));
     assert_eq!(stats(Method::Additive, target(0.5, 0.75)), (0, 2));
     assert_eq!(stats(Method::Multiplicative, target(0.5, 0.75)), (4, 0));
@@ -188,7 +186,7 @@ fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     // What inference composes from the file is what training applied.
     let set = EditSet::compose(&[(&sidecar, 1.0)]).unwrap();
     let composed = export::from_edit_set(&set, 2, Kind::Float, Device::Cpu);
-    let trained = edits.layer_edits(&edits.fixed_gates());
+    let trained = edits.layer_changes(&edits.fixed_gates());
     for (composed, trained) in composed.iter().zip(&trained) {
         for (a, b) in [
             (&composed.factor, &trained.factor),

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::Value;
-use jola_trainer::base::tensor as base;
-use jola_trainer::model::batch::Sequence;
-use jola_trainer::model::decoder::{Model, Precision};
-use jola_trainer::train::step_record::Observer;
+use jola_trainer::base;
+use jola_trainer::model::{Model, Precision, Sequence};
+use jola_trainer::train::Observer;
 use tch::Device;
 
 use crate::decoder::{decoder, Shape};

@@ -1,11 +1,12 @@
 //! From config.json to the metadata that llama.cpp's converter would write into a GGUF: the
 //! same keys, so that everything after reads one kind of base.
 
-use jola_edit::gguf::{Array, GgufError, Metadata, Value};
+use jola_edit::gguf::{Array, Metadata, Value};
 
-use super::error::{HfError, HfErrorKind};
 use super::json::Object;
+use super::metadata::MetadataWriter;
 use super::rope;
+use crate::error::{HfError, HfErrorKind};
 use crate::Error;
 
 /// `architectures` of config.json and the architecture of the GGUF made from it.
@@ -49,7 +50,7 @@ impl HfConfig {
     pub fn new(config: &Object, name: &str) -> Result<HfConfig, Error> {
         let architecture = architecture(config)?;
         refuse(config, architecture)?;
-        let mut keys = Writer::new(architecture);
+        let mut keys = MetadataWriter::new(architecture);
         keys.general("general.architecture", architecture);
         keys.general("general.name", name);
         common(config, architecture, &mut keys)?;
@@ -100,7 +101,7 @@ fn refuse(config: &Object, architecture: &str) -> Result<(), HfError> {
 }
 
 /// What all architectures have.
-fn common(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(), HfError> {
+fn common(config: &Object, architecture: &str, keys: &mut MetadataWriter) -> Result<(), HfError> {
     keys.count("block_count", config.count("num_hidden_layers")?);
     keys.count("context_length", config.count("max_position_embeddings")?);
     keys.count("embedding_length", config.count("hidden_size")?);
@@ -125,7 +126,7 @@ fn common(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(), 
 }
 
 /// What one architecture has.
-fn special(config: &Object, architecture: &str, keys: &mut Writer) -> Result<(), HfError> {
+fn special(config: &Object, architecture: &str, keys: &mut MetadataWriter) -> Result<(), HfError> {
     match architecture {
         "qwen3moe" => {
             let all = match config.optional_count("num_local_experts")? {
@@ -190,49 +191,5 @@ fn windowed_layers(config: &Object) -> Result<Vec<bool>, HfError> {
             let n_layer = config.count("num_hidden_layers")?;
             Ok((1..=n_layer).map(|layer| layer % 4 != 0).collect())
         }
-    }
-}
-
-/// Collects metadata under an architecture's prefix.
-pub(crate) struct Writer {
-    architecture: &'static str,
-    entries: Vec<(String, Value)>,
-}
-
-impl Writer {
-    fn new(architecture: &'static str) -> Writer {
-        Writer {
-            architecture,
-            entries: Vec::new(),
-        }
-    }
-
-    fn general(&mut self, key: &str, value: &str) {
-        self.entries.push((key.to_owned(), value.into()));
-    }
-
-    /// Sets `<architecture>.<key>`.
-    pub fn set(&mut self, key: &str, value: Value) {
-        self.entries
-            .push((format!("{}.{key}", self.architecture), value));
-    }
-
-    /// As [`Self::set`].
-    pub fn count(&mut self, key: &str, value: u32) {
-        self.set(key, Value::U32(value));
-    }
-
-    /// As [`Self::set`].
-    pub fn float(&mut self, key: &str, value: f64) {
-        self.set(key, Value::F32(value as f32));
-    }
-
-    fn finish(self, config: &Object) -> Result<Metadata, GgufError> {
-        let mut metadata = Metadata::new();
-        for (key, value) in self.entries {
-            let inserted = metadata.insert(key, value);
-            inserted.map_err(|kind| GgufError::new(config.file(), kind))?;
-        }
-        Ok(metadata)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::error::{HfError, HfErrorKind};
+use crate::error::{HfError, HfErrorKind};
 
 /// An object of a file.
 #[derive(Clone, Debug)]

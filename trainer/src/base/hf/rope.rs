@@ -1,9 +1,9 @@
 //! `rope_theta`, `rope_scaling` and `rope_parameters` of config.json, as llama.cpp's
 //! converter puts them into metadata and tensors.
 
-use super::config::Writer;
-use super::error::HfError;
 use super::json::Object;
+use super::metadata::MetadataWriter;
+use crate::error::HfError;
 
 /// A tensor of divisors of the rotary frequencies.
 type Factors = (&'static str, Vec<f32>);
@@ -29,7 +29,7 @@ const YARN_UNKNOWN: &[&str] = &[
 pub(crate) fn translate(
     config: &Object,
     architecture: &str,
-    keys: &mut Writer,
+    keys: &mut MetadataWriter,
 ) -> Result<Vec<Factors>, HfError> {
     let all = parameters(config)?;
     let both = all.get("full_attention").is_some();
@@ -175,7 +175,11 @@ fn llama3(rope: &Object, width: u32) -> Result<Vec<f32>, HfError> {
 }
 
 /// Phi-3: part of each head, and one list of divisors for short contexts, one for long.
-fn phi3(config: &Object, rope: &Object, keys: &mut Writer) -> Result<Vec<Factors>, HfError> {
+fn phi3(
+    config: &Object,
+    rope: &Object,
+    keys: &mut MetadataWriter,
+) -> Result<Vec<Factors>, HfError> {
     let width = config.count("hidden_size")?;
     let share = rope.optional_float("partial_rotary_factor")?.unwrap_or(1.0);
     let rotated = (share * f64::from(width)) as u32 / config.count("num_attention_heads")?;

@@ -10,8 +10,8 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 
-use super::error::{HfError, HfErrorKind};
 use super::json::Object;
+use crate::error::{HfError, HfErrorKind};
 
 /// The only file, where the weights are not split.
 const SINGLE: &str = "model.safetensors";

@@ -8,8 +8,8 @@ use llama_jola::{Token, Vocabulary};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::error::{HfError, HfErrorKind};
 use super::json::Object;
+use crate::error::{HfError, HfErrorKind};
 
 /// The tokenizer of a directory.
 pub struct HfVocabulary {

@@ -2,8 +2,16 @@
 
 use tch::{Cuda, Device};
 
-use crate::model::decoder::Precision;
+use crate::model::Precision;
 use crate::Error;
+
+/// What a run computes on, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Machine {
+    pub device: Device,
+    pub precision: Precision,
+    pub threads: usize,
+}
 
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
