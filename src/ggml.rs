@@ -1,8 +1,6 @@
-/*!
-ggml as linked into this crate: its function table for [`jola_edit::graph`] and its own
-dequantisation, which the trainer uses so that it trains on exactly the numbers that
-llama.cpp serves.
-*/
+//! ggml as linked into this crate: its function table for [`jola_edit::graph`] and its own
+//! dequantisation, which the trainer uses so that it trains on exactly the numbers that
+//! llama.cpp serves.
 
 use jola_edit::graph::GgmlApi;
 use llama_cpp_sys_2 as sys;

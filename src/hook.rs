@@ -1,14 +1,12 @@
-/*!
-Edits inside llama.cpp's compute graph.
-
-llama.cpp calls back (`patches/jola-hook.h`) whenever it builds a graph and a layer's head
-outputs are complete; the callback inserts the layer's product and sum there. The nodes
-are ordinary graph nodes with operands in the memory of the layer's own device, so every
-backend computes them and nothing is synchronised.
-
-[`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
-programs that own a raw `llama_context`.
-*/
+//! Edits inside llama.cpp's compute graph.
+//!
+//! llama.cpp calls back (`patches/jola-hook.h`) whenever it builds a graph and a layer's head
+//! outputs are complete; the callback inserts the layer's product and sum there. The nodes
+//! are ordinary graph nodes with operands in the memory of the layer's own device, so every
+//! backend computes them and nothing is synchronised.
+//!
+//! [`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
+//! programs that own a raw `llama_context`.
 
 use std::ffi::{c_void, CStr};
 use std::ptr::NonNull;

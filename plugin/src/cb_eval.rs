@@ -1,12 +1,10 @@
-/*!
-The slower way, for programs into which nothing can be loaded: llama.cpp calls back after
-it has computed a tensor (`cb_eval` of its context parameters), and the head outputs are
-edited then, through the host's memory.
-
-Each edited layer ends a piece of the graph there and waits for its device. Only the cached
-values' rotation (a quantised V cache) and architectures that reshape the head outputs for a
-gate cannot be had this way: they are refused.
-*/
+//! The slower way, for programs into which nothing can be loaded: llama.cpp calls back after
+//! it has computed a tensor (`cb_eval` of its context parameters), and the head outputs are
+//! edited then, through the host's memory.
+//!
+//! Each edited layer ends a piece of the graph there and waits for its device. Only the cached
+//! values' rotation (a quantised V cache) and architectures that reshape the head outputs for a
+//! gate cannot be had this way: they are refused.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_void, CStr};

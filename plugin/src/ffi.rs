@@ -1,21 +1,19 @@
-/*!
-The C API of libjola, header `jola.h`.
-
-Three ways to use it:
-
-1. No code: `LLAMA_JOLA=edit.gguf[:SCALE][,…] LD_PRELOAD=libjola.so PROGRAM`, or
-   `llama-jola with edit.gguf -- PROGRAM`.
-2. In a program that links shared llama.cpp libraries: link `-ljola` BEFORE `-lllama -lggml
-   -lggml-base` (or preload it), call `jola_start()` before the first context is created,
-   then `jola_set_edits(ctx, …)` whenever you like. Sidecars are named as on the command
-   line: `FILE` or `FILE:SCALE`, split at the last colon.
-3. In a program with llama.cpp linked in statically: `jola_cb_eval_init` fills `cb_eval` and
-   `cb_eval_user_data` of your context parameters. Each edited layer then costs a
-   synchronisation with its device; `docs/plugin.md` has figures.
-
-Functions that can fail return a status; `jola_last_error()` then tells more. All may be
-called from any thread; a context only from one thread at a time, as llama.cpp demands.
-*/
+//! The C API of libjola, header `jola.h`.
+//!
+//! Three ways to use it:
+//!
+//! 1. No code: `LLAMA_JOLA=edit.gguf[:SCALE][,…] LD_PRELOAD=libjola.so PROGRAM`, or
+//!    `llama-jola with edit.gguf -- PROGRAM`.
+//! 2. In a program that links shared llama.cpp libraries: link `-ljola` BEFORE `-lllama -lggml
+//!    -lggml-base` (or preload it), call `jola_start()` before the first context is created,
+//!    then `jola_set_edits(ctx, …)` whenever you like. Sidecars are named as on the command
+//!    line: `FILE` or `FILE:SCALE`, split at the last colon.
+//! 3. In a program with llama.cpp linked in statically: `jola_cb_eval_init` fills `cb_eval` and
+//!    `cb_eval_user_data` of your context parameters. Each edited layer then costs a
+//!    synchronisation with its device; `docs/plugin.md` has figures.
+//!
+//! Functions that can fail return a status; `jola_last_error()` then tells more. All may be
+//! called from any thread; a context only from one thread at a time, as llama.cpp demands.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void, CStr, CString};

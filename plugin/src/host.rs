@@ -1,6 +1,4 @@
-/*!
-The llama.cpp of the host process: its functions, and where its tensors live.
-*/
+//! The llama.cpp of the host process: its functions, and where its tensors live.
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void, CStr};

@@ -1,6 +1,4 @@
-/*!
-Which edits are wanted: those of `LLAMA_JOLA`, or those that the C API was given.
-*/
+//! Which edits are wanted: those of `LLAMA_JOLA`, or those that the C API was given.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};

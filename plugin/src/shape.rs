@@ -1,6 +1,4 @@
-/*!
-What a sidecar must agree with, read from the host's model through its public API.
-*/
+//! What a sidecar must agree with, read from the host's model through its public API.
 
 use std::ffi::{c_char, CString};
 

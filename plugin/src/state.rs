@@ -1,6 +1,4 @@
-/*!
-The edits of one context, and the contexts of the process.
-*/
+//! The edits of one context, and the contexts of the process.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

@@ -1,6 +1,4 @@
-/*!
-What happens in the functions that stand in, except for a context's creation.
-*/
+//! What happens in the functions that stand in, except for a context's creation.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -1,6 +1,4 @@
-/*!
-A context's creation: the place where edits are accepted or refused.
-*/
+//! A context's creation: the place where edits are accepted or refused.
 
 use std::ffi::CStr;
 use std::ptr::null_mut;

@@ -1,6 +1,4 @@
-/*!
-The real `ggml_mul_mat` behind each place that calls it.
-*/
+//! The real `ggml_mul_mat` behind each place that calls it.
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void, CStr};

@@ -1,9 +1,7 @@
-/*!
-What happens when the library is loaded: a look at the program it was loaded into.
-
-A program with llama.cpp linked in statically never calls the functions that this library
-stands in for. With edits asked for it must not run as if it had them.
-*/
+//! What happens when the library is loaded: a look at the program it was loaded into.
+//!
+//! A program with llama.cpp linked in statically never calls the functions that this library
+//! stands in for. With edits asked for it must not run as if it had them.
 
 use std::ffi::{c_int, c_void};
 use std::panic::catch_unwind;

@@ -19,11 +19,12 @@ fn generate() -> String {
 /// The header with the module's own text, which is the guide for its users, at its head.
 fn with_guide(header: &str, source: &Path) -> String {
     let source = std::fs::read_to_string(source).expect("ffi.rs");
-    let guide = source
-        .strip_prefix("/*!\n")
-        .and_then(|rest| rest.split_once("*/"))
-        .expect("ffi.rs starts with a guide")
-        .0;
+    let guide: String = source
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    assert!(!guide.is_empty(), "ffi.rs starts with a guide");
     format!("/*\n{guide}*/\n\n{header}")
 }
 

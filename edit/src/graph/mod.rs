@@ -1,11 +1,9 @@
-/*!
-Edits as nodes of a ggml graph.
-
-This is the one implementation of "apply the edits to a graph". It links nothing: the
-ggml functions that it needs come in a small table, [`GgmlApi`], filled either with
-linked functions (the built-in hook) or with functions looked up in a host process.
-Nothing here reads a field of a ggml struct, so it does not depend on ggml's layout.
-*/
+//! Edits as nodes of a ggml graph.
+//!
+//! This is the one implementation of "apply the edits to a graph". It links nothing: the
+//! ggml functions that it needs come in a small table, [`GgmlApi`], filled either with
+//! linked functions (the built-in hook) or with functions looked up in a host process.
+//! Nothing here reads a field of a ggml struct, so it does not depend on ggml's layout.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_void, CString};
