@@ -26,7 +26,7 @@ pub enum CbEvalError {
     /// The head outputs are not plain contiguous floats.
     #[error("layer {layer}: the head outputs are not contiguous 32-bit floats")]
     Format {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
     },
     /// The head outputs are turned or gated after the callback sees them.
@@ -35,7 +35,7 @@ pub enum CbEvalError {
          or gated; use an f16 V cache or set LLAMA_ATTN_ROT_DISABLE=1"
     )]
     Reshaped {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
     },
 }
