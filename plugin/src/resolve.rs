@@ -16,15 +16,15 @@ pub enum ResolveError {
     /// No loaded library has it.
     #[error("this llama.cpp has no function {name}: too old, too new, or not a shared build")]
     Missing {
-        /// The function.
+        /// Name of the function.
         name: String,
     },
     /// Several do, and the caller does not tell which one is meant.
     #[error("{copies} copies of {name} are loaded in this process, and its caller does not tell which is meant")]
     Ambiguous {
-        /// The function.
+        /// Name of the function.
         name: String,
-        /// How many.
+        /// How many loaded objects have one.
         copies: usize,
     },
 }

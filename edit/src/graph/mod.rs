@@ -1,9 +1,8 @@
 //! Edits as nodes of a ggml graph.
 //!
 //! This is the one implementation of "apply the edits to a graph". It links nothing: the
-//! ggml functions that it needs come in a small table, [`GgmlApi`], filled either with
-//! linked functions (the built-in hook) or with functions looked up in a host process.
-//! Nothing here reads a field of a ggml struct, so it does not depend on ggml's layout.
+//! ggml functions that it needs come in a small table, [`GgmlApi`]. Nothing here reads a
+//! field of a ggml struct, so it does not depend on ggml's layout.
 
 mod ggml;
 
@@ -29,7 +28,7 @@ pub enum GraphError {
     /// ggml could not allocate.
     #[error("could not allocate {bytes} bytes for the edits of {layers} layers")]
     Alloc {
-        /// Bytes asked for.
+        /// Bytes that all rows of the layers take.
         bytes: usize,
         /// Layers that share the buffer.
         layers: usize,
@@ -46,8 +45,7 @@ pub enum GraphError {
     },
     /// The heads of a layer are spread over several devices.
     #[error(
-        "layer {layer}: its heads are split over several devices (--split-mode tensor), where \
-         an edit cannot follow; use --split-mode layer"
+        "layer {layer}: its heads are split over several devices, where an edit cannot follow"
     )]
     SplitHeads {
         /// The layer, counted from 0.

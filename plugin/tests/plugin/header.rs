@@ -8,6 +8,7 @@ fn generate() -> String {
     let bindings = cbindgen::Builder::new()
         .with_config(config)
         .with_src(folder.join("src/ffi.rs"))
+        .with_src(folder.join("src/cb_eval.rs"))
         .generate()
         .expect("bindings of ffi.rs");
     let mut text = Vec::new();
