@@ -71,7 +71,7 @@ pub fn from_edit_set(set: &EditSet, n_layer: usize, kind: Kind, device: Device) 
     for (edit, layer) in edits.iter_mut().zip(0u32..) {
         if let Some(dense) = set.layers.get(&layer) {
             *edit = LayerEdit {
-                factor: row(&dense.mul),
+                factor: row(&dense.factor),
                 offset: row(&dense.add),
                 ..LayerEdit::default()
             };
