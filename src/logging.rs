@@ -24,7 +24,7 @@ pub enum LogLevel {
 
 /// Least ggml level that is printed; above `GGML_LOG_LEVEL_CONT` nothing is.
 static PRINT_FROM: AtomicU32 = AtomicU32::new(u32::MAX);
-/// The error lines since [`last_error_from`] began to listen.
+/// The error lines since [`with_errors`] began to listen.
 static LAST_ERROR: Mutex<String> = Mutex::new(String::new());
 
 /// Chooses which of llama.cpp's log lines are printed; the default is none.

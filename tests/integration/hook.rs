@@ -24,12 +24,12 @@ fn random_edits(seed: u64, size: f32) -> EditSet {
     let mut random = common::Random::new(seed);
     let mut row = |base: f32| Some((0..WIDTH).map(|_| base + size * random.signed()).collect());
     let layers = (0..LAYERS).map(|layer| {
-        let mul = if layer % 3 == 1 { None } else { row(1.0) };
+        let factor = if layer % 3 == 1 { None } else { row(1.0) };
         let add = if layer % 4 == 2 { None } else { row(0.0) };
-        (layer, DenseEdit { mul, add })
+        (layer, DenseEdit { factor, add })
     });
     let layers: BTreeMap<u32, DenseEdit> = layers
-        .filter(|(_, edit)| edit.mul.is_some() || edit.add.is_some())
+        .filter(|(_, edit)| edit.factor.is_some() || edit.add.is_some())
         .collect();
     EditSet { layers }
 }
@@ -93,8 +93,8 @@ unsafe extern "C" fn rewrite_head_outputs(
         let mut values = vec![0f32; len];
         sys::ggml_backend_tensor_get(tensor, values.as_mut_ptr().cast(), 0, 4 * len);
         for (i, value) in values.iter_mut().enumerate() {
-            if let Some(mul) = &edit.mul {
-                *value *= mul[i % WIDTH];
+            if let Some(factor) = &edit.factor {
+                *value *= factor[i % WIDTH];
             }
             if let Some(add) = &edit.add {
                 *value += add[i % WIDTH];
@@ -313,7 +313,7 @@ fn rows_of_another_width_are_refused() {
     edits.layers.insert(
         3,
         DenseEdit {
-            mul: row,
+            factor: row,
             add: None,
         },
     );
@@ -340,7 +340,7 @@ fn a_layer_that_the_model_does_not_have_is_refused() {
     let layers = [(
         LAYERS + 5,
         DenseEdit {
-            mul: None,
+            factor: None,
             add: Some(vec![0.5; WIDTH]),
         },
     )];

@@ -264,7 +264,7 @@ fn scales_that_overflow() {
     llama_jola_on("logits", &base_model())
         .args(["--tokens", "1", "-o", text(&out)])
         .args(["--jola-scaled", &spec, "--jola-scaled", &spec])
-        .fail(1, &["overflow", "smaller scales"]);
+        .fail(1, &["overflow", "smaller strengths"]);
     assert!(!out.exists());
 }
 

@@ -109,8 +109,8 @@ fn random_rows(attention: &[(u32, usize)]) -> EditSet {
     let mut row =
         |width: usize, mean: f32| (0..width).map(|_| mean + 0.3 * random.normal()).collect();
     let layers = attention.iter().map(|&(layer, width)| {
-        let (mul, add) = (Some(row(width, 1.0)), Some(row(width, 0.0)));
-        (layer, DenseEdit { mul, add })
+        let (factor, add) = (Some(row(width, 1.0)), Some(row(width, 0.0)));
+        (layer, DenseEdit { factor, add })
     });
     EditSet {
         layers: layers.collect(),
@@ -145,9 +145,9 @@ fn check(form: &Form) {
             "{name}: width of layer {layer}"
         );
         let edit = &edits.layers[&layer];
-        let (mul, add) = (edit.mul.as_ref().unwrap(), edit.add.as_ref().unwrap());
+        let (factor, add) = (edit.factor.as_ref().unwrap(), edit.add.as_ref().unwrap());
         for (i, (z, found)) in before.iter().zip(after).enumerate() {
-            let scaled = z * mul[i % width];
+            let scaled = z * factor[i % width];
             let expected = scaled + add[i % width];
             assert_eq!(
                 found.to_bits(),
@@ -234,5 +234,5 @@ fn models_without_attention_are_refused() {
 /// Encoder, decoder and the decoder's look at the encoder share their layers' numbers.
 #[test]
 fn models_with_encoder_and_decoder_are_refused() {
-    assert!(matches!(attach_to(&forms::t5()), Error::EncoderDecoder));
+    assert!(matches!(attach_to(&forms::t5()), Error::EncoderDecoder(_)));
 }

@@ -1,10 +1,8 @@
-/*!
-The functions that stand in for the host's.
-
-Each is a few instructions that add the caller's address (and, for structs passed by value,
-their place on the stack) to the arguments and go on to a Rust function, so that the right
-host function is found among several.
-*/
+//! The functions that stand in for the host's.
+//!
+//! Each is a few instructions that add the caller's address (and, for structs passed by value,
+//! their place on the stack) to the arguments and go on to a Rust function, so that the right
+//! host function is found among several.
 
 mod entry;
 mod init;

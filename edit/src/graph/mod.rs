@@ -1,77 +1,20 @@
-/*!
-Edits as nodes of a ggml graph.
+//! Edits as nodes of a ggml graph.
+//!
+//! This is the one implementation of "apply the edits to a graph". It links nothing: the
+//! ggml functions that it needs come in a small table, [`GgmlApi`]. Nothing here reads a
+//! field of a ggml struct, so it does not depend on ggml's layout.
 
-This is the one implementation of "apply the edits to a graph". It links nothing: the
-ggml functions that it needs come in a small table, [`GgmlApi`], filled either with
-linked functions (the built-in hook) or with functions looked up in a host process.
-Nothing here reads a field of a ggml struct, so it does not depend on ggml's layout.
-*/
+mod ggml;
 
 use std::collections::BTreeMap;
-use std::ffi::{c_char, c_int, c_void, CString};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+pub use ggml::{
+    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTensor, GGML_TYPE_F32,
+};
 
 use crate::edit_set::{DenseEdit, EditSet};
-
-/// `struct ggml_context`, only ever behind a pointer.
-#[repr(C)]
-pub struct GgmlContext {
-    _opaque: [u8; 0],
-}
-
-/// `struct ggml_tensor`, only ever behind a pointer.
-#[repr(C)]
-pub struct GgmlTensor {
-    _opaque: [u8; 0],
-}
-
-/// `struct ggml_backend_buffer`, only ever behind a pointer.
-#[repr(C)]
-pub struct GgmlBuffer {
-    _opaque: [u8; 0],
-}
-
-/// `struct ggml_backend_buffer_type`, only ever behind a pointer.
-#[repr(C)]
-pub struct GgmlBufferType {
-    _opaque: [u8; 0],
-}
-
-/// `struct ggml_init_params` of ggml.h.
-#[repr(C)]
-pub struct GgmlInitParams {
-    /// Bytes for the context's objects.
-    pub mem_size: usize,
-    /// Memory to use, or null for ggml's own.
-    pub mem_buffer: *mut c_void,
-    /// Leave the tensors' data to a backend buffer.
-    pub no_alloc: bool,
-}
-
-/// `GGML_TYPE_F32` of ggml.h.
-pub const GGML_TYPE_F32: c_int = 0;
-
-/// The ggml functions that edits need, named and typed as in ggml.h, ggml-alloc.h and
-/// ggml-backend.h.
-#[derive(Clone, Copy)]
-#[allow(missing_docs)] // the fields are ggml's functions, documented there
-pub struct GgmlApi {
-    pub ggml_tensor_overhead: unsafe extern "C" fn() -> usize,
-    pub ggml_init: unsafe extern "C" fn(GgmlInitParams) -> *mut GgmlContext,
-    pub ggml_free: unsafe extern "C" fn(*mut GgmlContext),
-    pub ggml_new_tensor_1d: unsafe extern "C" fn(*mut GgmlContext, c_int, i64) -> *mut GgmlTensor,
-    pub ggml_set_name: unsafe extern "C" fn(*mut GgmlTensor, *const c_char) -> *mut GgmlTensor,
-    pub ggml_nelements: unsafe extern "C" fn(*const GgmlTensor) -> i64,
-    pub ggml_nrows: unsafe extern "C" fn(*const GgmlTensor) -> i64,
-    pub ggml_mul:
-        unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
-    pub ggml_add:
-        unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
-    pub ggml_backend_alloc_ctx_tensors_from_buft:
-        unsafe extern "C" fn(*mut GgmlContext, *mut GgmlBufferType) -> *mut GgmlBuffer,
-    pub ggml_backend_tensor_set: unsafe extern "C" fn(*mut GgmlTensor, *const c_void, usize, usize),
-    pub ggml_backend_buffer_free: unsafe extern "C" fn(*mut GgmlBuffer),
-}
 
 /// Why edits could not be brought into a graph.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +22,13 @@ pub enum GraphError {
     /// No buffer type was given for a layer.
     #[error("layer {layer}: no device buffer for its edit")]
     NoBufferType {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
     },
     /// ggml could not allocate.
     #[error("could not allocate {bytes} bytes for the edits of {layers} layers")]
     Alloc {
-        /// Bytes asked for.
+        /// Bytes that all rows of the layers take.
         bytes: usize,
         /// Layers that share the buffer.
         layers: usize,
@@ -93,7 +36,7 @@ pub enum GraphError {
     /// The head outputs of a layer have another width than the edit.
     #[error("layer {layer}: the head outputs are {found} wide, the edit is {expected} wide")]
     Width {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
         /// Width of the edit: heads × head_dim.
         expected: usize,
@@ -102,27 +45,27 @@ pub enum GraphError {
     },
     /// The heads of a layer are spread over several devices.
     #[error(
-        "layer {layer}: its heads are split over several devices (--split-mode tensor), where \
-         an edit cannot follow; use --split-mode layer"
+        "layer {layer}: its heads are split over several devices, where an edit cannot follow"
     )]
     SplitHeads {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
     },
     /// Layers with edits that the graph never showed.
     #[error("the model's attention never passed the edit of layers {layers:?}: its graph is built another way")]
     NeverFired {
-        /// The layers.
+        /// The layers, counted from 0.
         layers: Vec<u32>,
     },
 }
 
 /// The rows of one layer on its device; null where the layer has no such row.
+#[derive(Debug)]
 struct LayerTensors {
     width: usize,
-    /// F32 `[head_dim * n_head]`, factors
-    mul: *mut GgmlTensor,
-    /// F32 `[head_dim * n_head]`, offsets
+    /// F32 `[head_dim * n_head]`, the whole factors.
+    factor: *mut GgmlTensor,
+    /// F32 `[head_dim * n_head]`, the offsets.
     add: *mut GgmlTensor,
     fired: AtomicBool,
     mismatch: AtomicBool,
@@ -131,7 +74,7 @@ struct LayerTensors {
 impl LayerTensors {
     /// Whether nothing is in device memory yet.
     fn waits(&self) -> bool {
-        self.mul.is_null() && self.add.is_null()
+        self.factor.is_null() && self.add.is_null()
     }
 }
 
@@ -139,13 +82,14 @@ impl LayerTensors {
 ///
 /// Built once per edit set and context; freed when dropped. Graphs that hold its tensors
 /// must not be computed after that.
+#[derive(Debug)]
 pub struct DeviceEdits {
     api: GgmlApi,
     contexts: Vec<*mut GgmlContext>,
     buffers: Vec<*mut GgmlBuffer>,
     layers: BTreeMap<u32, LayerTensors>,
     /// Width of the last tensor that did not fit, for the error text.
-    found_width: std::sync::atomic::AtomicI64,
+    found_width: AtomicI64,
 }
 
 // SAFETY: the pointers are owned by this value. After `upload` the tensors are only read:
@@ -191,7 +135,7 @@ impl DeviceEdits {
     pub fn deferred(api: GgmlApi, edits: &EditSet) -> Self {
         let waiting = |edit: &DenseEdit| LayerTensors {
             width: edit.width(),
-            mul: std::ptr::null_mut(),
+            factor: std::ptr::null_mut(),
             add: std::ptr::null_mut(),
             fired: AtomicBool::new(false),
             mismatch: AtomicBool::new(false),
@@ -205,7 +149,7 @@ impl DeviceEdits {
                 .iter()
                 .map(|(&layer, edit)| (layer, waiting(edit)))
                 .collect(),
-            found_width: std::sync::atomic::AtomicI64::new(0),
+            found_width: AtomicI64::new(0),
         }
     }
 
@@ -245,7 +189,7 @@ impl DeviceEdits {
         let fits = |(layer, edit): (&u32, &DenseEdit)| {
             self.layers.get(layer).is_some_and(|tensors| {
                 tensors.width == edit.width()
-                    && tensors.mul.is_null() == edit.mul.is_none()
+                    && tensors.factor.is_null() == edit.factor.is_none()
                     && tensors.add.is_null() == edit.add.is_none()
             })
         };
@@ -271,9 +215,9 @@ impl DeviceEdits {
     /// # Safety
     /// The layer's tensors must be allocated, with one element for each of a row.
     unsafe fn write_rows(&self, edits: &EditSet, layer: u32) {
-        let [mul, add] = rows(edits, layer);
+        let [factor, add] = rows(edits, layer);
         let tensors = &self.layers[&layer];
-        for (row, tensor) in [(mul, tensors.mul), (add, tensors.add)] {
+        for (row, tensor) in [(factor, tensors.factor), (add, tensors.add)] {
             let Some(row) = row else { continue };
             // SAFETY: the tensor has row.len() F32 elements (contract).
             unsafe {
@@ -323,7 +267,7 @@ impl DeviceEdits {
         self.contexts.push(context);
         let mut allocated = Vec::with_capacity(layers.len());
         for &layer in layers {
-            let [mul, add] = rows(edits, layer);
+            let [factor, add] = rows(edits, layer);
             let tensor = |row: Option<&Vec<f32>>, what: &str| match row {
                 None => std::ptr::null_mut(),
                 // SAFETY: `context` has room for two tensors per layer.
@@ -333,7 +277,11 @@ impl DeviceEdits {
                     tensor
                 },
             };
-            allocated.push((layer, tensor(mul, "jola_scale"), tensor(add, "jola_offset")));
+            allocated.push((
+                layer,
+                tensor(factor, "jola_scale"),
+                tensor(add, "jola_offset"),
+            ));
         }
         // SAFETY: `context` holds unallocated tensors only, `kind` is a live buffer type.
         let buffer = unsafe { (api.ggml_backend_alloc_ctx_tensors_from_buft)(context, kind) };
@@ -341,9 +289,9 @@ impl DeviceEdits {
             return Err(failed);
         }
         self.buffers.push(buffer);
-        for (layer, mul, add) in allocated {
+        for (layer, factor, add) in allocated {
             if let Some(tensors) = self.layers.get_mut(&layer) {
-                (tensors.mul, tensors.add) = (mul, add);
+                (tensors.factor, tensors.add) = (factor, add);
             }
             // SAFETY: the layer's tensors were allocated above from these very rows.
             unsafe { self.write_rows(edits, layer) };
@@ -379,10 +327,10 @@ impl DeviceEdits {
             return cur;
         }
         let mut edited = cur;
-        if !tensors.mul.is_null() {
+        if !tensors.factor.is_null() {
             // SAFETY: operands are live, of one type, and the row's width is cur's.
             unsafe {
-                edited = (api.ggml_mul)(graph, edited, tensors.mul);
+                edited = (api.ggml_mul)(graph, edited, tensors.factor);
                 set_name(api, edited, "kqv_out_scaled", layer);
             }
         }
@@ -440,7 +388,7 @@ impl Drop for DeviceEdits {
 /// The factor row and the offset row of a layer.
 fn rows(edits: &EditSet, layer: u32) -> [Option<&Vec<f32>>; 2] {
     let edit = &edits.layers[&layer];
-    [edit.mul.as_ref(), edit.add.as_ref()]
+    [edit.factor.as_ref(), edit.add.as_ref()]
 }
 
 /// Names a tensor `<what>-<layer>`, as llama.cpp names its own.
