@@ -1,155 +1,524 @@
-/*!
-The picture of a sidecar: two panels, scale and offset, each a grid of layers by heads whose
-cells are the darker the larger the vector's norm.
-*/
-
-use std::fmt::Write;
+//! The picture of a sidecar: which heads it edits, and how strongly.
+//!
+//! It has a panel for the scales and one for the offsets, each a grid of heads by layers whose
+//! cells are the darker the larger the vector's norm. Layers run to the right, as the model
+//! computes them, so that the picture of a deep model is wide rather than tall.
 
 use jola_edit::sidecar::{HeadNorms, SidecarStats};
 use jola_edit::Sidecar;
+use svg::node::element::path::Data;
+use svg::node::element::{Definitions, Group, LinearGradient, Path, Rectangle, Stop, Text, Title};
+use svg::{Document, Node};
 
-const CELL: usize = 14;
-const LEFT: usize = 48;
-const TOP: usize = 64;
-const GAP: usize = 56;
+/// Edges of a cell: the largest, and the smallest that still shows a colour.
+const CELLS: [usize; 2] = [22, 6];
+/// Size that the grid of a large model keeps to, as long as its cells are not too small.
+const GRID: [usize; 2] = [760, 560];
+/// Room for the texts above the panels, whatever the grid.
+const MIN_WIDTH: usize = 700;
+const MARGIN: usize = 20;
+/// Room for the name and the numbers of the heads.
+const LEFT: usize = MARGIN + 44;
+/// Room for the titles of the picture.
+const TOP: usize = 78;
+/// Room for the title of a panel, and for the numbers and the name of the layers.
+const ABOVE: usize = 20;
+const BELOW: usize = 62;
+/// The bar that shows the colours.
+const BAR: [usize; 2] = [100, 10];
 
-/// One panel: its title, its colour at full norm, and the norm that it shows.
+const FONTS: &str = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif";
+const INK: &str = "#24292f";
+const SOFT: &str = "#57606a";
+const CLOSED: &str = "#eff1f3";
+
+/// One panel.
 struct Panel {
+    id: &'static str,
     title: &'static str,
-    rgb: [u8; 3],
+    meaning: &'static str,
+    unit: &'static str,
+    /// Colours from no norm to the largest; the first is told from a head without an edit.
+    colours: [[u8; 3]; 3],
     norm: fn(&HeadNorms) -> Option<f64>,
 }
 
 const PANELS: [Panel; 2] = [
     Panel {
-        title: "scale |g·m|",
-        rgb: [178, 24, 43],
+        id: "scale",
+        title: "Scale",
+        meaning: "head output z becomes (1 + m) · z",
+        unit: "L2 norm of m (no unit)",
+        colours: [[252, 201, 180], [222, 45, 38], [103, 0, 13]],
         norm: |head| head.mul,
     },
     Panel {
-        title: "offset |g·a|",
-        rgb: [33, 102, 172],
+        id: "offset",
+        title: "Offset",
+        meaning: "head output z becomes z + a",
+        unit: "L2 norm of a (unit of z)",
+        colours: [[190, 215, 236], [49, 130, 189], [8, 48, 107]],
         norm: |head| head.add,
     },
 ];
 
-/// Draws the heat map. Layers run downwards, heads to the right, both from 0.
-pub fn svg(sidecar: &Sidecar, stats: &SidecarStats) -> String {
-    let layers = sidecar.block_count as usize;
-    let head_count = |layer: usize| sidecar.head_count.at(layer as u32).unwrap_or(0) as usize;
-    let heads = (0..layers).map(head_count).max().unwrap_or(0);
-    let panel_width = LEFT + heads * CELL;
-    let width = 2 * panel_width + GAP + 16;
-    let height = TOP + layers * CELL + 40;
-    let mut out = String::new();
-    let title = format!(
-        "{}: {} of {} heads edited",
-        sidecar.name, stats.edited_heads, stats.heads
-    );
-    let _ = write!(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-         width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"{LEFT}\" y=\"20\" font-size=\"13\">{}</text>\n",
-        escape(&title)
-    );
-    for (index, panel) in PANELS.iter().enumerate() {
-        let left = LEFT + index * (panel_width + GAP);
-        draw_panel(&mut out, panel, stats, left, layers, &head_count);
+impl Panel {
+    /// The colour of a norm that is this share of the largest.
+    fn colour(&self, share: f64) -> String {
+        let [low, middle, high] = self.colours;
+        let (from, to, part) = if share < 0.5 {
+            (low, middle, share * 2.0)
+        } else {
+            (middle, high, share * 2.0 - 1.0)
+        };
+        let mix = |i: usize| {
+            let (from, to) = (f64::from(from[i]), f64::from(to[i]));
+            (from + (to - from) * part).round() as u8
+        };
+        format!("#{:02x}{:02x}{:02x}", mix(0), mix(1), mix(2))
     }
-    out.push_str("</svg>\n");
-    out
 }
 
-fn draw_panel(
-    out: &mut String,
-    panel: &Panel,
-    stats: &SidecarStats,
-    left: usize,
-    layers: usize,
-    head_count: &dyn Fn(usize) -> usize,
-) {
-    let largest = stats
-        .norms
-        .iter()
-        .filter_map(panel.norm)
-        .fold(0.0, f64::max);
-    let _ = writeln!(
-        out,
-        "<text x=\"{left}\" y=\"{}\">{}, largest {largest:.3}</text>",
-        TOP - 22,
-        panel.title
-    );
-    let widest = (0..layers).map(head_count).max().unwrap_or(0);
-    for head in (0..widest).step_by(widest.div_ceil(16).max(1)) {
-        let x = left + head * CELL + CELL / 2;
-        let _ = writeln!(
-            out,
-            "<text x=\"{x}\" y=\"{}\" text-anchor=\"middle\" font-size=\"8\">{head}</text>",
-            TOP - 6
-        );
-    }
-    for layer in 0..layers {
-        let y = TOP + layer * CELL;
-        let _ = writeln!(
-            out,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" font-size=\"8\">{layer}</text>",
-            left - 6,
-            y + CELL - 4
-        );
-        for head in 0..head_count(layer) {
-            let x = left + head * CELL;
-            cell(
-                out,
-                x,
-                y,
-                "#f4f4f4",
-                &format!("layer {layer}, head {head}: closed"),
-            );
+/// Heads by layers, and the size of a cell.
+struct Grid {
+    /// Heads of each layer.
+    heads: Vec<usize>,
+    most_heads: usize,
+    cell: usize,
+}
+
+impl Grid {
+    fn new(sidecar: &Sidecar) -> Grid {
+        let layers = 0..sidecar.block_count;
+        let count = |layer| sidecar.head_count.at(layer).unwrap_or(0) as usize;
+        let heads: Vec<usize> = layers.map(count).collect();
+        let most_heads = heads.iter().copied().max().unwrap_or(0);
+        let fitting = (GRID[0] / heads.len().max(1)).min(GRID[1] / most_heads.max(1));
+        Grid {
+            heads,
+            most_heads,
+            cell: fitting.clamp(CELLS[1], CELLS[0]),
         }
     }
+
+    fn width(&self) -> usize {
+        self.heads.len() * self.cell
+    }
+
+    fn height(&self) -> usize {
+        self.most_heads * self.cell
+    }
+
+    /// Space between two cells.
+    fn gap(&self) -> usize {
+        1 + usize::from(self.cell >= 12)
+    }
+
+    /// Edge of a cell without that space.
+    fn edge(&self) -> usize {
+        self.cell - self.gap()
+    }
+
+    /// Every how manieth cell has its number, so that the numbers lie `room` apart.
+    fn stride(&self, room: usize) -> usize {
+        let strides = [1, 2, 5, 10, 20, 50];
+        let wide_enough = |stride: &usize| stride * self.cell >= room;
+        strides.into_iter().find(wide_enough).unwrap_or(100)
+    }
+}
+
+/// Draws the heat map. Both layers and heads count from 0.
+pub fn svg(sidecar: &Sidecar, stats: &SidecarStats) -> String {
+    let grid = Grid::new(sidecar);
+    let width = (LEFT + grid.width() + MARGIN).max(MIN_WIDTH);
+    let panel_height = ABOVE + grid.height() + BELOW;
+    let height = TOP + PANELS.len() * panel_height;
+    let mut picture = Document::new()
+        .set("viewBox", (0, 0, width, height))
+        .set("width", width)
+        .set("height", height)
+        .set("font-family", FONTS)
+        .set("font-size", 12)
+        .set("fill", INK)
+        // Of its own, as viewers with a dark page have none.
+        .add(rectangle([0, 0], [width, height], "#ffffff").set("rx", 6))
+        .add(gradients());
+    let name = fitted(&sidecar.name, width - 2 * MARGIN, 16);
+    let title = text(&name, MARGIN, 32).set("font-size", 16);
+    picture.append(title.set("font-weight", "bold"));
+    let numbers = format!(
+        "{} of {} heads edited: {} scales, {} offsets",
+        stats.edited_heads, stats.heads, stats.open_mul, stats.open_add
+    );
+    picture.append(text(&numbers, MARGIN, 53).set("fill", SOFT));
+    picture.append(at_right(
+        text("not edited", width - MARGIN, 53).set("fill", SOFT),
+    ));
+    let swatch = width - MARGIN - text_width("not edited", 12) - BAR[1] - 6;
+    picture.append(rectangle([swatch, 44], [BAR[1]; 2], CLOSED));
+    for (index, panel) in PANELS.iter().enumerate() {
+        let top = TOP + index * panel_height + ABOVE;
+        picture.append(heading(panel, stats, top - 12, width));
+        picture.append(ground(&grid, top));
+        picture.append(axes(&grid, top));
+        picture.append(cells(panel, stats, &grid, top));
+    }
+    format!("{picture}\n")
+}
+
+/// The bars' colours.
+fn gradients() -> Definitions {
+    let gradient = |panel: &Panel| {
+        let mut gradient = LinearGradient::new().set("id", panel.id);
+        for share in [0.0, 0.5, 1.0] {
+            let stop = Stop::new().set("offset", share);
+            gradient.append(stop.set("stop-color", panel.colour(share)));
+        }
+        gradient
+    };
+    let definitions = Definitions::new();
+    PANELS
+        .iter()
+        .map(gradient)
+        .fold(definitions, Definitions::add)
+}
+
+fn largest(panel: &Panel, stats: &SidecarStats) -> Option<f64> {
+    let norms = stats.norms.iter().filter_map(panel.norm);
+    norms.reduce(f64::max)
+}
+
+/// What the panel shows, and at the right what its colours mean.
+fn heading(panel: &Panel, stats: &SidecarStats, baseline: usize, width: usize) -> Group {
+    let title = text(panel.title, MARGIN, baseline).set("font-size", 14);
+    let title = title
+        .set("font-weight", "bold")
+        .set("fill", panel.colour(0.6));
+    let mut heading = Group::new().add(title);
+    heading.append(text(panel.meaning, LEFT + 20, baseline).set("fill", SOFT));
+    let right = width - MARGIN;
+    let Some(largest) = largest(panel, stats) else {
+        heading.append(at_right(
+            text("no head has one", right, baseline).set("fill", SOFT),
+        ));
+        return heading;
+    };
+    let largest = short(largest);
+    heading.append(at_right(text(&largest, right, baseline)));
+    let bar = right - text_width(&largest, 12) - 6 - BAR[0];
+    heading.append(rectangle(
+        [bar, baseline - 9],
+        BAR,
+        &format!("url(#{})", panel.id),
+    ));
+    heading.append(at_right(text("0", bar - 6, baseline)));
+    heading.append(at_right(
+        text(panel.unit, bar - 24, baseline).set("fill", SOFT),
+    ));
+    heading
+}
+
+/// All cells as heads that are not edited: a strip for each layer, and lines that part it.
+fn ground(grid: &Grid, top: usize) -> Group {
+    let mut strips = Data::new();
+    for (layer, heads) in grid
+        .heads
+        .iter()
+        .enumerate()
+        .filter(|(_, heads)| **heads > 0)
+    {
+        let (width, height) = (grid.edge(), heads * grid.cell - grid.gap());
+        let strip = strips.move_to((LEFT + layer * grid.cell, top));
+        let strip = strip.horizontal_line_by(width).vertical_line_by(height);
+        strips = strip.horizontal_line_by(-(width as i64)).close();
+    }
+    let mut lines = Data::new();
+    for head in 1..grid.most_heads {
+        let y = (top + head * grid.cell) as f32 - grid.gap() as f32 / 2.0;
+        lines = lines
+            .move_to((LEFT as f32, y))
+            .horizontal_line_by(grid.width());
+    }
+    let lines = Path::new().set("d", lines).set("stroke", "#ffffff");
+    let strips = Path::new().set("d", strips).set("fill", CLOSED);
+    Group::new()
+        .add(strips)
+        .add(lines.set("stroke-width", grid.gap()))
+}
+
+/// Numbers and names of layers and heads.
+fn axes(grid: &Grid, top: usize) -> Group {
+    let mut axes = Group::new().set("font-size", 11).set("fill", SOFT);
+    let half = grid.edge() / 2;
+    for layer in (0..grid.heads.len()).step_by(grid.stride(22)) {
+        let x = LEFT + layer * grid.cell + half;
+        axes.append(centred(text(
+            &layer.to_string(),
+            x,
+            top + grid.height() + 14,
+        )));
+    }
+    for head in (0..grid.most_heads).step_by(grid.stride(14)) {
+        let y = top + head * grid.cell + half + 4;
+        axes.append(at_right(text(&head.to_string(), LEFT - 7, y)));
+    }
+    let (x, y) = (LEFT + grid.width() / 2, top + grid.height() + 32);
+    axes.append(centred(text("layer", x.max(LEFT + 14), y)));
+    let (x, y) = (MARGIN + 8, top + (grid.height() / 2).max(14));
+    let heads = centred(text("head", x, y));
+    axes.append(heads.set("transform", format!("rotate(-90 {x} {y})")));
+    axes
+}
+
+/// The edited heads.
+fn cells(panel: &Panel, stats: &SidecarStats, grid: &Grid, top: usize) -> Group {
+    let largest = largest(panel, stats).unwrap_or(0.0);
+    let mut cells = Group::new();
     for head in &stats.norms {
         let Some(norm) = (panel.norm)(head) else {
             continue;
         };
-        let (x, y) = (
-            left + head.head as usize * CELL,
-            TOP + head.layer as usize * CELL,
-        );
+        let share = if largest > 0.0 { norm / largest } else { 0.0 };
+        let x = LEFT + head.layer as usize * grid.cell;
+        let y = top + head.head as usize * grid.cell;
         let hint = format!("layer {}, head {}: {norm:.4}", head.layer, head.head);
-        // An open gate is visible however small its vector is.
-        let share = if largest > 0.0 {
-            0.2 + 0.8 * norm / largest
-        } else {
-            0.2
-        };
-        cell(out, x, y, &shade(panel.rgb, share), &hint);
+        let cell = rectangle([x, y], [grid.edge(); 2], &panel.colour(share));
+        cells.append(cell.add(Title::new(hint)));
     }
-    let _ = writeln!(
-        out,
-        "<text x=\"{left}\" y=\"{}\" font-size=\"9\" fill=\"#666\">rows: layers, columns: heads</text>",
-        TOP + layers * CELL + 18
-    );
+    cells
 }
 
-fn cell(out: &mut String, x: usize, y: usize, fill: &str, hint: &str) {
-    let size = CELL - 2;
-    let _ = writeln!(
-        out,
-        "<rect x=\"{x}\" y=\"{y}\" width=\"{size}\" height=\"{size}\" fill=\"{fill}\">\
-         <title>{hint}</title></rect>"
-    );
+fn rectangle([x, y]: [usize; 2], [width, height]: [usize; 2], fill: &str) -> Rectangle {
+    let at = Rectangle::new().set("x", x).set("y", y);
+    let sized = at.set("width", width).set("height", height);
+    sized.set("fill", fill)
 }
 
-/// A colour between white (0) and `rgb` (1).
-fn shade(rgb: [u8; 3], share: f64) -> String {
-    let [r, g, b] = rgb.map(|full| (255.0 - share * (255.0 - f64::from(full))).round() as u8);
-    format!("#{r:02x}{g:02x}{b:02x}")
+fn text(content: &str, x: usize, baseline: usize) -> Text {
+    Text::new(content).set("x", x).set("y", baseline)
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+fn centred(text: Text) -> Text {
+    text.set("text-anchor", "middle")
+}
+
+fn at_right(text: Text) -> Text {
+    text.set("text-anchor", "end")
+}
+
+/// Three digits or so.
+fn short(norm: f64) -> String {
+    match norm {
+        _ if norm >= 1e5 => format!("{norm:.1e}"),
+        _ if norm >= 100.0 => format!("{norm:.0}"),
+        _ if norm >= 10.0 => format!("{norm:.1}"),
+        _ if norm >= 1.0 => format!("{norm:.2}"),
+        _ if norm >= 1e-3 => format!("{norm:.4}"),
+        _ if norm > 0.0 => format!("{norm:.1e}"),
+        _ => "0".to_owned(),
+    }
+}
+
+/// Width of a character in a wide sans-serif font, as a share of the font's size.
+fn character_width(character: char) -> f64 {
+    match character {
+        'i' | 'j' | 'l' | 't' | 'f' | 'r' | '.' | ',' | ':' | ';' | '(' | ')' | ' ' | '-' => 0.45,
+        'm' | 'w' | 'M' | 'W' | '@' | '%' => 1.0,
+        'A'..='Z' => 0.8,
+        ' '..='~' | '·' => 0.66,
+        _ => 1.0,
+    }
+}
+
+/// Width that a text takes at most, whatever sans-serif font the viewer has.
+fn text_width(text: &str, size: usize) -> usize {
+    (text.chars().map(character_width).sum::<f64>() * size as f64).ceil() as usize
+}
+
+/// A text without what XML forbids, and cut with an ellipsis where it is wider than `room`.
+fn fitted(text: &str, room: usize, size: usize) -> String {
+    let allowed = |c: &char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    let mut text: String = text.chars().filter(allowed).collect();
+    if text_width(&text, size) <= room {
+        return text;
+    }
+    while text_width(&text, size) + size > room && text.pop().is_some() {}
+    text + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jola_edit::gguf::Metadata;
+    use jola_edit::sidecar::{HeadCount, HeadVectors, LayerEdit};
+    use roxmltree::{Document, Node};
+
+    use super::*;
+
+    /// An edit of some heads of a model of this shape; the vectors are two values wide.
+    fn edit(heads: &[u32]) -> Sidecar {
+        let vectors = |heads: Vec<u32>, strength: f32| HeadVectors {
+            values: heads.iter().flat_map(|h| [strength, *h as f32]).collect(),
+            heads,
+        };
+        let mut layers = BTreeMap::new();
+        for (layer, &count) in heads.iter().enumerate() {
+            let chosen = |seed: usize| -> Vec<u32> {
+                let chosen = |head: &u32| (*head as usize * 7 + layer * seed) % 5 == 0;
+                (0..count).filter(chosen).collect()
+            };
+            let half =
+                |seed| Some(vectors(chosen(seed), layer as f32)).filter(|v| !v.heads.is_empty());
+            let edit = LayerEdit {
+                mul: half(3),
+                add: half(4),
+            };
+            if edit != LayerEdit::default() {
+                layers.insert(layer as u32, edit);
+            }
+        }
+        Sidecar {
+            architecture: "llama".to_owned(),
+            name: "a <test> & more".to_owned(),
+            base_model_name: String::new(),
+            block_count: heads.len() as u32,
+            head_count: HeadCount::PerLayer(heads.to_vec()),
+            head_dim: 2,
+            method: "jola".to_owned(),
+            base_sha256: None,
+            train: Metadata::new(),
+            layers,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn draw(sidecar: &Sidecar) -> String {
+        let svg = svg(sidecar, &sidecar.stats());
+        if let Ok(folder) = std::env::var("HEATMAP_OUT") {
+            let name = format!("{}x{}.svg", sidecar.block_count, sidecar.name.len());
+            std::fs::write(std::path::Path::new(&folder).join(name), &svg).unwrap();
+        }
+        svg
+    }
+
+    fn number(node: &Node, name: &str) -> f64 {
+        let value = node.ancestors().find_map(|node| node.attribute(name));
+        value
+            .unwrap_or_else(|| panic!("no {name}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// A text without the line breaks that the writer puts around it.
+    fn words<'a>(node: &Node<'a, '_>) -> &'a str {
+        node.text().unwrap_or_default().trim()
+    }
+
+    /// Left, top, right and bottom of a text.
+    fn bounds(node: &Node) -> [f64; 4] {
+        let size = number(node, "font-size");
+        let (x, y) = (number(node, "x"), number(node, "y"));
+        let width = text_width(words(node), size as usize) as f64;
+        let start = match node.attribute("text-anchor") {
+            Some("middle") => -width / 2.0,
+            Some("end") => -width,
+            _ => 0.0,
+        };
+        if node.has_attribute("transform") {
+            return [x - size, y - width / 2.0, x + size / 3.0, y + width / 2.0];
+        }
+        [x + start, y - 0.8 * size, x + start + width, y + 0.2 * size]
+    }
+
+    /// Asserts that all texts lie in the picture and none on another.
+    fn check_texts(svg: &str) {
+        let document = Document::parse(svg).unwrap();
+        let (width, height) = (
+            number(&document.root_element(), "width"),
+            number(&document.root_element(), "height"),
+        );
+        let texts = document
+            .descendants()
+            .filter(|node| node.has_tag_name("text"));
+        let texts: Vec<Node> = texts.collect();
+        for (index, node) in texts.iter().enumerate() {
+            let [left, top, right, bottom] = bounds(node);
+            let inside = left >= 0.0 && top >= 0.0 && right <= width && bottom <= height;
+            assert!(inside, "{:?} lies outside", node.text());
+            for other in &texts[..index] {
+                let over = bounds(other);
+                let apart =
+                    left >= over[2] || over[0] >= right || top >= over[3] || over[1] >= bottom;
+                assert!(apart, "{:?} lies on {:?}", node.text(), other.text());
+            }
+        }
+    }
+
+    #[test]
+    fn texts_have_room_at_any_size_of_model() {
+        for (layers, heads) in [
+            (1, 1),
+            (2, 4),
+            (28, 12),
+            (30, 9),
+            (24, 14),
+            (80, 64),
+            (126, 128),
+        ] {
+            let mut sidecar = edit(&vec![heads; layers]);
+            check_texts(&draw(&sidecar));
+            sidecar.name = "A-Rather-Long-Name-of-a-Model-".repeat(8);
+            let svg = draw(&sidecar);
+            check_texts(&svg);
+            assert!(svg.contains('…'));
+        }
+    }
+
+    #[test]
+    fn every_vector_has_a_cell_with_its_place_and_norm() {
+        let sidecar = edit(&[4, 0, 6]);
+        let stats = sidecar.stats();
+        let svg = draw(&sidecar);
+        check_texts(&svg);
+        let document = Document::parse(&svg).unwrap();
+        let hints = document
+            .descendants()
+            .filter(|node| node.has_tag_name("title"));
+        let hints: Vec<&str> = hints.map(|node| words(&node)).collect();
+        assert_eq!(hints.len(), stats.open_mul + stats.open_add);
+        assert!(hints.contains(&"layer 2, head 2: 2.8284"), "{hints:?}");
+    }
+
+    #[test]
+    fn one_half_or_nothing_or_zeros_are_drawn_too() {
+        let mut sidecar = edit(&[3, 3]);
+        sidecar
+            .layers
+            .values_mut()
+            .for_each(|layer| layer.add = None);
+        let svg = draw(&sidecar);
+        check_texts(&svg);
+        assert_eq!(svg.matches("no head has one").count(), 1);
+        for layer in sidecar.layers.values_mut() {
+            layer.mul.iter_mut().for_each(|half| half.values.fill(0.0));
+        }
+        let svg = draw(&sidecar);
+        check_texts(&svg);
+        assert!(!svg.contains("NaN"));
+        sidecar.layers.clear();
+        let svg = draw(&sidecar);
+        assert_eq!(svg.matches("no head has one").count(), 2);
+        check_texts(&draw(&edit(&[])));
+    }
+
+    #[test]
+    fn names_are_made_fit_for_xml() {
+        let mut sidecar = edit(&[1]);
+        assert!(draw(&sidecar).contains("a &lt;test&gt; &amp; more"));
+        sidecar.name = "a\u{0}\u{1b}\nb\u{ffff}".to_owned();
+        let svg = draw(&sidecar);
+        check_texts(&svg);
+        assert!(svg.contains("\nab\n"));
+    }
 }
