@@ -15,6 +15,7 @@ pub mod arch;
 mod attention;
 pub mod base;
 pub mod batch;
+mod chart;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
