@@ -6,7 +6,7 @@ use super::{Metric, Params};
 use crate::chat::ChatTemplate;
 use crate::context::ContextParams;
 use crate::data::{encode, Row};
-use crate::model::{Model, Token};
+use crate::model::{Model, SpecialTokens, Token};
 use crate::Error;
 
 /// Sequences for likelihoods: enough that short rows fill a micro-batch.
@@ -27,7 +27,9 @@ impl Choices {
     /// # Errors
     /// Those of [`Model::tokenize`].
     pub fn new(texts: Vec<String>, model: &Model) -> Result<Self, Error> {
-        let tokens = texts.iter().map(|text| model.tokenize(text, false, false));
+        let tokens = texts
+            .iter()
+            .map(|text| model.tokenize(text, SpecialTokens::NONE));
         Ok(Self {
             tokens: tokens.collect::<Result<_, _>>()?,
             texts,
