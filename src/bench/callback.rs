@@ -1,8 +1,6 @@
-/*!
-Edits by llama.cpp's eval callback: after each `kqv_out-<layer>` is computed, its values are
-fetched, edited and put back. What programs do that cannot change the graph, and here the
-rival to measure.
-*/
+//! Edits by llama.cpp's eval callback: after each `kqv_out-<layer>` is computed, its values are
+//! fetched, edited and put back. What programs do that cannot change the graph, and here the
+//! rival to measure.
 
 use std::ffi::{c_void, CStr};
 

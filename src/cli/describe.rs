@@ -1,6 +1,4 @@
-/*!
-`llama-jola inspect BASE.gguf`: what a base model is, and what can be done with it.
-*/
+//! `llama-jola inspect BASE.gguf`: what a base model is, and what can be done with it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

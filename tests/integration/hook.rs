@@ -168,7 +168,7 @@ impl Drop for RawContext {
 #[test]
 fn equals_the_eval_callback_bit_for_bit() {
     let edits = random_edits(1, 0.2);
-    let prompt = model().tokenize(TEXT, true, true).unwrap();
+    let prompt = model().tokenize_prompt(TEXT).unwrap();
     for flash in [FlashAttention::Off, FlashAttention::On] {
         let mut callback = Callback {
             edits: edits.clone(),
@@ -197,7 +197,7 @@ fn equals_the_eval_callback_bit_for_bit() {
 #[test]
 fn attach_change_and_detach_between_decodes() {
     let model = model();
-    let tokens = model.tokenize(TEXT, true, true).unwrap();
+    let tokens = model.tokenize_prompt(TEXT).unwrap();
     let (a, b) = (random_edits(2, 0.2), random_edits(3, 0.2));
     let fresh = |edits: &EditSet| {
         let mut context = Context::new(&model, &params()).unwrap();
@@ -227,7 +227,7 @@ fn attach_change_and_detach_between_decodes() {
 #[test]
 fn a_change_of_edits_drops_cached_keys_and_values() {
     let mut hooked = RawContext::new(FlashAttention::Off, None);
-    let mut tokens = model().tokenize(TEXT, true, true).unwrap();
+    let mut tokens = model().tokenize_prompt(TEXT).unwrap();
     let held = |raw: &RawContext| {
         // SAFETY: the context is alive.
         unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(raw.ctx.as_ptr()), 0) }
@@ -246,7 +246,7 @@ fn a_change_of_edits_drops_cached_keys_and_values() {
 #[test]
 fn two_contexts_of_one_model_keep_their_own_edits() {
     let model = model();
-    let tokens = model.tokenize(TEXT, true, true).unwrap();
+    let tokens = model.tokenize_prompt(TEXT).unwrap();
     let alone: Vec<Vec<u32>> = [
         EditSet::default(),
         random_edits(5, 0.2),
@@ -285,7 +285,7 @@ fn two_contexts_of_one_model_keep_their_own_edits() {
 #[test]
 fn an_edit_means_the_same_with_a_quantised_cache() {
     let model = model();
-    let tokens = model.tokenize(TEXT, true, true).unwrap();
+    let tokens = model.tokenize_prompt(TEXT).unwrap();
     let run = |kind: CacheType, edits: &EditSet| {
         let params = ContextParams {
             type_k: kind,
@@ -329,7 +329,7 @@ fn rows_of_another_width_are_refused() {
         other => panic!("{other:?}"),
     }
     // Nothing of the refused set is left behind.
-    let tokens = context.model().tokenize(TEXT, true, true).unwrap();
+    let tokens = context.model().tokenize_prompt(TEXT).unwrap();
     let after = context.logits_of(&tokens).unwrap();
     let mut plain = Context::new(context.model(), &params()).unwrap();
     assert!(bits(&after) == bits(&plain.logits_of(&tokens).unwrap()));

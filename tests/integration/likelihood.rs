@@ -1,7 +1,9 @@
 //! Log-likelihoods of continuations, many at once, against one decoding after another.
 
 use llama_jola::eval::{log_likelihoods, log_softmax, Question};
-use llama_jola::{CacheType, Context, ContextParams, Model, ModelParams, Sidecar, Token};
+use llama_jola::{
+    CacheType, Context, ContextParams, Model, ModelParams, Sidecar, SpecialTokens, Token,
+};
 
 use crate::common::alone;
 use crate::{base, sidecars};
@@ -29,7 +31,10 @@ const CONTINUATIONS: [&str; 6] = [
 fn continuations_are_as_likely_together_as_alone() {
     let _alone = alone();
     let model = Model::load(base::f32_copy(), &ModelParams::default()).unwrap();
-    let tokens = |text: &str, special| model.tokenize(text, special, false).unwrap();
+    let tokens = |text: &str, add| {
+        let special = SpecialTokens { add, parse: false };
+        model.tokenize(text, special).unwrap()
+    };
     let prompts = PROMPTS.map(|text| tokens(text, true));
     let continuations = CONTINUATIONS.map(|text| tokens(text, false));
     let edit = Sidecar::read(sidecars::golden()).unwrap();

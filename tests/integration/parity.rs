@@ -216,7 +216,7 @@ fn default_settings_stay_close() {
 fn the_golden_tokens_are_the_models_own() {
     let golden = Golden::read();
     let model = llama_jola::Model::load_vocab(crate::common::base_model()).unwrap();
-    let tokens = model.tokenize(&golden.text, true, true).unwrap();
+    let tokens = model.tokenize_prompt(&golden.text).unwrap();
     assert_eq!(tokens, golden.tokens);
 }
 

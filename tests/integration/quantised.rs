@@ -42,7 +42,7 @@ const CLEAR: f64 = 0.5;
 fn tokens() -> Vec<i32> {
     let text = std::fs::read_to_string(repository("tests/data/text.txt")).unwrap();
     let model = llama_jola::Model::load_vocab(base_model()).unwrap();
-    let tokens = model.tokenize(&text, true, true).unwrap();
+    let tokens = model.tokenize_prompt(&text).unwrap();
     assert!(tokens.len() >= 400, "{} tokens", tokens.len());
     tokens
 }

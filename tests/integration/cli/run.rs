@@ -39,7 +39,7 @@ fn greedy_text_is_the_same_every_time_and_edits_change_it() {
 fn the_first_token_is_the_most_likely_one() {
     let base = base_model();
     let model = llama_jola::Model::load_vocab(&base).unwrap();
-    let tokens = model.tokenize(PROMPT, true, true).unwrap();
+    let tokens = model.tokenize_prompt(PROMPT).unwrap();
     let edit = sidecars::golden();
     for (edits, args) in [
         (&[][..], &[][..]),

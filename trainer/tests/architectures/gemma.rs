@@ -32,7 +32,7 @@ fn model_path() -> PathBuf {
 fn tokens(model: &llama_jola::Model) -> Vec<i32> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/text.txt");
     let text = std::fs::read_to_string(path).unwrap();
-    let mut tokens = model.tokenize(&text, true, true).unwrap();
+    let mut tokens = model.tokenize_prompt(&text).unwrap();
     tokens.truncate(LENGTH);
     tokens
 }

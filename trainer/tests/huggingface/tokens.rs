@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::{Array, Gguf, Value};
 use jola_trainer::base::HfVocabulary;
-use llama_jola::Vocabulary;
+use llama_jola::{SpecialTokens, Vocabulary};
 use serde_json::{json, Value as Json};
 
 const CONTROL_TOKENS: &str =
@@ -177,11 +177,12 @@ fn differing(path: &Path, own: &HfVocabulary, texts: &[&str]) -> Vec<String> {
     let model = llama_jola::Model::load_vocab(path).unwrap();
     let mut differing = Vec::new();
     for text in texts {
-        for parse_special in [true, false] {
-            let found = own.tokenize(text, false, parse_special).unwrap();
-            let llama = model.tokenize(text, false, parse_special).unwrap();
+        for parse in [true, false] {
+            let special = SpecialTokens { add: false, parse };
+            let found = own.tokenize(text, special).unwrap();
+            let llama = model.tokenize(text, special).unwrap();
             if found != llama {
-                let what = format!("{text:?}, {parse_special}:\n  {found:?}\n  {llama:?}");
+                let what = format!("{text:?}, {parse}:\n  {found:?}\n  {llama:?}");
                 differing.push(what);
             }
         }
@@ -251,7 +252,7 @@ fn vocabularies_of_llama_cpp() {
                 .split_whitespace()
                 .map(|id| id.parse().unwrap())
                 .collect();
-            let found = own.tokenize(text, false, false).unwrap();
+            let found = own.tokenize(text, SpecialTokens::NONE).unwrap();
             if found != expected {
                 wrong += 1;
                 println!("{name}: {text:?}\n  {found:?}\n  {expected:?}");

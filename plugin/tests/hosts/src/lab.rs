@@ -81,7 +81,7 @@ impl Lab {
         let examples = clients.join("../../../examples/routing");
         let prompts = fixtures::prompts(&examples, 4, 2)?
             .iter()
-            .map(|prompt| Ok(model.tokenize(prompt, true, true)?))
+            .map(|prompt| Ok(model.tokenize_prompt(prompt)?))
             .collect::<Result<Vec<_>>>()?;
         ensure!(prompts.len() == 6, "too few example rows");
         let logs = match logs {

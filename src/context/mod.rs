@@ -1,8 +1,9 @@
-/*!
-A context: the state of one or more sequences under way, with edits or without.
-*/
+//! A context: the state of one or more sequences under way, with edits or without.
 
-use std::ops::Range;
+mod batch;
+mod params;
+
+use std::fmt;
 use std::ptr::NonNull;
 
 use jola_edit::EditSet;
@@ -13,135 +14,8 @@ use crate::lora::{Adapters, Lora};
 use crate::model::{Model, Token};
 use crate::{logging, Error};
 
-/// Number type of the cached keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheType {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats, llama.cpp's default.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// 8-bit blocks; for values only with flash attention.
-    Q8_0,
-}
-
-impl CacheType {
-    fn raw(self) -> sys::ggml_type {
-        match self {
-            Self::F32 => sys::GGML_TYPE_F32,
-            Self::F16 => sys::GGML_TYPE_F16,
-            Self::Bf16 => sys::GGML_TYPE_BF16,
-            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
-        }
-    }
-}
-
-/// Whether attention is computed by one fused operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlashAttention {
-    /// llama.cpp decides; never with keys and values in 32-bit floats, which its fused
-    /// kernel would round to 16.
-    Auto,
-    /// Never.
-    Off,
-    /// Always.
-    On,
-}
-
-/// How to create a context; the names are llama.cpp's.
-#[derive(Clone, Debug)]
-pub struct ContextParams {
-    /// Most tokens of a sequence; 0: as many as the model was trained for.
-    pub n_ctx: u32,
-    /// Tokens held of all sequences together, those that sequences share counted once;
-    /// 0: `n_ctx` for each.
-    pub n_cells: u32,
-    /// Most tokens in one call of [`Context::decode`].
-    pub n_batch: u32,
-    /// Most tokens computed at once.
-    pub n_ubatch: u32,
-    /// Sequences that can be under way at once.
-    pub n_seq_max: u32,
-    /// Threads; 0: one per physical core.
-    pub n_threads: u32,
-    /// Type of cached keys.
-    pub type_k: CacheType,
-    /// Type of cached values.
-    pub type_v: CacheType,
-    /// Fused attention.
-    pub flash_attention: FlashAttention,
-}
-
-impl Default for ContextParams {
-    fn default() -> Self {
-        Self {
-            n_ctx: 4096,
-            n_cells: 0,
-            n_batch: 2048,
-            n_ubatch: 512,
-            n_seq_max: 1,
-            n_threads: 0,
-            type_k: CacheType::F16,
-            type_v: CacheType::F16,
-            flash_attention: FlashAttention::Auto,
-        }
-    }
-}
-
-/// Tokens to decode in one call, possibly of several sequences.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    tokens: Vec<Token>,
-    positions: Vec<i32>,
-    /// Of all tokens, one after the other.
-    sequences: Vec<i32>,
-    /// How many of `sequences` belong to each token.
-    n_sequences: Vec<i32>,
-    outputs: Vec<i8>,
-}
-
-impl Batch {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds `token` at `position` of sequence `sequence`; `output` asks for its logits.
-    pub fn push(&mut self, token: Token, position: usize, sequence: usize, output: bool) {
-        self.push_shared(token, position, sequence..sequence + 1, output);
-    }
-
-    /// Adds a token that several sequences have in common: it is computed once.
-    pub fn push_shared(
-        &mut self,
-        token: Token,
-        position: usize,
-        sequences: Range<usize>,
-        output: bool,
-    ) {
-        self.tokens.push(token);
-        self.positions.push(position as i32);
-        self.n_sequences.push(sequences.len() as i32);
-        self.sequences.extend(sequences.map(|s| s as i32));
-        self.outputs.push(output.into());
-    }
-
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// Whether there is no token.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
-    }
-
-    /// Takes all tokens out.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-}
+pub use batch::Batch;
+pub use params::{CacheType, ContextParams, FlashAttention};
 
 /// A llama.cpp context.
 pub struct Context {
@@ -152,6 +26,18 @@ pub struct Context {
     model: Model,
     n_batch: usize,
     n_ctx: usize,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("model", &self.model)
+            .field("n_ctx", &self.n_ctx)
+            .field("n_batch", &self.n_batch)
+            .field("edited", &self.hook.is_some())
+            .field("loras", &self.loras)
+            .finish_non_exhaustive()
+    }
 }
 
 // SAFETY: a llama_context may be used from any thread, one at a time; methods that use it
@@ -192,10 +78,7 @@ impl Context {
         raw.n_batch = params.n_batch;
         raw.n_ubatch = params.n_ubatch;
         raw.n_seq_max = n_seq_max;
-        let threads = match params.n_threads {
-            0 => physical_cores() as i32,
-            n => n as i32,
-        };
+        let threads = params.threads() as i32;
         raw.n_threads = threads;
         raw.n_threads_batch = threads;
         raw.type_k = params.type_k.raw();
@@ -235,7 +118,7 @@ impl Context {
         })
     }
 
-    /// The model.
+    /// The model that the context was created for.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -269,6 +152,20 @@ impl Context {
     /// Replaces the edits of this context; an empty set takes them off. The graphs are
     /// rebuilt and all cached keys and values are dropped, since other edits made them:
     /// every sequence starts again at position 0.
+    ///
+    /// ```no_run
+    /// # use llama_jola::{Context, ContextParams, Model, ModelParams, Sidecar};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let model = Model::load("base.gguf", &ModelParams::default())?;
+    /// let mut context = Context::new(&model, &ContextParams::default())?;
+    /// let formal = Sidecar::read("formal.gguf")?;
+    /// let brief = Sidecar::read("brief.gguf")?;
+    /// // Both at once, the second at half its strength; each is checked against the model.
+    /// let edits = model.compose(&[(&formal, 1.0), (&brief, 0.5)])?;
+    /// context.set_edits(&edits)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// See [`Hook::attach`]; the context is then without edits.
@@ -464,20 +361,5 @@ impl Drop for Context {
         }
         // SAFETY: created by llama_init_from_model, freed once.
         unsafe { sys::llama_free(self.ptr.as_ptr()) };
-    }
-}
-
-/// Cores without their hyper-threads where the system tells, else the threads it offers.
-fn physical_cores() -> usize {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let siblings = |cpu: usize| {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings");
-        std::fs::read_to_string(path).ok()
-    };
-    let cores: std::collections::BTreeSet<String> = (0..threads).filter_map(siblings).collect();
-    if cores.is_empty() {
-        threads
-    } else {
-        cores.len()
     }
 }
