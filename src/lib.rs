@@ -22,7 +22,7 @@ let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
 ```
 
 How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
-`docs/sidecar-format.md`.
+`docs/reference/sidecar-format.md`.
 */
 
 pub mod bake;

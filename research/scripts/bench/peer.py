@@ -10,7 +10,7 @@ stack does it, and prints one JSON object with the seconds of each step. `produc
 matrix products of such a step alone: forwards, and backwards to their inputs. No training
 whose weights are frozen can be faster than they are.
 
-It runs in the environment of `scripts/setup.sh peer`; scripts/bench/training.py calls it.
+It runs in the environment of `scripts/setup.sh peer`; research/scripts/bench/training.py calls it.
 """
 
 import json

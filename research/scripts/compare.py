@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Methods x tasks x seeds: which way of adapting the base model does best?
 
-    scripts/compare.py run   DATA OUT -m BASE.gguf [--tasks a,b] [--methods c,d] [--seeds 3]
-    scripts/compare.py table OUT
-    scripts/compare.py agree OUT -m BASE.gguf
+    research/scripts/compare.py run   DATA OUT -m BASE.gguf [--tasks a,b] [--methods c,d] [--seeds 3]
+    research/scripts/compare.py table OUT
+    research/scripts/compare.py agree OUT -m BASE.gguf
 
 DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
 rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what edits cost at inference, and writes a table and the raw numbers.
 
-usage: scripts/bench/inference.py OUT [PART]...        (make bench calls it)
+usage: research/scripts/bench/inference.py OUT [PART]...        (make bench calls it)
 
   routes-1      edits in all layers, the eval callback, LoRAs of rank 8; one sequence
   routes-8      the same with eight sequences at once

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws what scripts/compare.py measured.
+"""Draws what research/scripts/compare.py measured.
 
-    scripts/compare_plot.py OUT
+    research/scripts/compare_plot.py OUT
 
 Reads OUT/results.jsonl and writes OUT/scores.svg, every seed's score of each method on each
 task, and, if there are several numbers of training rows, OUT/curve.svg. Needs matplotlib:
@@ -88,7 +88,7 @@ def main():
     out = Path(sys.argv[1])
     results = Results(out / "results.jsonl")
     if not results.rows:
-        sys.exit(f"{out / 'results.jsonl'} has no results: run scripts/compare.py first")
+        sys.exit(f"{out / 'results.jsonl'} has no results: run research/scripts/compare.py first")
     sizes = results.names("rows")
     most = max(sizes, key=lambda rows: len(results.find(rows=rows)))
     draw_scores(results, most, out / "scores.svg")

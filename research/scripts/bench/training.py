@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures training against the Python stack, and writes a table and the raw numbers.
 
-usage: scripts/bench/training.py OUT [PART]...        (make bench-training calls it)
+usage: research/scripts/bench/training.py OUT [PART]...        (make bench-training calls it)
 
   shapes   tokens per second and peak memory against transformers with hooks (peer.py), and
            the share of what the matrix products of a step allow
