@@ -83,7 +83,7 @@ def draw_curve(results, path):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     out = Path(sys.argv[1])
     results = Results(out / "results.jsonl")
