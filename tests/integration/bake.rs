@@ -95,7 +95,7 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
             "{report}"
         );
     }
-    // The noise of kernels that round activations, see docs/baking.md.
+    // The noise of kernels that round activations, see docs/bake.md.
     assert!(
         report["as_run"]["mean_kl"].as_f64().unwrap() < 0.05,
         "{report}"

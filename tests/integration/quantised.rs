@@ -9,7 +9,7 @@
 //! between them. So llama.cpp does not reproduce itself: between its two kernels of
 //! attention, between one token at a time and 512 at once, and moved by an edit of strength
 //! 1e-7, it has the same best token at 94 to 96 % of the positions of this text, with a mean
-//! KL divergence of 0.003 (docs/training.md, "Checking"). The reference agrees with it as
+//! KL divergence of 0.003 (docs/reference/training.md, "Checking"). The reference agrees with it as
 //! often, and one that rounds the same inputs by ggml's own functions not more often. So the
 //! tests ask for the same best token where there is a clear one, and for agreement as close
 //! as llama.cpp's with itself.

@@ -1,6 +1,6 @@
 //! The sidecar: a JoLA edit as a file that lies beside its base model.
 //!
-//! `docs/sidecar-format.md` states the bytes; this module is the only reader and writer of
+//! `docs/reference/sidecar-format.md` states the bytes; this module is the only reader and writer of
 //! them. Everything is checked: a sidecar that [`Sidecar::read`] returns or
 //! [`Sidecar::write`] accepts obeys every rule of [`Sidecar::validate`], so code that applies
 //! edits needs no checks of its own.
