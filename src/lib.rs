@@ -21,7 +21,7 @@
 //! ```
 //!
 //! How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
-//! `docs/sidecar-format.md`.
+//! `docs/reference/sidecar-format.md`.
 
 pub mod bake;
 pub mod bench;

@@ -6,7 +6,7 @@
 //! command line share one reading of it:
 //!
 //! - [`gguf`]: a strict reader and a streaming writer of the container format;
-//! - [`sidecar`]: the edit as a file, see `docs/sidecar-format.md` for its bytes;
+//! - [`sidecar`]: the edit as a file, see `docs/reference/sidecar-format.md` for its bytes;
 //! - [`edit_set`]: one or more sidecars composed into the rows a graph multiplies and adds,
 //!   and how users name them;
 //! - [`graph`]: those rows as nodes of a ggml graph, through functions that the caller brings;

@@ -10,7 +10,7 @@
 //!    line: `FILE` or `FILE:STRENGTH`, split at the last colon.
 //! 3. In a program with llama.cpp linked in statically: `jola_cb_eval_init` fills `cb_eval` and
 //!    `cb_eval_user_data` of your context parameters. Each edited layer then costs a
-//!    synchronisation with its device; `docs/plugin.md` has figures.
+//!    synchronisation with its device; `docs/reference/plugin.md` has figures.
 //!
 //! Functions that can fail return a status; `jola_last_error()` then tells more. All may be
 //! called from any thread; a context only from one thread at a time, as llama.cpp demands.

@@ -1,7 +1,7 @@
 //! `llama-jola with`: runs a program that has its own llama.cpp, with edits in it.
 //!
 //! The program's llama.cpp is reached by `libjola.so`, which the dynamic linker loads before it
-//! (see `docs/plugin.md`).
+//! (see `docs/serve.md`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
