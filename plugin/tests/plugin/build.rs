@@ -5,12 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use jola_edit::{BaseShape, HeadVectors, LayerEdit, Sidecar};
-
-/// What `scripts/env.sh` sets.
-pub fn variable(name: &str) -> PathBuf {
-    let value = std::env::var_os(name);
-    PathBuf::from(value.unwrap_or_else(|| panic!("{name} is not set: source scripts/env.sh")))
-}
+use testkit::variable;
 
 /// The folders of shared llama.cpp libraries that `make test-plugin` installs.
 pub fn prebuilt() -> PathBuf {

@@ -7,14 +7,6 @@ mod header;
 mod library;
 mod unknown;
 
-// The small random models of the trainer's tests, which use more of both files.
-#[allow(dead_code, unused_imports)]
-#[path = "../../../trainer/tests/architectures/forms/mod.rs"]
-mod forms;
-#[allow(dead_code)]
-#[path = "../../../trainer/tests/architectures/tiny.rs"]
-mod tiny;
-
 use std::path::PathBuf;
 
 /// This package's folder.
