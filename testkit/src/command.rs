@@ -30,6 +30,12 @@ impl Cli {
         self
     }
 
+    /// Sets the folder that it runs in.
+    pub fn current_dir(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// The command as it would be run.
     pub fn into_command(self) -> Command {
         self.command

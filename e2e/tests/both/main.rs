@@ -3,6 +3,7 @@
 
 mod agreement;
 mod bad_input;
+mod docs;
 mod help;
 mod lora;
 mod parity;

@@ -3,6 +3,7 @@
 mod architectures;
 mod build;
 mod consumer;
+mod example;
 mod header;
 mod library;
 mod unknown;
