@@ -13,15 +13,13 @@ use llama_jola::{
     CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Model, ModelParams,
 };
 
-use crate::common;
-
 const LAYERS: u32 = 30;
 const WIDTH: usize = 9 * 64;
 const TEXT: &str = "The ferry to the island leaves at nine, and the last one back is at";
 
 /// Rows with values in ±`size`; every third layer lacks a scale, every fourth an offset.
 fn random_edits(seed: u64, size: f32) -> EditSet {
-    let mut random = common::Random::new(seed);
+    let mut random = testkit::Random::new(seed);
     let mut row = |base: f32| Some((0..WIDTH).map(|_| base + size * random.signed()).collect());
     let layers = (0..LAYERS).map(|layer| {
         let factor = if layer % 3 == 1 { None } else { row(1.0) };
@@ -35,7 +33,7 @@ fn random_edits(seed: u64, size: f32) -> EditSet {
 }
 
 fn model() -> Model {
-    Model::load(common::base_model(), &ModelParams::default()).unwrap()
+    Model::load(testkit::base_model(), &ModelParams::default()).unwrap()
 }
 
 fn params() -> ContextParams {
@@ -113,7 +111,7 @@ struct RawContext {
 
 impl RawContext {
     fn new(flash: FlashAttention, callback: Option<&mut Callback>) -> Self {
-        let path = CString::new(common::base_model().to_str().unwrap()).unwrap();
+        let path = CString::new(testkit::base_model().to_str().unwrap()).unwrap();
         // SAFETY: the calls follow llama.h; results are checked.
         unsafe {
             let model =
