@@ -1,4 +1,5 @@
-//! Generation for one or many prompts, as many sequences at once as the context has.
+//! Generation for one or many prompts, as many sequences at once as the context has. This is
+//! in tokens; [`Context::complete`] is the same for one text.
 
 use std::collections::VecDeque;
 
@@ -20,11 +21,37 @@ struct Slot {
     sampler: Sampler,
 }
 
+/// What the model made of a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Generated {
+    /// The tokens chosen, without the one that ends the generation.
+    pub tokens: Vec<Token>,
+    /// Whether the model itself ended it; not when it was cut off.
+    pub ended: bool,
+}
+
 /// Continues every prompt by at most `n_predict` tokens, until the model ends it or the
-/// context is full, and returns the tokens chosen for each (without the ending token).
+/// context is full, and returns what was chosen for each.
 /// `on_token(prompt, token)` sees each token as it is chosen; returning false ends that
 /// sequence after it. The context is emptied first; what all prompts begin with is decoded
 /// once.
+///
+/// ```no_run
+/// # use llama_jola::generate::generate;
+/// # use llama_jola::sampler::SamplerParams;
+/// # use llama_jola::{Context, Error};
+/// # fn example(context: &mut Context) -> Result<(), Error> {
+/// let model = context.model().clone();
+/// let prompts = ["Message: where is my parcel?\nTeam:", "Message: I was billed twice.\nTeam:"]
+///     .map(|text| model.tokenize_prompt(text));
+/// let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>()?;
+/// let answers = generate(context, &prompts, 8, &SamplerParams::greedy(), |_, _| true)?;
+/// for answer in answers {
+///     println!("{}", model.detokenize(&answer.tokens));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::ContextFull`] for a prompt that leaves no room for a single token, before
@@ -35,7 +62,7 @@ pub fn generate(
     n_predict: usize,
     sampling: &SamplerParams,
     mut on_token: impl FnMut(usize, Token) -> bool,
-) -> Result<Vec<Vec<Token>>, Error> {
+) -> Result<Vec<Generated>, Error> {
     let n_ctx = context.n_ctx();
     if let Some(longest) = prompts
         .iter()
@@ -53,7 +80,7 @@ pub fn generate(
         context.share_beginning(&prompts)?
     };
     let model = context.model().clone();
-    let mut results: Vec<Vec<Token>> = vec![Vec::new(); prompts.len()];
+    let mut results = vec![Generated::default(); prompts.len()];
     let mut waiting: VecDeque<usize> = (0..prompts.len())
         .filter(|i| n_predict > 0 && !prompts[*i].is_empty())
         .collect();
@@ -81,11 +108,12 @@ pub fn generate(
             };
             let token = slot.sampler.sample(context, index as i32);
             let result = &mut results[slot.prompt];
-            let ended = model.is_eog(token) || {
-                result.push(token);
+            result.ended = model.is_eog(token);
+            let stopped = result.ended || {
+                result.tokens.push(token);
                 !on_token(slot.prompt, token)
             };
-            if ended || result.len() == n_predict || slot.position == n_ctx {
+            if stopped || result.tokens.len() == n_predict || slot.position == n_ctx {
                 context.truncate_sequence(sequence, begun);
                 *entry = None;
             } else {

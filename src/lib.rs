@@ -14,18 +14,19 @@
 //! let edits = model.compose(&[(&sidecar, 1.0)])?;
 //! let mut context = Context::new(&model, &ContextParams::default())?;
 //! context.set_edits(&edits)?;
-//! let tokens = model.tokenize("Message: where is my parcel?\nTeam:", true, true)?;
+//! let tokens = model.tokenize_prompt("Message: where is my parcel?\nTeam:")?;
 //! let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
-//! `docs/sidecar-format.md`.
+//! `docs/reference/sidecar-format.md`.
 
 pub mod bake;
 pub mod bench;
 pub mod chat;
+mod complete;
 pub mod context;
 pub mod data;
 mod error;
@@ -42,10 +43,11 @@ pub mod sampler;
 pub mod stats;
 mod vocabulary;
 
+pub use complete::CompletionParams;
 pub use context::{Batch, CacheType, Context, ContextParams, FlashAttention};
 pub use error::Error;
 pub use jola_edit::{EditSet, Sidecar};
 pub use logging::{log_to_stderr, LogLevel};
 pub use lora::{Adapters, Lora};
-pub use model::{Model, ModelParams, Token};
+pub use model::{Model, ModelParams, SpecialTokens, Token};
 pub use vocabulary::Vocabulary;

@@ -37,7 +37,18 @@ impl Default for SamplerParams {
     }
 }
 
+impl SamplerParams {
+    /// Always the most likely token.
+    pub fn greedy() -> Self {
+        Self {
+            temp: 0.0,
+            ..Self::default()
+        }
+    }
+}
+
 /// A chain of llama.cpp samplers.
+#[derive(Debug)]
 pub struct Sampler {
     chain: NonNull<sys::llama_sampler>,
 }

@@ -38,7 +38,7 @@ pub struct BenchParams {
 }
 
 /// A way to run the model.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Route<'a> {
     /// As it is.
     Unedited,

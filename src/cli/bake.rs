@@ -68,12 +68,12 @@ pub fn run(args: &BakeArgs) -> Result<()> {
     let sidecars = args.model.sidecars()?;
     let ingredients = sidecars
         .iter()
-        .map(|(path, sidecar, scale)| {
+        .map(|(path, sidecar, strength)| {
             let sha256 = sha256(path).with_context(|| format!("reading {}", path.display()))?;
             Ok(Ingredient {
                 name: sidecar.name.clone(),
                 sha256,
-                scale: *scale,
+                strength: *strength,
             })
         })
         .collect::<Result<Vec<_>>>()?;

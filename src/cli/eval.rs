@@ -8,7 +8,7 @@ use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
 use jola_edit::atomic::AtomicFile;
 use llama_jola::chat::ChatTemplate;
-use llama_jola::data::{read_rows, Prompt, Row};
+use llama_jola::data::{read_rows, Row};
 use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, Task, Test};
 use llama_jola::{Context, Model};
 use serde::Serialize;
@@ -129,11 +129,11 @@ impl EvalArgs {
     }
 
     fn task(&self, rows: &[Row], choices: Vec<String>, model: &Model) -> Result<Task> {
-        let chat = rows.iter().any(|row| matches!(row.prompt, Prompt::Chat(_)));
+        let chat = rows.iter().any(Row::is_chat);
         let template = chat.then(|| ChatTemplate::from_model(model)).transpose()?;
         Ok(Task::new(
             rows,
-            choices,
+            &choices,
             self.params(),
             model,
             template.as_ref(),

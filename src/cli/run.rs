@@ -1,14 +1,14 @@
 //! `llama-jola run`: text out of a prompt, streamed.
 
 use std::io::{BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
-use llama_jola::chat::{ChatTemplate, Message};
-use llama_jola::generate::{generate, Utf8Stream};
+use llama_jola::chat::{Message, Prompt};
+use llama_jola::data::{parse_messages, read_text};
 use llama_jola::sampler::SamplerParams;
-use llama_jola::Context;
+use llama_jola::{CompletionParams, Context};
 
 use super::args::ModelArgs;
 use super::output::print;
@@ -25,7 +25,7 @@ pub struct RunArgs {
     /// Prompt, continued as it stands (\n, \t and \\ are escapes, as in llama.cpp)
     #[arg(short, long, conflicts_with = "messages")]
     prompt: Option<String>,
-    /// Read the prompt from a file, without escapes
+    /// Read the prompt from a file, without escapes and without a line break at its end
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["prompt", "messages"])]
     file: Option<PathBuf>,
     /// Take the prompt as the user's turn of a chat
@@ -37,8 +37,8 @@ pub struct RunArgs {
     /// Conversation to answer, a JSON file of messages
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     messages: Option<PathBuf>,
-    /// Most tokens to generate
-    #[arg(short, long, default_value_t = 256)]
+    /// Most tokens to generate; -1: until the model ends or the context is full
+    #[arg(short, long, default_value = "256", value_name = "N", allow_negative_numbers = true, value_parser = tokens)]
     n_predict: usize,
     /// Temperature; 0 takes the most likely token
     #[arg(long, default_value_t = SamplerParams::default().temp)]
@@ -62,20 +62,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if args.prompt.is_none() && args.file.is_none() && args.messages.is_none() && !args.chat {
         bail!("nothing to continue: give -p PROMPT, -f FILE, --messages FILE or --chat");
     }
-    let conversation = args.messages.as_ref().map(read_messages).transpose()?;
+    let conversation = args.messages.as_deref().map(read_messages).transpose()?;
     let text = match (&args.prompt, &args.file) {
         (Some(prompt), _) => Some(unescape(prompt)),
-        (None, Some(path)) => Some(
-            std::fs::read_to_string(path)
-                .with_context(|| format!("reading the prompt from {}", path.display()))?,
-        ),
+        (None, Some(path)) => Some(prompt_file(path)?),
         (None, None) => None,
     };
     let mut context = args.model.open(1)?;
     if let Some(messages) = conversation {
-        answer(args, &mut context, &messages)?;
+        answer(args, &mut context, messages)?;
     } else if !args.chat {
-        continue_text(args, &mut context, &text.unwrap_or_default())?;
+        answer(args, &mut context, text.unwrap_or_default())?;
     } else {
         let mut messages = Vec::new();
         messages.extend(
@@ -86,7 +83,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         match text {
             Some(text) => {
                 messages.push(Message::new("user", text));
-                answer(args, &mut context, &messages)?;
+                answer(args, &mut context, messages)?;
             }
             None => converse(args, &mut context, messages)?,
         }
@@ -107,52 +104,47 @@ fn converse(args: &RunArgs, context: &mut Context, mut messages: Vec<Message>) -
             "user",
             line.context("reading standard input")?,
         ));
-        let text = answer(args, context, &messages)?;
+        let text = answer(args, context, messages.as_slice())?;
         messages.push(Message::new("assistant", text));
         prompt_user();
     }
     Ok(())
 }
 
-/// Streams the assistant's next turn and returns it.
-fn answer(args: &RunArgs, context: &mut Context, messages: &[Message]) -> Result<String> {
-    let template = ChatTemplate::from_model(context.model())?;
-    continue_text(args, context, &template.render(messages, true)?)
-}
-
-/// Streams the continuation of `text` and returns it.
-fn continue_text(args: &RunArgs, context: &mut Context, text: &str) -> Result<String> {
-    let model = context.model().clone();
-    let prompt = model.tokenize(text, true, true)?;
-    if prompt.is_empty() {
-        bail!("the prompt is empty");
-    }
-    let sampling = SamplerParams {
-        temp: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        seed: args.seed.unwrap_or(SamplerParams::default().seed),
+/// Streams the continuation of a text, or the assistant's next turn, and returns it.
+fn answer(args: &RunArgs, context: &mut Context, prompt: impl Into<Prompt>) -> Result<String> {
+    let params = CompletionParams {
+        n_predict: args.n_predict,
+        sampling: SamplerParams {
+            temp: args.temp,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            seed: args.seed.unwrap_or(SamplerParams::default().seed),
+        },
     };
-    let mut stream = Utf8Stream::default();
-    let mut answer = String::new();
     let mut written = Ok(());
-    generate(context, &[prompt], args.n_predict, &sampling, |_, token| {
-        let piece = stream.push(&model.token_to_piece(token));
+    let text = context.stream(prompt, &params, |piece| {
         written = print(|out| out.write_all(piece.as_bytes()));
-        answer.push_str(&piece);
         written.is_ok()
     })?;
     written?;
-    let rest = stream.finish();
-    print(|out| writeln!(out, "{rest}"))?;
-    Ok(answer + &rest)
+    print(|out| writeln!(out))?;
+    Ok(text)
 }
 
-fn read_messages(path: &PathBuf) -> Result<Vec<Message>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("reading messages from {}", path.display()))?;
-    let messages: Vec<Message> = serde_json::from_str(&text).with_context(|| {
+/// The prompt in a file, without the line break that editors put at its end; llama.cpp drops
+/// it, too.
+fn prompt_file(path: &Path) -> Result<String> {
+    let mut text = read_text(path).context("reading the prompt")?;
+    let line_break = ["\r\n", "\n"].into_iter().find(|end| text.ends_with(end));
+    text.truncate(text.len() - line_break.map_or(0, str::len));
+    Ok(text)
+}
+
+fn read_messages(path: &Path) -> Result<Vec<Message>> {
+    let text = read_text(path).context("reading messages")?;
+    let messages = parse_messages(&text).with_context(|| {
         format!(
             "{} is not a JSON list of {{\"role\", \"content\"}} objects",
             path.display()
@@ -162,6 +154,17 @@ fn read_messages(path: &PathBuf) -> Result<Vec<Message>> {
         bail!("{} holds no message", path.display());
     }
     Ok(messages)
+}
+
+/// A number of tokens; -1 stands for no limit, as in llama.cpp.
+fn tokens(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(usize::MAX),
+        Ok(n) => {
+            usize::try_from(n).map_err(|_| "give a number of tokens, or -1 for no limit".into())
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// llama.cpp's escapes in a prompt: `\n`, `\t`, `\r`, `\"`, `\'` and `\\`.

@@ -6,11 +6,9 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
-
-use super::{Conversation, Prompt, Row, RowError};
-use crate::chat::{ChatTemplate, Message};
-use crate::model::Token;
+use super::{Conversation, Form, Row, RowError};
+use crate::chat::{self, ChatTemplate, Message};
+use crate::model::{SpecialTokens, Token};
 use crate::Vocabulary;
 
 /// Which of the assistant's turns are learned.
@@ -74,28 +72,9 @@ impl Note {
     }
 }
 
-/// Renders a conversation by the model's template.
-pub(super) fn render(
-    template: Option<&ChatTemplate>,
-    messages: &[Message],
-    tools: Option<&Value>,
-    open: bool,
-) -> Result<String, RowError> {
-    let missing = || RowError::Template("a conversation needs the model's chat template".into());
-    let template = template.ok_or_else(missing)?;
-    Ok(template.render_with(messages, tools, open)?)
-}
-
-/// The tokens that inference is given for a row.
-///
-/// # Errors
-/// Those of the chat template and the tokenizer.
-pub fn prompt_tokens(
-    row: &Row,
-    vocabulary: &dyn Vocabulary,
-    template: Option<&ChatTemplate>,
-) -> Result<Vec<Token>, RowError> {
-    Ok(vocabulary.tokenize(&row.prompt_text(template)?, true, true)?)
+/// A text within another: nothing is added around it; with `parse`, it may name control tokens.
+fn within(parse: bool) -> SpecialTokens {
+    SpecialTokens { add: false, parse }
 }
 
 /// Tokenises a row for training. A plain response is followed by the model's end-of-text
@@ -111,23 +90,45 @@ pub fn encode(
     template: Option<&ChatTemplate>,
     turns: Turns,
 ) -> Result<Vec<Example>, RowError> {
-    match &row.prompt {
-        Prompt::Plain(prompt) => Ok(vec![plain(prompt, &row.completion, vocabulary)?]),
-        Prompt::Chat(conversation) => {
-            let written = Written {
-                conversation,
-                messages: conversation.all(),
-                vocabulary,
-                template,
-            };
+    match &row.form {
+        Form::Plain(prompt) => Ok(vec![plain(prompt, &row.completion, vocabulary)?]),
+        Form::Chat(conversation) => {
+            let written = Written::new(conversation, vocabulary, template)?;
             written.check()?;
             written.examples(turns)
         }
     }
 }
 
+/// The tokens of another completion of a row whose prompt has the tokens `given`, without the
+/// one that would end it.
+///
+/// # Errors
+/// As [`encode`].
+pub fn choice_tokens(
+    row: &Row,
+    given: &[Token],
+    choice: &str,
+    vocabulary: &dyn Vocabulary,
+    template: Option<&ChatTemplate>,
+) -> Result<Vec<Token>, RowError> {
+    let row = match &row.form {
+        Form::Plain(prompt) => return continuation(prompt, given, choice, false, vocabulary),
+        Form::Chat(_) => row.with_completion(choice),
+    };
+    let Form::Chat(conversation) = &row.form else {
+        unreachable!("completions do not change a row's form")
+    };
+    let written = Written::new(conversation, vocabulary, template)?;
+    let last = written.messages.len() - 1;
+    let turn = written.turn(last)?;
+    let mut tokens = written.target(last, &turn, given)?.0;
+    tokens.pop_if(|token| vocabulary.is_eog(*token));
+    Ok(tokens)
+}
+
 fn plain(prompt: &str, completion: &str, vocabulary: &dyn Vocabulary) -> Result<Example, RowError> {
-    let mut tokens = vocabulary.tokenize(prompt, true, true)?;
+    let mut tokens = vocabulary.tokenize(prompt, SpecialTokens::PROMPT)?;
     let n_prompt = tokens.len();
     tokens.extend(continuation(
         prompt, &tokens, completion, false, vocabulary,
@@ -163,17 +164,17 @@ pub(crate) fn continuation(
     special: bool,
     vocabulary: &dyn Vocabulary,
 ) -> Result<Vec<Token>, RowError> {
-    let alone = vocabulary.tokenize(text, false, special)?;
+    let alone = vocabulary.tokenize(text, within(special))?;
     // What spells a control token is to be text.
-    let spells = !special && vocabulary.tokenize(text, false, true)? != alone;
+    let spells = !special && vocabulary.tokenize(text, within(true))? != alone;
     if !spells {
-        let together = vocabulary.tokenize(&format!("{before}{text}"), true, true)?;
+        let together = vocabulary.tokenize(&format!("{before}{text}"), SpecialTokens::PROMPT)?;
         if let Some(rest) = together.strip_prefix(given) {
             return Ok(rest.to_vec());
         }
     }
-    let anchor = vocabulary.tokenize("\n", false, special)?;
-    let anchored = vocabulary.tokenize(&format!("\n{text}"), false, special)?;
+    let anchor = vocabulary.tokenize("\n", within(special))?;
+    let anchored = vocabulary.tokenize(&format!("\n{text}"), within(special))?;
     Ok(anchored
         .strip_prefix(anchor.as_slice())
         .map_or(alone, <[Token]>::to_vec))
@@ -187,7 +188,7 @@ struct Written<'a> {
     conversation: &'a Conversation,
     messages: Vec<Message>,
     vocabulary: &'a dyn Vocabulary,
-    template: Option<&'a ChatTemplate>,
+    template: &'a ChatTemplate,
 }
 
 /// A response within a rendered conversation: its first byte and the one after its last.
@@ -196,22 +197,30 @@ struct Turn {
     closed: String,
 }
 
-impl Written<'_> {
+impl<'a> Written<'a> {
+    fn new(
+        conversation: &'a Conversation,
+        vocabulary: &'a dyn Vocabulary,
+        template: Option<&'a ChatTemplate>,
+    ) -> Result<Self, RowError> {
+        Ok(Self {
+            conversation,
+            messages: conversation.all(),
+            vocabulary,
+            template: chat::needed(template)?,
+        })
+    }
+
     fn render(&self, messages: &[Message], open: bool) -> Result<String, RowError> {
-        render(
-            self.template,
-            messages,
-            self.conversation.tools.as_ref(),
-            open,
-        )
+        let tools = self.conversation.tools.as_ref();
+        Ok(self.template.render_with(messages, tools, open)?)
     }
 
     /// Refuses what the template writes nothing of.
     fn check(&self) -> Result<(), RowError> {
         let full = self.render(&self.messages, false)?;
-        if self.conversation.tools.is_some()
-            && render(self.template, &self.messages, None, false)? == full
-        {
+        let without_tools = self.template.render(&self.messages, false)?;
+        if self.conversation.tools.is_some() && without_tools == full {
             return Err(RowError::NotRendered {
                 key: "tools".into(),
             });
@@ -275,7 +284,9 @@ impl Written<'_> {
         let mut examples: Vec<Example> = Vec::new();
         for index in (0..=last).filter(learned) {
             let turn = self.turn(index)?;
-            let given = self.vocabulary.tokenize(&turn.open, true, true)?;
+            let given = self
+                .vocabulary
+                .tokenize(&turn.open, SpecialTokens::PROMPT)?;
             let (target, lead, notes) = self.target(index, &turn, &given)?;
             let start = given.len();
             // It goes on from the turn before it if that stands there as it was learned.
@@ -329,7 +340,7 @@ impl Written<'_> {
         if !text.contains(content.trim()) {
             notes.push(Note::LeftOut);
         }
-        let spelled = vocabulary.tokenize(content, false, true)?;
+        let spelled = vocabulary.tokenize(content, within(true))?;
         if spelled.iter().any(|token| vocabulary.is_eog(*token)) {
             notes.push(Note::EndInside);
         }
@@ -370,14 +381,9 @@ mod tests {
     const AB: Token = -4;
 
     impl Vocabulary for Characters {
-        fn tokenize(
-            &self,
-            text: &str,
-            add_special: bool,
-            parse_special: bool,
-        ) -> Result<Vec<Token>, Error> {
+        fn tokenize(&self, text: &str, special: SpecialTokens) -> Result<Vec<Token>, Error> {
             let mut tokens = Vec::new();
-            if add_special && self.bos {
+            if special.add && self.bos {
                 tokens.push(BOS);
             }
             let mut rest = match self.space && !text.is_empty() {
@@ -387,7 +393,7 @@ mod tests {
             while let Some(first) = rest.chars().next() {
                 let named = [("<bos>", BOS), ("<end>", END), ("ab", AB)];
                 let named = named.iter().find(|(name, token)| {
-                    rest.starts_with(name) && (parse_special || *token == AB)
+                    rest.starts_with(name) && (special.parse || *token == AB)
                 });
                 let (len, token) = named
                     .map_or((first.len_utf8(), first as Token), |(name, token)| {
@@ -465,7 +471,7 @@ mod tests {
         let [example] = &examples(row, &SPM, TURNS, Turns::All).unwrap()[..] else {
             panic!("one example")
         };
-        let expected = SPM.tokenize("x: red", true, true).unwrap();
+        let expected = SPM.tokenize("x: red", SpecialTokens::PROMPT).unwrap();
         assert_eq!(example.tokens[..expected.len()], expected);
         assert_eq!(learned(example), [[letters(" red"), vec![EOS]].concat()]);
         assert_eq!(example.notes, []);
@@ -476,7 +482,7 @@ mod tests {
         let row = r#"{"prompt": "xa", "completion": "bc"}"#;
         for vocabulary in [SPM, BPE] {
             let example = &examples(row, &vocabulary, TURNS, Turns::All).unwrap()[0];
-            let prompt = vocabulary.tokenize("xa", true, true).unwrap();
+            let prompt = vocabulary.tokenize("xa", SpecialTokens::PROMPT).unwrap();
             assert!(example.tokens.starts_with(&prompt));
             assert_eq!(learned(example), [[letters("bc"), vec![EOS]].concat()]);
         }

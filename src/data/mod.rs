@@ -19,7 +19,7 @@ mod file;
 mod message;
 mod row;
 
-pub use encode::{encode, prompt_tokens, Example, Note, Turns};
+pub use encode::{choice_tokens, encode, Example, Note, Turns};
 pub use error::{DataError, RowError};
 pub use file::{read_rows, read_text};
 pub use message::parse_messages;
@@ -27,12 +27,12 @@ pub use row::{instruction_prompt, parse_row};
 
 use serde_json::Value;
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::Message;
 
-/// What the model is given.
+/// What a row is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prompt {
-    /// Text as it stands.
+pub enum Form {
+    /// A prompt as it stands, which the completion follows.
     Plain(String),
     /// A conversation, to be rendered by the model's chat template.
     Chat(Conversation),
@@ -61,8 +61,8 @@ impl Conversation {
 /// One example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What the model is given.
-    pub prompt: Prompt,
+    /// What the model is given, and in a conversation also what it answers.
+    pub form: Form,
     /// What it should answer. Empty only where a message calls tools and says nothing.
     pub completion: String,
     /// Other right answers, often empty.
@@ -74,41 +74,31 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether the row needs the model's chat template.
+    pub fn is_chat(&self) -> bool {
+        matches!(self.form, Form::Chat(_))
+    }
+
     /// The same row with a plain prompt turned into one user message.
     pub fn into_chat(self) -> Row {
-        let prompt = match self.prompt {
-            Prompt::Plain(text) => Prompt::Chat(Conversation {
+        let form = match self.form {
+            Form::Plain(text) => Form::Chat(Conversation {
                 messages: vec![Message::new("user", text)],
                 answer: Message::new("assistant", self.completion.as_str()),
                 tools: None,
             }),
             chat => chat,
         };
-        Row { prompt, ..self }
+        Row { form, ..self }
     }
 
     /// The same row with another completion.
     pub fn with_completion(&self, completion: &str) -> Row {
         let mut row = self.clone();
         row.completion = completion.to_owned();
-        if let Prompt::Chat(conversation) = &mut row.prompt {
+        if let Form::Chat(conversation) = &mut row.form {
             conversation.answer.set_content(completion);
         }
         row
-    }
-
-    /// The text that inference is given: the prompt as it stands, or the conversation
-    /// rendered up to the point where the assistant speaks.
-    ///
-    /// # Errors
-    /// [`RowError::Template`] for a conversation without a template, or one that the template
-    /// refuses.
-    pub fn prompt_text(&self, template: Option<&ChatTemplate>) -> Result<String, RowError> {
-        match &self.prompt {
-            Prompt::Plain(text) => Ok(text.clone()),
-            Prompt::Chat(Conversation {
-                messages, tools, ..
-            }) => encode::render(template, messages, tools.as_ref(), true),
-        }
     }
 }

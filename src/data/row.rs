@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::message::{messages_of, sharegpt};
-use super::{Conversation, Prompt, Row, RowError};
+use super::{Conversation, Form, Row, RowError};
 use crate::chat::Message;
 
 /// Keys that change what a model is given or learns wherever they stand in other tools' data.
@@ -44,13 +44,13 @@ pub(super) fn row_of(value: Value, line: usize) -> Result<Row, RowError> {
     let mut fields = Fields { map };
     let references = fields.texts("references")?;
     let choices = fields.texts("choices")?;
-    let (prompt, completion) = fields.form()?;
+    let (form, completion) = fields.form()?;
     fields.refuse_rest()?;
     if !choices.is_empty() && !choices.contains(&completion) {
         return Err(RowError::Choices { completion });
     }
     Ok(Row {
-        prompt,
+        form,
         completion,
         references,
         choices,
@@ -84,7 +84,7 @@ impl Fields {
     }
 
     /// The prompt and the completion, by the keys that are there.
-    fn form(&mut self) -> Result<(Prompt, String), RowError> {
+    fn form(&mut self) -> Result<(Form, String), RowError> {
         let keys = || self.map.keys().cloned().collect();
         if self.map.is_empty() {
             return Err(RowError::Form { keys: keys() });
@@ -107,7 +107,7 @@ impl Fields {
                 return self.conversation(messages);
             }
             Some(prompt) => {
-                let prompt = Prompt::Plain(text("prompt", prompt)?);
+                let prompt = Form::Plain(text("prompt", prompt)?);
                 let completion = self.text("completion")?;
                 return Ok((prompt, required("completion", completion)?));
             }
@@ -124,10 +124,10 @@ impl Fields {
             (None, None) => return Err(RowError::NoCompletion { key: "answer" }),
         };
         let prompt = instruction_prompt(&instruction, &input);
-        Ok((Prompt::Plain(prompt), completion))
+        Ok((Form::Plain(prompt), completion))
     }
 
-    fn conversation(&mut self, messages: Vec<Value>) -> Result<(Prompt, String), RowError> {
+    fn conversation(&mut self, messages: Vec<Value>) -> Result<(Form, String), RowError> {
         let mut messages = messages_of(messages)?;
         let said_by_system = messages
             .first()
@@ -164,7 +164,7 @@ impl Fields {
             answer,
             tools,
         };
-        Ok((Prompt::Chat(conversation), completion))
+        Ok((Form::Chat(conversation), completion))
     }
 
     /// Refuses what nothing has read though it means something.
@@ -257,16 +257,16 @@ mod tests {
     }
 
     fn chat(row: &Row) -> &Conversation {
-        match &row.prompt {
-            Prompt::Chat(conversation) => conversation,
-            Prompt::Plain(_) => panic!("a conversation"),
+        match &row.form {
+            Form::Chat(conversation) => conversation,
+            Form::Plain(_) => panic!("a conversation"),
         }
     }
 
     #[test]
     fn three_forms() {
         let row = parse(r#"{"prompt": "a", "completion": " b", "references": ["c"], "id": 7}"#);
-        assert_eq!(row.prompt, Prompt::Plain("a".into()));
+        assert_eq!(row.form, Form::Plain("a".into()));
         assert_eq!((row.completion.as_str(), row.references.len()), (" b", 1));
         assert!(row.choices.is_empty());
 
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(row.completion, "x");
 
         let row = parse(r#"{"instruction": "do", "input": "it", "output": "long", "answer": "o"}"#);
-        let Prompt::Plain(prompt) = row.prompt else {
+        let Form::Plain(prompt) = row.form else {
             panic!("plain")
         };
         assert_eq!(
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(row.completion, "o");
         let row = parse(r#"{"instruction": "do", "input": "", "output": "long"}"#);
         assert_eq!(row.completion, "long");
-        assert!(matches!(row.prompt, Prompt::Plain(p) if p.contains(":\ndo\n\n###")));
+        assert!(matches!(row.form, Form::Plain(p) if p.contains(":\ndo\n\n###")));
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use super::task::{Item, Task};
 use super::{bleu, rouge, Metric, Prediction};
 use crate::context::Context;
-use crate::generate::generate;
+use crate::generate::{generate, Generated};
 use crate::model::Token;
 use crate::sampler::SamplerParams;
 use crate::Error;
 
 /// Generates every answer greedily and scores it. The answer is what the model says before
-/// it ends; when every accepted text of the row is a single line, only the first line
-/// counts.
+/// it ends, without what the chat template puts before every answer; when every accepted text
+/// of the row is a single line, only the first line counts.
 pub(super) fn predictions(
     task: &Task,
     context: &mut Context,
@@ -18,44 +18,52 @@ pub(super) fn predictions(
 ) -> Result<Vec<Prediction>, Error> {
     let model = context.model().clone();
     let prompts: Vec<Vec<Token>> = task.items.iter().map(|item| item.prompt.clone()).collect();
-    let greedy = SamplerParams {
-        temp: 0.0,
-        ..SamplerParams::default()
-    };
     let mut texts: Vec<Vec<u8>> = vec![Vec::new(); prompts.len()];
     let mut started = 0;
-    generate(
+    let exact = task.params.metric == Metric::Exact;
+    let generated = generate(
         context,
         &prompts,
         task.params.n_predict,
-        &greedy,
+        &SamplerParams::greedy(),
         |row, token| {
             if texts[row].is_empty() {
                 started += 1;
                 done(started);
             }
             texts[row].extend(model.token_to_piece(token));
-            !(single_line(&task.items[row]) && first_line_ended(&texts[row]))
+            let item = &task.items[row];
+            !(single_line(item) && line_ended(said(item, &texts[row]), exact))
         },
     )?;
-    let rows = task.items.iter().zip(&texts);
+    let rows = task.items.iter().zip(&texts).zip(&generated);
     Ok(rows
-        .map(|(item, text)| {
-            let text = String::from_utf8_lossy(text);
+        .map(|((item, text), Generated { ended, .. })| {
+            let text = String::from_utf8_lossy(said(item, text));
             let text = text.trim();
             let answer = match single_line(item) {
                 true => text.lines().next().unwrap_or(""),
                 false => text,
             };
-            predict(task, item, answer.trim())
+            let whole = *ended && answer.trim() == text;
+            predict(task, item, answer.trim(), whole)
         })
         .collect())
 }
 
-fn predict(task: &Task, item: &Item, answer: &str) -> Prediction {
+/// An answer without what the template puts before it; all of it while it may still become that.
+fn said<'a>(item: &Item, text: &'a [u8]) -> &'a [u8] {
+    let lead = item.lead.trim();
+    let text = text.trim_ascii_start();
+    text.strip_prefix(lead.as_bytes()).unwrap_or(text)
+}
+
+/// `whole`: the model ended its answer itself, and said nothing else.
+fn predict(task: &Task, item: &Item, answer: &str, whole: bool) -> Prediction {
     match task.params.metric {
+        Metric::Exact => Prediction::accuracy(item, answer).and(whole),
         Metric::Match => {
-            let named = first_named(answer, &task.choices_of(item).texts);
+            let named = first_named(answer, &item.choices.texts);
             Prediction::accuracy(item, named.unwrap_or(""))
         }
         Metric::Bleu => Prediction {
@@ -70,7 +78,7 @@ fn predict(task: &Task, item: &Item, answer: &str) -> Prediction {
                 ..Prediction::new(item, Some(answer))
             }
         }
-        _ => Prediction::accuracy(item, answer),
+        Metric::Choice | Metric::Perplexity => unreachable!("nothing is generated for these"),
     }
 }
 
@@ -87,13 +95,15 @@ fn single_line(item: &Item) -> bool {
     item.accepted.iter().all(|text| !text.trim().contains('\n'))
 }
 
-/// Whether a line break follows something other than white space.
-fn first_line_ended(text: &[u8]) -> bool {
-    let start = text
+/// Whether a line break follows something other than white space; with `and_more`, whether
+/// something follows that line break, too: until then the model may still end its answer.
+fn line_ended(text: &[u8], and_more: bool) -> bool {
+    let text = text.trim_ascii_start();
+    let rest = text
         .iter()
-        .position(|b| !b.is_ascii_whitespace())
-        .unwrap_or(text.len());
-    text[start..].contains(&b'\n')
+        .position(|byte| *byte == b'\n')
+        .map(|end| &text[end..]);
+    rest.is_some_and(|rest| !and_more || !rest.trim_ascii().is_empty())
 }
 
 #[cfg(test)]
@@ -102,9 +112,11 @@ mod tests {
 
     #[test]
     fn a_line_ends_after_its_text_only() {
-        assert!(!first_line_ended(b"\n\n"));
-        assert!(!first_line_ended(b"\n x"));
-        assert!(first_line_ended(b"\n x\n"));
+        assert!(!line_ended(b"\n\n", false));
+        assert!(!line_ended(b"\n x", false));
+        assert!(line_ended(b"\n x\n", false));
+        assert!(!line_ended(b"\n x\n \n", true));
+        assert!(line_ended(b"\n x\n y", true));
     }
 
     #[test]

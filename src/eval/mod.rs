@@ -1,7 +1,7 @@
 //! Scoring a model, with edits or without, on rows of a data file.
 //!
 //! A [`Task`] holds the rows as tokens and says what context they need; [`Task::run`] scores
-//! the model in it, [`compare`] without and with edits. `docs/evaluation.md` says what each
+//! the model in it, [`compare`] without and with edits. `docs/evaluate.md` says what each
 //! metric is. Every metric gives each row a few numbers; the score is computed from their
 //! sums over rows. That makes one bootstrap fit all.
 
@@ -29,7 +29,7 @@ use crate::stats::{bootstrap, wilson};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// The greedy answer is an accepted text.
+    /// The greedy answer is an accepted text, and the model ends it there.
     Exact,
     /// The first of the choices that the greedy answer names is an accepted text.
     Match,
@@ -123,6 +123,16 @@ impl Prediction {
         }
     }
 
+    /// Wrong in any case unless `more` holds as well.
+    fn and(self, more: bool) -> Self {
+        let correct = self.correct == Some(true) && more;
+        Self {
+            correct: Some(correct),
+            numbers: vec![f64::from(u8::from(correct))],
+            ..self
+        }
+    }
+
     /// `surprise` is the negative log-likelihood of a response of `tokens` tokens.
     fn perplexity(item: &Item, surprise: f64, tokens: usize) -> Self {
         Self {
@@ -204,7 +214,8 @@ mod tests {
             prompt: vec![1],
             response: vec![vec![2]],
             accepted: accepted.iter().map(|s| s.to_string()).collect(),
-            choices: None,
+            lead: String::new(),
+            choices: Default::default(),
             line: 1,
         }
     }

@@ -43,7 +43,7 @@ impl Task {
 
     /// The choice that scores best, the first of equals.
     fn likeliest(&self, item: &Item, scores: &[f64]) -> Prediction {
-        let choices = self.choices_of(item);
+        let choices = &item.choices;
         let score = |i: &usize| match self.params.per_token {
             true => scores[*i] / choices.tokens[*i].len().max(1) as f64,
             false => scores[*i],

@@ -1,11 +1,13 @@
 //! Rows to be scored, as tokens, and the context that they need. How they are scored is told
 //! apart, in `scoring`, so that the ways of scoring can ask a task about its rows.
 
+use std::sync::Arc;
+
 use super::likelihood::{longest, Question};
 use super::{Metric, Params};
 use crate::chat::ChatTemplate;
 use crate::context::ContextParams;
-use crate::data::{encode, Row, Turns};
+use crate::data::{choice_tokens, encode, Row, RowError, Turns};
 use crate::model::{Model, Token};
 use crate::Error;
 
@@ -13,26 +15,12 @@ use crate::Error;
 const SEQUENCES: u32 = 64;
 
 /// Texts to choose from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choices {
     /// As they stand in the data.
     pub texts: Vec<String>,
-    /// Their tokens, as they follow a prompt.
+    /// Their tokens, as they follow the row's prompt; only where they are to be scored.
     pub tokens: Vec<Vec<Token>>,
-}
-
-impl Choices {
-    /// Tokenises `texts` as what goes on behind a prompt.
-    ///
-    /// # Errors
-    /// Those of [`Model::tokenize`].
-    pub fn new(texts: Vec<String>, model: &Model) -> Result<Self, Error> {
-        let tokens = texts.iter().map(|text| model.tokenize(text, false, false));
-        Ok(Self {
-            tokens: tokens.collect::<Result<_, _>>()?,
-            texts,
-        })
-    }
 }
 
 /// A row to be scored.
@@ -44,40 +32,69 @@ pub struct Item {
     pub response: Vec<Vec<Token>>,
     /// Accepted texts, compared without white space around them.
     pub accepted: Vec<String>,
-    /// The row's own choices; without them those of the task.
-    pub choices: Option<Choices>,
+    /// What the chat template writes before an answer's text, such as an empty block of
+    /// thoughts: an answer may begin with it.
+    pub lead: String,
+    /// What the row chooses from. Rows whose choices have the same tokens share them.
+    pub choices: Arc<Choices>,
     /// Where the row stands in its file, counted from 1.
     pub line: usize,
 }
 
-impl Item {
+/// What turns rows into items.
+struct Encoder<'a> {
+    model: &'a Model,
+    template: Option<&'a ChatTemplate>,
+    metric: Metric,
+    /// What rows without choices of their own choose from.
+    choices: &'a [String],
+    /// The choices of the row before.
+    last: Arc<Choices>,
+}
+
+impl Encoder<'_> {
     /// # Errors
-    /// [`Error::EmptyPrompt`], and those of the chat template and the tokenizer.
-    fn new(row: &Row, model: &Model, template: Option<&ChatTemplate>) -> Result<Self, Error> {
+    /// [`Error::EmptyPrompt`], and [`Error::Row`] for what the chat template or the tokenizer
+    /// refuses.
+    fn item(&mut self, row: &Row) -> Result<Item, Error> {
         let others = row.references.iter().filter(|r| **r != row.completion);
         let of_row = |kind| Error::Row {
             line: row.line,
             kind,
         };
-        let mut prompt = encode(row, model, template, Turns::Last)
-            .map_err(of_row)?
-            .remove(0);
-        let response = prompt.tokens.split_off(prompt.targets[0].start);
-        if prompt.tokens.is_empty() {
+        let examples = encode(row, self.model, self.template, Turns::Last).map_err(of_row)?;
+        let mut example = examples.into_iter().next().expect("a row has an example");
+        let response = example.tokens.split_off(example.targets[0].start);
+        if example.tokens.is_empty() {
             return Err(Error::EmptyPrompt { line: row.line });
         }
-        Ok(Self {
-            prompt: prompt.tokens,
+        let choices = self.choices(row, &example.tokens).map_err(of_row)?;
+        if *self.last != choices {
+            self.last = Arc::new(choices);
+        }
+        Ok(Item {
+            prompt: example.tokens,
             response: vec![response],
             accepted: std::iter::once(&row.completion)
                 .chain(others)
                 .cloned()
                 .collect(),
-            choices: match row.choices.is_empty() {
-                true => None,
-                false => Some(Choices::new(row.choices.clone(), model)?),
-            },
+            lead: example.lead,
+            choices: self.last.clone(),
             line: row.line,
+        })
+    }
+
+    fn choices(&self, row: &Row, prompt: &[Token]) -> Result<Choices, RowError> {
+        let texts = match row.choices.is_empty() {
+            true => self.choices.to_vec(),
+            false => row.choices.clone(),
+        };
+        let scored = texts.iter().filter(|_| self.metric == Metric::Choice);
+        let tokens = scored.map(|text| choice_tokens(row, prompt, text, self.model, self.template));
+        Ok(Choices {
+            tokens: tokens.collect::<Result<_, _>>()?,
+            texts,
         })
     }
 }
@@ -89,39 +106,39 @@ pub struct Task {
     pub params: Params,
     /// The rows, at least one.
     pub items: Vec<Item>,
-    /// What rows without choices of their own choose from.
-    pub choices: Choices,
 }
 
 impl Task {
     /// Tokenises the rows. `choices` are for rows without choices of their own.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], and those of the chat template and the tokenizer.
+    /// [`Error::EmptyPrompt`], and [`Error::Row`] for what the chat template or the tokenizer
+    /// refuses.
     pub fn new(
         rows: &[Row],
-        choices: Vec<String>,
+        choices: &[String],
         params: Params,
         model: &Model,
         template: Option<&ChatTemplate>,
     ) -> Result<Self, Error> {
-        let items = rows.iter().map(|row| Item::new(row, model, template));
+        let mut encoder = Encoder {
+            model,
+            template,
+            metric: params.metric,
+            choices,
+            last: Arc::default(),
+        };
+        let items = rows.iter().map(|row| encoder.item(row));
         Ok(Self {
             items: items.collect::<Result<_, _>>()?,
-            choices: Choices::new(choices, model)?,
             params,
         })
-    }
-
-    /// The choices of one of the rows.
-    pub(super) fn choices_of<'a>(&'a self, item: &'a Item) -> &'a Choices {
-        item.choices.as_ref().unwrap_or(&self.choices)
     }
 
     /// What is asked of the model for a row when nothing is generated.
     pub(super) fn question<'a>(&'a self, item: &'a Item) -> Question<'a> {
         let continuations = match self.params.metric {
-            Metric::Choice => &self.choices_of(item).tokens,
+            Metric::Choice => &item.choices.tokens,
             Metric::Perplexity => &item.response,
             _ => &[][..],
         };

@@ -163,9 +163,7 @@ pub(super) fn read(
                 (Some(_), None, true) => return Err(partner(parameter, of_gate)),
                 (Some(_), None, false) => None,
                 (Some(_), Some(_), false) => {
-                    let text =
-                        format!("layer {layer} has gates, which LoFiT does not: use --format jola");
-                    return Err(files.first().error(ImportErrorKind::Inexact(text)));
+                    return Err(files.first().error(ImportErrorKind::Gates { layer }));
                 }
             };
             let half = match parameter {

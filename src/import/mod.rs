@@ -100,9 +100,7 @@ pub fn import(
     } else if params.heads.is_empty() {
         (read_files(paths, base.shape, params)?, paths.to_vec())
     } else {
-        return Err(inexact(
-            "--heads is for folders of pyvene: here heads are in the file",
-        ));
+        return Err(FileError::new(first, ImportErrorKind::HeadsNamed));
     };
     let mut train = Metadata::new();
     for (index, path) in files.iter().enumerate() {

@@ -98,12 +98,10 @@ pub(super) fn read(
     let single = interventions.iter().filter(|i| i.target == Target::Heads);
     let needed = single.count();
     if needed != heads.len() {
-        let text = format!(
-            "{needed} interventions are on single heads, which pyvene is told when it runs, and \
-             --heads names those of {}: give the heads of each, such as --heads 3,0+2 for two",
-            heads.len()
-        );
-        return Err(error(ImportErrorKind::Inexact(text)));
+        return Err(error(ImportErrorKind::HeadsUnnamed {
+            needed,
+            named: heads.len(),
+        }));
     }
     let mut heads = heads.iter();
     let mut layers: BTreeMap<u32, Affine> = BTreeMap::new();
@@ -124,8 +122,11 @@ pub(super) fn read(
             Target::Heads => {
                 let heads = heads.next().into_iter().flatten();
                 if let Some(head) = heads.clone().find(|head| **head >= count) {
-                    let text = format!("--heads: layer {layer} has no head {head}, it has {count}");
-                    return Err(error(ImportErrorKind::Inexact(text)));
+                    return Err(error(ImportErrorKind::NoSuchHead {
+                        layer: *layer,
+                        head: *head,
+                        count,
+                    }));
                 }
                 (heads.map(|head| *head as usize * width).collect(), width)
             }

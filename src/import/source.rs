@@ -22,12 +22,14 @@ use super::pickle::{self, TensorRef, MAX_PICKLE};
 type Archive = ZipArchive<Cursor<Mmap>>;
 
 /// One open file.
+#[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     file: OpenFile,
 }
 
 /// A file by its format, with what is kept of it to read its tensors.
+#[derive(Debug)]
 enum OpenFile {
     Safetensors(Mmap),
     Torch {
@@ -53,7 +55,7 @@ impl Source {
         })
     }
 
-    /// The file.
+    /// Where the file lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
