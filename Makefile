@@ -29,7 +29,7 @@ test: build ## all tests
 
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
 	scripts/setup.sh gemma
-	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test architectures --test huggingface -- \
+	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test integration -- \
 		--ignored --nocapture gemma
 
 lint: setup ## formatting, clippy and docs, with warnings denied
