@@ -34,6 +34,14 @@ pub struct Hook {
     edits: Box<DeviceEdits>,
 }
 
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hook")
+            .field("ctx", &self.ctx)
+            .finish_non_exhaustive()
+    }
+}
+
 // SAFETY: the hook's own state is Send and Sync; the context pointer is only used where the
 // owner of the context calls `attach` or `release`, or drops the hook.
 unsafe impl Send for Hook {}
