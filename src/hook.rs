@@ -27,7 +27,6 @@ mod ffi {
 /// Edits attached to a raw `llama_context`.
 ///
 /// Dropping it takes the edits out again and must happen before `llama_free`.
-#[derive(Debug)]
 pub struct Hook {
     ctx: NonNull<sys::llama_context>,
     /// Boxed: llama.cpp holds its address. Freed after the graphs that use it.
