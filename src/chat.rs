@@ -1,6 +1,4 @@
-/*!
-Chat templates: the model's own Jinja template, rendered by minijinja.
-*/
+//! Chat templates: the model's own Jinja template, rendered by minijinja.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -15,12 +13,12 @@ use crate::{jinja, Error, Model};
 pub struct Message {
     /// `system`, `user` or `assistant`, or what else the template knows.
     pub role: String,
-    /// The text.
+    /// What was said.
     pub content: String,
 }
 
 impl Message {
-    /// A message.
+    /// What `role` said.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -29,7 +27,63 @@ impl Message {
     }
 }
 
+/// What a model is given to continue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text as it stands.
+    Plain(String),
+    /// A conversation, to be rendered by the model's chat template.
+    Chat(Vec<Message>),
+}
+
+impl Prompt {
+    /// The text that the model is given: as it stands, or the conversation rendered up to the
+    /// point where the assistant speaks.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] for a conversation without a template, or one that the
+    /// template refuses.
+    pub fn text(&self, template: Option<&ChatTemplate>) -> Result<String, Error> {
+        match self {
+            Self::Plain(text) => Ok(text.clone()),
+            Self::Chat(messages) => needed(template)?.render(messages, true),
+        }
+    }
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::Plain(text.to_owned())
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self::Plain(text)
+    }
+}
+
+impl From<&[Message]> for Prompt {
+    fn from(messages: &[Message]) -> Self {
+        Self::Chat(messages.to_vec())
+    }
+}
+
+impl From<Vec<Message>> for Prompt {
+    fn from(messages: Vec<Message>) -> Self {
+        Self::Chat(messages)
+    }
+}
+
+/// The template that a conversation cannot do without.
+pub(crate) fn needed(template: Option<&ChatTemplate>) -> Result<&ChatTemplate, Error> {
+    template.ok_or_else(|| {
+        Error::ChatTemplate("a conversation needs the model's chat template".to_owned())
+    })
+}
+
 /// A compiled chat template with the special tokens that templates refer to.
+#[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,

@@ -1,15 +1,13 @@
-/*!
-Rows of training and evaluation data: JSON Lines in three forms, and their tokens.
-
-| form | prompt | completion |
-|---|---|---|
-| `{"prompt", "completion"}` | as it stands | as it stands |
-| `{"messages": [{"role", "content"}, …]}` | all but the last message, through the chat template | the last message, the assistant's |
-| `{"instruction", "input", "output", "answer"}` | JoLA's instruction prompt | `answer`, or `output` without it |
-
-Any form may carry `"references"`, a list of texts that are right as well, and `"choices"`,
-the texts that an evaluation chooses from, the completion among them.
-*/
+//! Rows of training and evaluation data: JSON Lines in three forms, and their tokens.
+//!
+//! | form | prompt | completion |
+//! |---|---|---|
+//! | `{"prompt", "completion"}` | as it stands | as it stands |
+//! | `{"messages": [{"role", "content"}, …]}` | all but the last message, through the chat template | the last message, the assistant's |
+//! | `{"instruction", "input", "output", "answer"}` | JoLA's instruction prompt | `answer`, or `output` without it |
+//!
+//! Any form may carry `"references"`, a list of texts that are right as well, and `"choices"`,
+//! the texts that an evaluation chooses from, the completion among them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,20 +16,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::chat::{ChatTemplate, Message};
-use crate::model::Token;
+use crate::chat::{self, ChatTemplate, Message, Prompt};
+use crate::model::{SpecialTokens, Token};
 use crate::Vocabulary;
 
-/// What the model is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prompt {
-    /// Text as it stands.
-    Plain(String),
-    /// A conversation, to be rendered by the model's chat template.
-    Chat(Vec<Message>),
-}
-
-/// One example.
+/// One example, as a data file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// What the model is given.
@@ -61,7 +50,7 @@ pub enum DataError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The data file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -69,13 +58,13 @@ pub enum DataError {
     /// The file holds no row.
     #[error("{} holds no rows", path.display())]
     Empty {
-        /// The file.
+        /// The data file.
         path: PathBuf,
     },
     /// A row is wrong.
     #[error("{}, line {line}: {kind}", path.display())]
     Row {
-        /// The file.
+        /// The data file.
         path: PathBuf,
         /// Line, from 1.
         line: usize,
@@ -87,7 +76,7 @@ pub enum DataError {
 /// What can be wrong with one row.
 #[derive(Debug, thiserror::Error)]
 pub enum RowError {
-    /// Not JSON.
+    /// The line is not JSON.
     #[error("not valid JSON: {0}")]
     Json(serde_json::Error),
     /// None of the three forms.
@@ -117,7 +106,7 @@ pub enum RowError {
     /// The right answer cannot be chosen.
     #[error("the completion \"{completion}\" is not among `choices`")]
     Choices {
-        /// The completion.
+        /// The completion, as the row has it.
         completion: String,
     },
     /// A conversation without an answer at its end.
@@ -271,19 +260,6 @@ impl Row {
         Row { prompt, ..self }
     }
 
-    /// The text that inference is given: the prompt as it stands, or the conversation
-    /// rendered up to the point where the assistant speaks.
-    ///
-    /// # Errors
-    /// [`crate::Error::ChatTemplate`] for a conversation without a template, or one that
-    /// the template refuses.
-    pub fn prompt_text(&self, template: Option<&ChatTemplate>) -> Result<String, crate::Error> {
-        match &self.prompt {
-            Prompt::Plain(text) => Ok(text.clone()),
-            Prompt::Chat(messages) => needed(template)?.render(messages, true),
-        }
-    }
-
     /// The response as text, as far as it has one: for a conversation what the template
     /// writes after the prompt, ending as it ends a turn.
     fn response_text(
@@ -296,7 +272,7 @@ impl Row {
         };
         let mut messages = messages.clone();
         messages.push(Message::new("assistant", self.completion.as_str()));
-        let full = needed(template)?.render(&messages, false)?;
+        let full = chat::needed(template)?.render(&messages, false)?;
         match full.strip_prefix(prompt) {
             Some(response) => Ok(response.to_owned()),
             None => Err(crate::Error::ChatTemplate(
@@ -308,12 +284,6 @@ impl Row {
     }
 }
 
-fn needed(template: Option<&ChatTemplate>) -> Result<&ChatTemplate, crate::Error> {
-    template.ok_or_else(|| {
-        crate::Error::ChatTemplate("a conversation needs the model's chat template".to_owned())
-    })
-}
-
 /// The tokens that inference is given for a row.
 ///
 /// # Errors
@@ -323,7 +293,7 @@ pub fn prompt_tokens(
     vocabulary: &dyn Vocabulary,
     template: Option<&ChatTemplate>,
 ) -> Result<Vec<Token>, crate::Error> {
-    vocabulary.tokenize(&row.prompt_text(template)?, true, true)
+    vocabulary.tokenize(&row.prompt.text(template)?, SpecialTokens::PROMPT)
 }
 
 /// Tokenises a row for training. The prompt's tokens are those of [`prompt_tokens`]; a plain
@@ -336,12 +306,16 @@ pub fn encode(
     vocabulary: &dyn Vocabulary,
     template: Option<&ChatTemplate>,
 ) -> Result<Example, crate::Error> {
-    let prompt = row.prompt_text(template)?;
+    let prompt = row.prompt.text(template)?;
     let response = row.response_text(&prompt, template)?;
     let mut tokens = prompt_tokens(row, vocabulary, template)?;
     let n_prompt = tokens.len();
     let chat = matches!(row.prompt, Prompt::Chat(_));
-    tokens.extend(vocabulary.tokenize(&response, false, chat)?);
+    let special = SpecialTokens {
+        add: false,
+        parse: chat,
+    };
+    tokens.extend(vocabulary.tokenize(&response, special)?);
     if !chat {
         tokens.extend(vocabulary.eos());
     }

@@ -1,6 +1,4 @@
-/*!
-What can go wrong between a file on disk and the logits.
-*/
+//! What can go wrong between a file on disk and the logits.
 
 use std::path::PathBuf;
 
@@ -12,7 +10,7 @@ pub enum Error {
     /// The model file cannot be opened.
     #[error("cannot open model {}: {source}", path.display())]
     ModelFile {
-        /// The file.
+        /// Path of the model.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -20,7 +18,7 @@ pub enum Error {
     /// The model file is not a GGUF that this llama.cpp can load.
     #[error("cannot load model {}: {reason}", path.display())]
     ModelLoad {
-        /// The file.
+        /// Path of the model or adapter.
         path: PathBuf,
         /// llama.cpp's first error line.
         reason: String,
@@ -28,7 +26,7 @@ pub enum Error {
     /// A LoRA adapter is not one, or not one of this model.
     #[error("cannot load LoRA adapter {}: {reason}", path.display())]
     Lora {
-        /// The file.
+        /// Path of the model or adapter.
         path: PathBuf,
         /// llama.cpp's first error line.
         reason: String,
@@ -53,20 +51,23 @@ pub enum Error {
     /// The edits could not be brought into the graph.
     #[error("cannot apply the edits: {0}")]
     Graph(#[from] jola_edit::graph::GraphError),
-    /// The model has an encoder and a decoder.
-    #[error("this model has an encoder and a decoder: a layer's number stands for three attentions in it, and an edit is of one")]
-    EncoderDecoder,
+    /// The model's layers are ambiguous.
+    #[error(transparent)]
+    EncoderDecoder(#[from] jola_edit::EncoderDecoder),
     /// llama.cpp failed while it rebuilt the graph for edits.
     #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
     Hook(String),
     /// More tokens than the context holds.
-    #[error("{needed} tokens do not fit the context of {n_ctx} (raise it with -c)")]
+    #[error("{needed} tokens do not fit the context of {n_ctx}")]
     ContextFull {
         /// Tokens that would have to be held at once.
         needed: usize,
         /// Tokens that the context holds per sequence.
         n_ctx: usize,
     },
+    /// A prompt without a single token to begin with.
+    #[error("the prompt is empty")]
+    NoPrompt,
     /// A row of data without a single token to begin with.
     #[error(
         "row in line {line}: the prompt is empty, and the model has no token that begins a text"
@@ -76,9 +77,7 @@ pub enum Error {
         line: usize,
     },
     /// A row of data that is longer than the context.
-    #[error(
-        "row in line {line}: {needed} tokens do not fit the context of {n_ctx} (raise it with -c)"
-    )]
+    #[error("row in line {line}: {needed} tokens do not fit the context of {n_ctx}")]
     RowTooLong {
         /// Line of the file, from 1.
         line: usize,
@@ -90,7 +89,7 @@ pub enum Error {
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     TokenRange {
-        /// The id.
+        /// The id that was asked for.
         token: Token,
         /// Size of the vocabulary.
         n_vocab: usize,
@@ -108,7 +107,7 @@ pub enum Error {
     Tokenize {
         /// Length of the text.
         len: usize,
-        /// Why.
+        /// What stood in the way.
         reason: String,
     },
     /// The model has no chat template, or it does not render.
@@ -119,7 +118,7 @@ pub enum Error {
     Dequantize {
         /// ggml's type id.
         ggml_type: u32,
-        /// Why.
+        /// What stood in the way.
         reason: String,
     },
     /// Floats cannot be turned into a tensor's type.
@@ -127,7 +126,7 @@ pub enum Error {
     Quantize {
         /// ggml's type id.
         ggml_type: u32,
-        /// Why.
+        /// What stood in the way.
         reason: String,
     },
 }

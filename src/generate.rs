@@ -1,6 +1,5 @@
-/*!
-Generation for one or many prompts, as many sequences at once as the context has.
-*/
+//! Generation for one or many prompts, as many sequences at once as the context has. This is
+//! in tokens; [`Context::complete`] is the same for one text.
 
 use std::collections::VecDeque;
 
@@ -27,6 +26,23 @@ struct Slot {
 /// `on_token(prompt, token)` sees each token as it is chosen; returning false ends that
 /// sequence after it. The context is emptied first; what all prompts begin with is decoded
 /// once.
+///
+/// ```no_run
+/// # use llama_jola::generate::generate;
+/// # use llama_jola::sampler::SamplerParams;
+/// # use llama_jola::{Context, Error};
+/// # fn example(context: &mut Context) -> Result<(), Error> {
+/// let model = context.model().clone();
+/// let prompts = ["Message: where is my parcel?\nTeam:", "Message: I was billed twice.\nTeam:"]
+///     .map(|text| model.tokenize_prompt(text));
+/// let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>()?;
+/// let answers = generate(context, &prompts, 8, &SamplerParams::greedy(), |_, _| true)?;
+/// for answer in answers {
+///     println!("{}", model.detokenize(&answer));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::ContextFull`] for a prompt that leaves no room for a single token, before

@@ -1,7 +1,5 @@
-/*!
-What transformers adds to Jinja for chat templates: functions, `tojson` as Python writes it,
-and the `generation` tag.
-*/
+//! What transformers adds to Jinja for chat templates: functions, `tojson` as Python writes it,
+//! and the `generation` tag.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};

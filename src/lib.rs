@@ -1,33 +1,32 @@
-/*!
-JoLA edits inside llama.cpp.
-
-A JoLA sidecar (a small GGUF file) holds, for a few attention heads of a frozen model,
-a scale and an offset of the head's output before the output projection W_O:
-`z' = (1 + s·mul) ⊙ z + s·add`. This crate loads a model with llama.cpp, attaches such
-edits to a context and runs it.
-
-```no_run
-use llama_jola::{Context, ContextParams, EditSet, Model, ModelParams, Sidecar};
-
-# fn main() -> Result<(), Box<dyn std::error::Error>> {
-let model = Model::load("base.gguf", &ModelParams::default())?;
-let sidecar = Sidecar::read("edit.gguf")?;
-let edits = model.compose(&[(&sidecar, 1.0)])?;
-let mut context = Context::new(&model, &ContextParams::default())?;
-context.set_edits(&edits)?;
-let tokens = model.tokenize("Message: where is my parcel?\nTeam:", true, true)?;
-let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
-# Ok(())
-# }
-```
-
-How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
-`docs/sidecar-format.md`.
-*/
+//! JoLA edits inside llama.cpp.
+//!
+//! A JoLA sidecar (a small GGUF file) holds, for a few attention heads of a frozen model,
+//! a scale and an offset of the head's output before the output projection W_O:
+//! `z' = (1 + s·mul) ⊙ z + s·add`. This crate loads a model with llama.cpp, attaches such
+//! edits to a context and runs it.
+//!
+//! ```no_run
+//! use llama_jola::{Context, ContextParams, EditSet, Model, ModelParams, Sidecar};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load("base.gguf", &ModelParams::default())?;
+//! let sidecar = Sidecar::read("edit.gguf")?;
+//! let edits = model.compose(&[(&sidecar, 1.0)])?;
+//! let mut context = Context::new(&model, &ContextParams::default())?;
+//! context.set_edits(&edits)?;
+//! let tokens = model.tokenize_prompt("Message: where is my parcel?\nTeam:")?;
+//! let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
+//! `docs/reference/sidecar-format.md`.
 
 pub mod bake;
 pub mod bench;
 pub mod chat;
+mod complete;
 pub mod context;
 pub mod data;
 mod error;
@@ -44,10 +43,11 @@ pub mod sampler;
 pub mod stats;
 mod vocabulary;
 
+pub use complete::CompletionParams;
 pub use context::{Batch, CacheType, Context, ContextParams, FlashAttention};
 pub use error::Error;
 pub use jola_edit::{EditSet, Sidecar};
 pub use logging::{log_to_stderr, LogLevel};
 pub use lora::{Adapters, Lora};
-pub use model::{Model, ModelParams, Token};
+pub use model::{Model, ModelParams, SpecialTokens, Token};
 pub use vocabulary::Vocabulary;

@@ -1,9 +1,7 @@
-/*!
-llama.cpp's log.
-
-llama.cpp reports why a load failed only through its log. The lines are kept so that
-errors can quote the first one; whether they also go to stderr is the caller's choice.
-*/
+//! llama.cpp's log.
+//!
+//! llama.cpp reports why a load failed only through its log. The lines are kept so that
+//! errors can quote the first one; whether they also go to stderr is the caller's choice.
 
 use std::ffi::{c_char, c_void, CStr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +12,7 @@ use llama_cpp_sys_2 as sys;
 /// Which of llama.cpp's log lines go to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
-    /// None.
+    /// No line at all.
     Silent,
     /// Errors and warnings.
     Warn,
@@ -24,7 +22,7 @@ pub enum LogLevel {
 
 /// Least ggml level that is printed; above `GGML_LOG_LEVEL_CONT` nothing is.
 static PRINT_FROM: AtomicU32 = AtomicU32::new(u32::MAX);
-/// The error lines since [`last_error_from`] began to listen.
+/// The error lines since [`with_errors`] began to listen.
 static LAST_ERROR: Mutex<String> = Mutex::new(String::new());
 
 /// Chooses which of llama.cpp's log lines are printed; the default is none.

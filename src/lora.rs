@@ -1,11 +1,10 @@
-/*!
-LoRA adapters in llama.cpp's own file format: low-rank changes of weight matrices.
-
-`jola-train --method lora` writes such files, so that the method everybody knows can be
-compared with edits by the same commands. llama.cpp loads and applies them itself.
-*/
+//! LoRA adapters in llama.cpp's own file format: low-rank changes of weight matrices.
+//!
+//! `jola-train --method lora` writes such files, so that the method everybody knows can be
+//! compared with edits by the same commands. llama.cpp loads and applies them itself.
 
 use std::ffi::CString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -29,6 +28,12 @@ struct Inner {
     path: PathBuf,
     /// Keeps the model alive, which the adapter is registered with.
     _model: Model,
+}
+
+impl fmt::Debug for Lora {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lora").field(&self.inner.path).finish()
+    }
 }
 
 // SAFETY: an adapter is not changed after loading.
@@ -85,9 +90,9 @@ impl Lora {
 }
 
 /// All that a context applies to the frozen model.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Adapters {
-    /// Composed edits.
+    /// The composed edits.
     pub edits: EditSet,
     /// LoRA adapters with their scales; their changes add up.
     pub loras: Vec<(Lora, f32)>,

@@ -1,8 +1,7 @@
-/*!
-A model loaded by llama.cpp, and its tokenizer.
-*/
+//! A model loaded by llama.cpp, and its tokenizer.
 
 use std::ffi::{CStr, CString};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,6 +15,30 @@ use crate::{logging, Error};
 
 /// A token id.
 pub type Token = i32;
+
+/// What a tokenizer does about tokens that are no text: those that begin or end a text, a turn
+/// or a tool call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Add what the model wants around a whole text, such as a beginning-of-sequence token.
+    pub add: bool,
+    /// Read the names of control tokens in the text, as chat templates write them, as these
+    /// tokens; otherwise they are plain characters.
+    pub parse: bool,
+}
+
+impl SpecialTokens {
+    /// As a prompt wants it: added around it and read in it.
+    pub const PROMPT: Self = Self {
+        add: true,
+        parse: true,
+    };
+    /// None at all: text that goes on behind other text.
+    pub const NONE: Self = Self {
+        add: false,
+        parse: false,
+    };
+}
 
 /// How to load a model.
 #[derive(Clone, Debug)]
@@ -36,6 +59,18 @@ impl Default for ModelParams {
 }
 
 /// A loaded model. Cheap to clone: clones share the weights.
+///
+/// ```no_run
+/// # use llama_jola::{Context, ContextParams, Model, ModelParams};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = Model::load("base.gguf", &ModelParams::default())?;
+/// println!("{} tokens, {} layers", model.n_vocab(), model.shape().block_count);
+/// let tokens = model.tokenize_prompt("Message: where is my parcel?\nTeam:")?;
+/// let mut context = Context::new(&model, &ContextParams::default())?;
+/// let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Model {
     inner: Arc<Inner>,
@@ -46,6 +81,15 @@ struct Inner {
     vocab: NonNull<sys::llama_vocab>,
     path: PathBuf,
     shape: BaseShape,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("path", &self.inner.path)
+            .field("architecture", &self.inner.shape.architecture)
+            .finish_non_exhaustive()
+    }
 }
 
 // SAFETY: a llama_model is not changed after loading; llama.cpp lets any thread read it.
@@ -157,8 +201,8 @@ impl Model {
         }
     }
 
-    /// Composes sidecars, each with its user scale, in the order given, after checking
-    /// that every one belongs to this model.
+    /// Composes sidecars, each with its strength (1: as trained), in the order given, after
+    /// checking that every one belongs to this model.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] and [`Error::Compose`].
@@ -195,17 +239,19 @@ impl Model {
         unsafe { sys::llama_vocab_is_eog(self.vocab(), token) }
     }
 
-    /// Turns text into tokens. `add_special` adds what the model wants around a text (such
-    /// as a beginning-of-sequence token); `parse_special` lets the text name control tokens.
+    /// Turns a prompt into tokens: [`Self::tokenize`] with [`SpecialTokens::PROMPT`].
     ///
     /// # Errors
     /// [`Error::Tokenize`].
-    pub fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<Token>, Error> {
+    pub fn tokenize_prompt(&self, text: &str) -> Result<Vec<Token>, Error> {
+        self.tokenize(text, SpecialTokens::PROMPT)
+    }
+
+    /// Turns text into tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn tokenize(&self, text: &str, special: SpecialTokens) -> Result<Vec<Token>, Error> {
         let fail = |reason: &str| Error::Tokenize {
             len: text.len(),
             reason: reason.to_owned(),
@@ -221,8 +267,8 @@ impl Model {
                     len,
                     tokens.as_mut_ptr(),
                     tokens.len() as i32,
-                    add_special,
-                    parse_special,
+                    special.add,
+                    special.parse,
                 )
             };
             match usize::try_from(n) {

@@ -1,6 +1,4 @@
-/*!
-Choosing the next token, by llama.cpp's own samplers.
-*/
+//! Choosing the next token, by llama.cpp's own samplers.
 
 use std::ptr::NonNull;
 
@@ -39,7 +37,18 @@ impl Default for SamplerParams {
     }
 }
 
+impl SamplerParams {
+    /// Always the most likely token.
+    pub fn greedy() -> Self {
+        Self {
+            temp: 0.0,
+            ..Self::default()
+        }
+    }
+}
+
 /// A chain of llama.cpp samplers.
+#[derive(Debug)]
 pub struct Sampler {
     chain: NonNull<sys::llama_sampler>,
 }

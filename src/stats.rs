@@ -1,6 +1,4 @@
-/*!
-How sure a measured number is: quantiles, intervals, and tests of a difference.
-*/
+//! How sure a measured number is: quantiles, intervals, and tests of a difference.
 
 /// Resamples of every bootstrap.
 pub const RESAMPLES: usize = 2000;

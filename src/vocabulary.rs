@@ -1,24 +1,16 @@
-/*!
-What turns text into tokens: llama.cpp's tokenizer of a GGUF, or another that agrees with it.
-*/
+//! What turns text into tokens: llama.cpp's tokenizer of a GGUF, or another that agrees with it.
 
 use crate::chat::ChatTemplate;
-use crate::model::Token;
-use crate::{Error, Model};
+use crate::model::{Model, SpecialTokens, Token};
+use crate::Error;
 
 /// The tokenizer of a model, with its chat template.
 pub trait Vocabulary {
-    /// Turns text into tokens. `add_special` adds what the model wants around a text (such
-    /// as a beginning-of-sequence token); `parse_special` lets the text name control tokens.
+    /// Turns text into tokens.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
-    fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<Token>, Error>;
+    fn tokenize(&self, text: &str, special: SpecialTokens) -> Result<Vec<Token>, Error>;
 
     /// The end-of-sequence token, if the model has one.
     fn eos(&self) -> Option<Token>;
@@ -31,13 +23,8 @@ pub trait Vocabulary {
 }
 
 impl Vocabulary for Model {
-    fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<Token>, Error> {
-        Model::tokenize(self, text, add_special, parse_special)
+    fn tokenize(&self, text: &str, special: SpecialTokens) -> Result<Vec<Token>, Error> {
+        Model::tokenize(self, text, special)
     }
 
     fn eos(&self) -> Option<Token> {

@@ -1,12 +1,10 @@
-/*!
-What llama.cpp does between the head outputs and the output projection W_O, by architecture.
-
-Read from the model loaders and graph builders of the pinned llama.cpp (the files of `src/models`):
-a bias is of use only where the loader creates `LLM_TENSOR_ATTN_OUT, "bias"` **and** the graph
-hands `wo_b` to `build_attn`. llada, ernie4_5, falcon-h1 and refact create it and pass NULL:
-such a file loads, and the bias is silently ignored. A test compares this table with the
-source.
-*/
+//! What llama.cpp does between the head outputs and the output projection W_O, by architecture.
+//!
+//! Read from the model loaders and graph builders of the pinned llama.cpp (the files of `src/models`):
+//! a bias is of use only where the loader creates `LLM_TENSOR_ATTN_OUT, "bias"` **and** the graph
+//! hands `wo_b` to `build_attn`. llada, ernie4_5, falcon-h1 and refact create it and pass NULL:
+//! such a file loads, and the bias is silently ignored. A test compares this table with the
+//! source.
 
 use std::fmt;
 

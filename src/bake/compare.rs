@@ -3,7 +3,7 @@
 use jola_edit::EditSet;
 
 use crate::eval::log_softmax;
-use crate::model::Token;
+use crate::model::{SpecialTokens, Token};
 use crate::{Context, ContextParams, Error, Model};
 
 /// Tokens that are compared at most.
@@ -29,11 +29,12 @@ pub struct Comparison {
     pub distance: f64,
     /// Positions at which both predict the same token.
     pub same_top: usize,
-    /// Positions compared.
+    /// How many positions were compared.
     pub tokens: usize,
 }
 
 /// Tokens and their logits under the live edit.
+#[derive(Debug)]
 pub struct Sample {
     tokens: Vec<Token>,
     logits: Vec<f32>,
@@ -102,7 +103,11 @@ impl Comparison {
 
 /// The same tokens for every file of one model.
 fn sample_tokens(model: &Model) -> Vec<Token> {
-    let mut tokens = model.tokenize(TEXT, true, false).unwrap_or_default();
+    let special = SpecialTokens {
+        add: true,
+        parse: false,
+    };
+    let mut tokens = model.tokenize(TEXT, special).unwrap_or_default();
     if tokens.is_empty() {
         // A model without a tokenizer: ids all over its vocabulary.
         let n_vocab = model.n_vocab().max(1);

@@ -75,9 +75,8 @@ pub enum BakeError {
     },
     /// No type is close enough to the live edit.
     #[error(
-        "the result is too far from the live edit (mean KL {}, limit {limit:e}): {}",
-        list(measured),
-        "raise --max-kl, or choose a type with --outtype"
+        "the result is too far from the live edit (mean KL {}, limit {limit:e})",
+        list(measured)
     )]
     TooFar {
         /// The limit.

@@ -1,14 +1,12 @@
-/*!
-The effect of rounded weights alone.
-
-Where weights are quantised, llama.cpp's kernels round activations too, and any change of the
-order of operations makes them round differently: on a CPU, SmolLM2-135M in Q4_1 differs from
-itself by a mean KL of 6e-3 when only the batch is cut differently. A limit of 1e-3 on the
-weights' own effect cannot be seen through that. So candidates are compared in a copy of the
-model whose quantised tensors have become floats. The copy is a split GGUF in a temporary
-folder: its first file holds what is the same for all candidates and is written once, the
-second one the changed tensors.
-*/
+//! The effect of rounded weights alone.
+//!
+//! Where weights are quantised, llama.cpp's kernels round activations too, and any change of the
+//! order of operations makes them round differently: on a CPU, SmolLM2-135M in Q4_1 differs from
+//! itself by a mean KL of 6e-3 when only the batch is cut differently. A limit of 1e-3 on the
+//! weights' own effect cannot be seen through that. So candidates are compared in a copy of the
+//! model whose quantised tensors have become floats. The copy is a split GGUF in a temporary
+//! folder: its first file holds what is the same for all candidates and is written once, the
+//! second one the changed tensors.
 
 use std::io;
 use std::path::{Path, PathBuf};

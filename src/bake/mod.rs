@@ -1,12 +1,10 @@
-/*!
-Edits as weights: a plain GGUF that any llama.cpp runs as if the edit were attached.
-
-The output projection is linear, so an edit of its input `z' = mul ⊙ z + add` is an edit of
-its weights: `W·z' + b = (W·diag(mul))·z + (b + W·add)`. [`bake`] writes a copy of the model in
-which only the edited layers' `blk.N.attn_output.weight` and `.bias` differ, and compares its
-logits with those of the live edit before the file gets its name. `docs/baking.md` tells users
-about it.
-*/
+//! Edits as weights: a plain GGUF that any llama.cpp runs as if the edit were attached.
+//!
+//! The output projection is linear, so an edit of its input `z' = mul ⊙ z + add` is an edit of
+//! its weights: `W·z' + b = (W·diag(mul))·z + (b + W·add)`. [`bake`] writes a copy of the model in
+//! which only the edited layers' `blk.N.attn_output.weight` and `.bias` differ, and compares its
+//! logits with those of the live edit before the file gets its name. `docs/bake.md` tells users
+//! about it.
 
 pub mod architectures;
 mod compare;
@@ -38,8 +36,8 @@ pub struct Ingredient {
     pub name: String,
     /// SHA-256 of the sidecar's file.
     pub sha256: String,
-    /// The user's scale.
-    pub scale: f32,
+    /// How strongly it was applied; 1: as trained.
+    pub strength: f32,
 }
 
 /// How to bake.
@@ -182,27 +180,29 @@ fn same_file(a: &Path, b: &Path) -> bool {
 /// and what was baked in. llama.cpp ignores keys that it does not know.
 fn baked_metadata(base: &Metadata, baked: &[Ingredient]) -> Result<Metadata, GgufErrorKind> {
     const NAMES: &str = "jola.baked.names";
-    const SCALES: &str = "jola.baked.scales";
+    const STRENGTHS: &str = "jola.baked.scales";
     const DIGESTS: &str = "jola.baked.sha256";
     let strings = |key: &str| base.get(key).and_then(Value::as_array)?.as_strings();
     let mut names = strings(NAMES).unwrap_or_default().to_vec();
     let mut digests = strings(DIGESTS).unwrap_or_default().to_vec();
-    let mut scales = match base.get(SCALES) {
-        Some(Value::Array(Array::F32(scales))) => scales.clone(),
+    let mut strengths = match base.get(STRENGTHS) {
+        Some(Value::Array(Array::F32(strengths))) => strengths.clone(),
         _ => Vec::new(),
     };
     let mut metadata = Metadata::new();
     for (key, value) in base.iter() {
-        if !jola_edit::gguf::SPLIT_KEYS.contains(&key) && ![NAMES, SCALES, DIGESTS].contains(&key) {
+        if !jola_edit::gguf::SPLIT_KEYS.contains(&key)
+            && ![NAMES, STRENGTHS, DIGESTS].contains(&key)
+        {
             metadata.insert(key, value.clone())?;
         }
     }
     names.extend(baked.iter().map(|edit| edit.name.clone()));
     digests.extend(baked.iter().map(|edit| edit.sha256.clone()));
-    scales.extend(baked.iter().map(|edit| edit.scale));
+    strengths.extend(baked.iter().map(|edit| edit.strength));
     if !names.is_empty() {
         metadata.insert(NAMES, Array::String(names))?;
-        metadata.insert(SCALES, Array::F32(scales))?;
+        metadata.insert(STRENGTHS, Array::F32(strengths))?;
         metadata.insert(DIGESTS, Array::String(digests))?;
     }
     Ok(metadata)

@@ -1,6 +1,4 @@
-/*!
-The largest edit a model can have, and how long it takes to load one.
-*/
+//! The largest edit a model can have, and how long it takes to load one.
 
 use std::path::Path;
 use std::time::Instant;
@@ -64,9 +62,10 @@ pub fn load_times(
         let start = Instant::now();
         let loaded = sidecars
             .iter()
-            .map(|(path, scale)| Ok((Sidecar::read(path)?, *scale)));
+            .map(|(path, strength)| Ok((Sidecar::read(path)?, *strength)));
         let loaded: Vec<(Sidecar, f32)> = loaded.collect::<Result<_, Error>>()?;
-        let pairs: Vec<(&Sidecar, f32)> = loaded.iter().map(|(s, scale)| (s, *scale)).collect();
+        let pairs: Vec<(&Sidecar, f32)> =
+            loaded.iter().map(|(s, strength)| (s, *strength)).collect();
         let edits = model.compose(&pairs)?;
         read.push(start.elapsed().as_secs_f64() * 1e3);
         let start = Instant::now();

@@ -1,6 +1,4 @@
-/*!
-A LoRA of random numbers: the rival that users know.
-*/
+//! A LoRA of random numbers: the rival that users know.
 
 use jola_edit::gguf::{Gguf, GgufErrorKind, GgufWriter, Metadata, F32};
 use jola_edit::EditSet;

@@ -1,11 +1,9 @@
-/*!
-What edits cost: the same work without and with them, in alternating pairs, and what other
-ways to change a model cost ([`Route`]).
-
-Times of one run say little on a machine that does other things too. Each pair does the
-same work in two contexts of one model right after another, in turning order, and only the
-ratio within a pair counts; the median over the pairs is reported with its quartiles.
-*/
+//! What edits cost: the same work without and with them, in alternating pairs, and what other
+//! ways to change a model cost ([`Route`]).
+//!
+//! Times of one run say little on a machine that does other things too. Each pair does the
+//! same work in two contexts of one model right after another, in turning order, and only the
+//! ratio within a pair counts; the median over the pairs is reported with its quartiles.
 
 mod callback;
 mod edit;
@@ -40,7 +38,7 @@ pub struct BenchParams {
 }
 
 /// A way to run the model.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Route<'a> {
     /// As it is.
     Unedited,

@@ -1,13 +1,11 @@
-/*!
-Arguments that several commands share, in llama.cpp's spelling.
-*/
+//! Arguments that several commands share, in llama.cpp's spelling.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use jola_edit::parse_spec;
+use jola_edit::{parse_spec, EditSet};
 use llama_jola::{
     log_to_stderr, Adapters, CacheType, Context, ContextParams, FlashAttention, LogLevel, Lora,
     Model, ModelParams, Sidecar,
@@ -47,15 +45,16 @@ pub struct ModelArgs {
     /// Sidecar with edits; may be given several times, applied in this order
     #[arg(long, value_name = "EDIT.gguf")]
     jola: Vec<PathBuf>,
-    /// Sidecar with a scale, split on the last colon; applied after those of --jola
-    #[arg(long, value_name = "EDIT.gguf:SCALE", value_parser = parse_scaled)]
+    /// Sidecar with a strength (1: as trained), split on the last colon; applied after those of
+    /// --jola
+    #[arg(long, value_name = "EDIT.gguf:STRENGTH", value_parser = parse_multiplied)]
     jola_scaled: Vec<(PathBuf, f32)>,
     /// LoRA adapter in llama.cpp's format, such as jola-train --method lora writes; may be
     /// given several times
     #[arg(long, value_name = "LORA.gguf")]
     lora: Vec<PathBuf>,
     /// LoRA adapter with a scale, split on the last colon
-    #[arg(long, value_name = "LORA.gguf:SCALE", value_parser = parse_scaled)]
+    #[arg(long, value_name = "LORA.gguf:SCALE", value_parser = parse_multiplied)]
     lora_scaled: Vec<(PathBuf, f32)>,
     /// Tokens to hold per sequence (0: as many as the model was trained for)
     #[arg(short, long, default_value_t = 4096)]
@@ -110,7 +109,8 @@ impl From<CacheArg> for CacheType {
     }
 }
 
-fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
+/// A file with the number after its last colon.
+fn parse_multiplied(text: &str) -> Result<(PathBuf, f32), String> {
     parse_spec(text).map_err(|error| error.to_string())
 }
 
@@ -155,10 +155,11 @@ impl ModelArgs {
         }
         let pairs: Vec<(&Sidecar, f32)> = sidecars
             .iter()
-            .map(|(_, sidecar, scale)| (sidecar, *scale))
+            .map(|(_, sidecar, strength)| (sidecar, *strength))
             .collect();
         let adapters = Adapters {
-            edits: model.compose(&pairs)?,
+            // Each was checked against the model above.
+            edits: EditSet::compose(&pairs)?,
             loras: self.loras(&model)?,
         };
         Ok((model, adapters, self.context_params(n_seq_max)))
@@ -189,38 +190,38 @@ impl ModelArgs {
         }
     }
 
-    /// The sidecars' files with their scales, in the order of application.
+    /// The sidecars' files with their strengths, in the order of application.
     pub fn sidecar_files(&self) -> impl Iterator<Item = (PathBuf, f32)> + '_ {
-        with_scales(&self.jola, &self.jola_scaled)
+        multiplied(&self.jola, &self.jola_scaled)
     }
 
-    /// The sidecars with their scales, in the order of application.
+    /// The sidecars with their strengths, in the order of application.
     ///
     /// # Errors
     /// Any file that is missing or broken.
     pub fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
         self.sidecar_files()
-            .map(|(path, scale)| {
+            .map(|(path, strength)| {
                 let sidecar = Sidecar::read(&path)?;
-                Ok((path, sidecar, scale))
+                Ok((path, sidecar, strength))
             })
             .collect()
     }
 
     fn loras(&self, model: &Model) -> Result<Vec<(Lora, f32)>> {
-        with_scales(&self.lora, &self.lora_scaled)
+        multiplied(&self.lora, &self.lora_scaled)
             .map(|(path, scale)| Ok((Lora::load(model, path)?, scale)))
             .collect()
     }
 }
 
-/// Files given plainly, with scale 1, then those given with a scale.
-fn with_scales<'a>(
+/// Files given plainly, taken once, then those given with a number of times.
+fn multiplied<'a>(
     plain: &'a [PathBuf],
-    scaled: &'a [(PathBuf, f32)],
+    numbered: &'a [(PathBuf, f32)],
 ) -> impl Iterator<Item = (PathBuf, f32)> + 'a {
     let plain = plain.iter().map(|path| (path.clone(), 1.0));
-    plain.chain(scaled.iter().cloned())
+    plain.chain(numbered.iter().cloned())
 }
 
 /// A warning when the sidecar was trained on a file of another size than the model's: the

@@ -1,6 +1,4 @@
-/*!
-`llama-jola bake`: a model with its edits as weights, for programs that know nothing of edits.
-*/
+//! `llama-jola bake`: a model with its edits as weights, for programs that know nothing of edits.
 
 use std::path::PathBuf;
 
@@ -70,12 +68,12 @@ pub fn run(args: &BakeArgs) -> Result<()> {
     let sidecars = args.model.sidecars()?;
     let ingredients = sidecars
         .iter()
-        .map(|(path, sidecar, scale)| {
+        .map(|(path, sidecar, strength)| {
             let sha256 = sha256(path).with_context(|| format!("reading {}", path.display()))?;
             Ok(Ingredient {
                 name: sidecar.name.clone(),
                 sha256,
-                scale: *scale,
+                strength: *strength,
             })
         })
         .collect::<Result<Vec<_>>>()?;

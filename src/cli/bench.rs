@@ -1,6 +1,4 @@
-/*!
-`llama-jola bench`: what the edits cost on this machine.
-*/
+//! `llama-jola bench`: what the edits cost on this machine.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

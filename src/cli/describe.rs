@@ -1,6 +1,4 @@
-/*!
-`llama-jola inspect BASE.gguf`: what a base model is, and what can be done with it.
-*/
+//! `llama-jola inspect BASE.gguf`: what a base model is, and what can be done with it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -142,7 +140,7 @@ fn infer(path: &Path, shape: &BaseShape) -> Answer {
     for (layer, &heads) in (0..).zip(&shape.head_count) {
         let ones = vec![1.0; heads as usize * shape.head_dim as usize];
         let edit = DenseEdit {
-            mul: Some(ones),
+            factor: Some(ones),
             add: None,
         };
         if heads > 0 {

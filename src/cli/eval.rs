@@ -1,6 +1,4 @@
-/*!
-`llama-jola eval`: how well the model, edited or not, does on a data file.
-*/
+//! `llama-jola eval`: how well the model, edited or not, does on a data file.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -9,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
 use jola_edit::atomic::AtomicFile;
-use llama_jola::chat::ChatTemplate;
-use llama_jola::data::{read_rows, Prompt, Row};
+use llama_jola::chat::{ChatTemplate, Prompt};
+use llama_jola::data::{read_rows, Row};
 use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, Task, Test};
 use llama_jola::{Context, Model};
 use serde::Serialize;

@@ -1,6 +1,4 @@
-/*!
-`llama-jola import`: edits of other projects as sidecars.
-*/
+//! `llama-jola import`: edits of other projects as sidecars.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,7 +1,5 @@
-/*!
-`llama-jola inspect`: what a sidecar edits, as a table, as JSON, as a picture; or what a base
-model is.
-*/
+//! `llama-jola inspect`: what a sidecar edits, as a table, as JSON, as a picture; or what a base
+//! model is.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,4 @@
-/*!
-`llama-jola logits`: raw logits, to compare with the trainer's reference model.
-*/
+//! `llama-jola logits`: raw logits, to compare with the trainer's reference model.
 
 use std::path::PathBuf;
 

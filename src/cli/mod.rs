@@ -1,7 +1,6 @@
-/*!
-The command line: what was typed, turned into calls of the library.
-*/
+//! The command line: what was typed, turned into calls of the library.
 
+mod advice;
 mod args;
 mod bake;
 mod bench;
@@ -15,6 +14,8 @@ mod output;
 mod progress;
 mod run;
 mod with;
+
+pub use advice::advice;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

@@ -1,6 +1,4 @@
-/*!
-A progress bar on stderr for long work; nothing where stderr is not a terminal.
-*/
+//! A progress bar on stderr for long work; nothing where stderr is not a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

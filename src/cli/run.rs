@@ -1,16 +1,13 @@
-/*!
-`llama-jola run`: text out of a prompt, streamed.
-*/
+//! `llama-jola run`: text out of a prompt, streamed.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
-use llama_jola::chat::{ChatTemplate, Message};
-use llama_jola::generate::{generate, Utf8Stream};
+use llama_jola::chat::{Message, Prompt};
 use llama_jola::sampler::SamplerParams;
-use llama_jola::Context;
+use llama_jola::{CompletionParams, Context};
 
 use super::args::ModelArgs;
 use super::output::print;
@@ -75,9 +72,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     let mut context = args.model.open(1)?;
     if let Some(messages) = conversation {
-        answer(args, &mut context, &messages)?;
+        answer(args, &mut context, messages)?;
     } else if !args.chat {
-        continue_text(args, &mut context, &text.unwrap_or_default())?;
+        answer(args, &mut context, text.unwrap_or_default())?;
     } else {
         let mut messages = Vec::new();
         messages.extend(
@@ -88,7 +85,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         match text {
             Some(text) => {
                 messages.push(Message::new("user", text));
-                answer(args, &mut context, &messages)?;
+                answer(args, &mut context, messages)?;
             }
             None => converse(args, &mut context, messages)?,
         }
@@ -109,46 +106,33 @@ fn converse(args: &RunArgs, context: &mut Context, mut messages: Vec<Message>) -
             "user",
             line.context("reading standard input")?,
         ));
-        let text = answer(args, context, &messages)?;
+        let text = answer(args, context, messages.as_slice())?;
         messages.push(Message::new("assistant", text));
         prompt_user();
     }
     Ok(())
 }
 
-/// Streams the assistant's next turn and returns it.
-fn answer(args: &RunArgs, context: &mut Context, messages: &[Message]) -> Result<String> {
-    let template = ChatTemplate::from_model(context.model())?;
-    continue_text(args, context, &template.render(messages, true)?)
-}
-
-/// Streams the continuation of `text` and returns it.
-fn continue_text(args: &RunArgs, context: &mut Context, text: &str) -> Result<String> {
-    let model = context.model().clone();
-    let prompt = model.tokenize(text, true, true)?;
-    if prompt.is_empty() {
-        bail!("the prompt is empty");
-    }
-    let sampling = SamplerParams {
-        temp: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        seed: args.seed.unwrap_or(SamplerParams::default().seed),
+/// Streams the continuation of a text, or the assistant's next turn, and returns it.
+fn answer(args: &RunArgs, context: &mut Context, prompt: impl Into<Prompt>) -> Result<String> {
+    let params = CompletionParams {
+        n_predict: args.n_predict,
+        sampling: SamplerParams {
+            temp: args.temp,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            seed: args.seed.unwrap_or(SamplerParams::default().seed),
+        },
     };
-    let mut stream = Utf8Stream::default();
-    let mut answer = String::new();
     let mut written = Ok(());
-    generate(context, &[prompt], args.n_predict, &sampling, |_, token| {
-        let piece = stream.push(&model.token_to_piece(token));
+    let text = context.stream(prompt, &params, |piece| {
         written = print(|out| out.write_all(piece.as_bytes()));
-        answer.push_str(&piece);
         written.is_ok()
     })?;
     written?;
-    let rest = stream.finish();
-    print(|out| writeln!(out, "{rest}"))?;
-    Ok(answer + &rest)
+    print(|out| writeln!(out))?;
+    Ok(text)
 }
 
 fn read_messages(path: &PathBuf) -> Result<Vec<Message>> {

@@ -1,9 +1,7 @@
-/*!
-Corpus BLEU (Papineni et al. 2002) as sacrebleu computes it (Post 2018).
-
-Signature: `nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp`. Own code because the bootstrap
-needs the counts of every row; `tests/golden/text_metrics.py` checks it against sacrebleu.
-*/
+//! Corpus BLEU (Papineni et al. 2002) as sacrebleu computes it (Post 2018).
+//!
+//! Signature: `nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp`. Own code because the bootstrap
+//! needs the counts of every row; `tests/golden/text_metrics.py` checks it against sacrebleu.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

@@ -1,6 +1,4 @@
-/*!
-The same rows without and with edits, and whether the difference may be chance.
-*/
+//! The same rows without and with edits, and whether the difference may be chance.
 
 use serde::Serialize;
 

@@ -1,6 +1,4 @@
-/*!
-Metrics of answers that the model writes, several rows at once.
-*/
+//! Metrics of answers that the model writes, several rows at once.
 
 use super::task::{Item, Task};
 use super::{bleu, rouge, Metric, Prediction};
@@ -20,17 +18,13 @@ pub(super) fn predictions(
 ) -> Result<Vec<Prediction>, Error> {
     let model = context.model().clone();
     let prompts: Vec<Vec<Token>> = task.items.iter().map(|item| item.prompt.clone()).collect();
-    let greedy = SamplerParams {
-        temp: 0.0,
-        ..SamplerParams::default()
-    };
     let mut texts: Vec<Vec<u8>> = vec![Vec::new(); prompts.len()];
     let mut started = 0;
     generate(
         context,
         &prompts,
         task.params.n_predict,
-        &greedy,
+        &SamplerParams::greedy(),
         |row, token| {
             if texts[row].is_empty() {
                 started += 1;

@@ -1,12 +1,10 @@
-/*!
-How likely a model finds given continuations of prompts, many of them at once.
-
-What continuations of a prompt begin with is computed once: they form a tree of tokens, and
-each of its leaves is a sequence. A token belongs to all sequences of the leaves above it,
-so that prompt and tree are decoded in one batch. What all prompts begin with is computed
-once for all, and as many prompts as fill a micro-batch are decoded together; more would
-only make attention longer.
-*/
+//! How likely a model finds given continuations of prompts, many of them at once.
+//!
+//! What continuations of a prompt begin with is computed once: they form a tree of tokens, and
+//! each of its leaves is a sequence. A token belongs to all sequences of the leaves above it,
+//! so that prompt and tree are decoded in one batch. What all prompts begin with is computed
+//! once for all, and as many prompts as fill a micro-batch are decoded together; more would
+//! only make attention longer.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,8 +32,10 @@ struct Node<'a> {
 }
 
 /// Continuations of one question that are scored together.
-struct Part {
+struct ContinuationChunk {
+    /// Index of the question.
     question: usize,
+    /// Indices of its continuations.
     continuations: Vec<usize>,
 }
 
@@ -68,13 +68,13 @@ pub fn log_likelihoods(
         .map(|q| vec![0.0; q.continuations.len()])
         .collect();
 
-    let parts = parts(questions, context);
-    let mut waiting = parts.iter().peekable();
+    let chunks = chunks(questions, context);
+    let mut waiting = chunks.iter().peekable();
     while waiting.peek().is_some() {
         let mut group = Vec::new();
         let (mut tokens, mut sequences) = (0, 0);
-        while let Some(part) = waiting.peek() {
-            let tree = Tree::new(&questions[part.question], &part.continuations);
+        while let Some(chunk) = waiting.peek() {
+            let tree = Tree::new(&questions[chunk.question], &chunk.continuations);
             let fits = tokens + tree.len(begun) <= at_once
                 && sequences + tree.n_sequences() <= context.n_seq_max();
             if !group.is_empty() && !fits {
@@ -83,7 +83,7 @@ pub fn log_likelihoods(
             tokens += tree.len(begun);
             let first = sequences;
             sequences += tree.n_sequences();
-            group.push((part.question, first, tree));
+            group.push((chunk.question, first, tree));
             waiting.next();
         }
         let nodes = group.iter().flat_map(|(question, first, tree)| {
@@ -93,7 +93,11 @@ pub fn log_likelihoods(
             scores[question][continuation] += log_p;
         })?;
         (0..sequences).for_each(|sequence| context.truncate_sequence(sequence, begun));
-        done(waiting.peek().map_or(questions.len(), |part| part.question));
+        done(
+            waiting
+                .peek()
+                .map_or(questions.len(), |chunk| chunk.question),
+        );
     }
     Ok(scores)
 }
@@ -106,23 +110,27 @@ pub fn longest(question: &Question) -> usize {
 
 /// Splits questions with more continuations than there are sequences. In models with
 /// recurrent layers sequences cannot part from each other: one continuation at a time.
-fn parts(questions: &[Question], context: &Context) -> Vec<Part> {
+fn chunks(questions: &[Question], context: &Context) -> Vec<ContinuationChunk> {
     let at_once = if context.model().is_recurrent() {
         1
     } else {
         context.n_seq_max()
     };
-    let mut parts = Vec::new();
+    let mut chunks = Vec::new();
     for (question, asked) in questions.iter().enumerate() {
         // In order, so that beginnings in common stay together.
         let mut order: Vec<usize> = (0..asked.continuations.len()).collect();
         order.sort_by_key(|i| &asked.continuations[*i]);
-        parts.extend(order.chunks(at_once).map(|continuations| Part {
-            question,
-            continuations: continuations.to_vec(),
-        }));
+        chunks.extend(
+            order
+                .chunks(at_once)
+                .map(|continuations| ContinuationChunk {
+                    question,
+                    continuations: continuations.to_vec(),
+                }),
+        );
     }
-    parts
+    chunks
 }
 
 /// The prompt and what the continuations begin with. Their last tokens are only looked up.

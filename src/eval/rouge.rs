@@ -1,8 +1,6 @@
-/*!
-ROUGE-L (Lin 2004) as Google's rouge-score computes it, without stemming.
-
-`tests/golden/text_metrics.py` checks it against that package.
-*/
+//! ROUGE-L (Lin 2004) as Google's rouge-score computes it, without stemming.
+//!
+//! `tests/golden/text_metrics.py` checks it against that package.
 
 /// F-measure of the longest common subsequence, 0 to 1, with the best of `references`.
 pub fn l(output: &str, references: &[String]) -> f64 {

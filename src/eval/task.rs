@@ -1,15 +1,12 @@
-/*!
-Rows to be scored, as tokens, and their way through the model.
-*/
+//! Rows to be scored, as tokens, and the context that they need. How they are scored is told
+//! apart, in `scoring`, so that the ways of scoring can ask a task about its rows.
 
-use std::time::Instant;
-
-use super::likelihood::{log_likelihoods, longest, Question};
-use super::{generated, Metric, Params, Prediction, Report};
+use super::likelihood::{longest, Question};
+use super::{Metric, Params};
 use crate::chat::ChatTemplate;
-use crate::context::{Context, ContextParams};
+use crate::context::ContextParams;
 use crate::data::{encode, Row};
-use crate::model::{Model, Token};
+use crate::model::{Model, SpecialTokens, Token};
 use crate::Error;
 
 /// Sequences for likelihoods: enough that short rows fill a micro-batch.
@@ -25,12 +22,14 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// Tokenises `texts`.
+    /// Tokenises `texts` as what goes on behind a prompt.
     ///
     /// # Errors
     /// Those of [`Model::tokenize`].
     pub fn new(texts: Vec<String>, model: &Model) -> Result<Self, Error> {
-        let tokens = texts.iter().map(|text| model.tokenize(text, false, false));
+        let tokens = texts
+            .iter()
+            .map(|text| model.tokenize(text, SpecialTokens::NONE));
         Ok(Self {
             tokens: tokens.collect::<Result<_, _>>()?,
             texts,
@@ -115,7 +114,8 @@ impl Task {
         item.choices.as_ref().unwrap_or(&self.choices)
     }
 
-    fn question<'a>(&'a self, item: &'a Item) -> Question<'a> {
+    /// What is asked of the model for a row when nothing is generated.
+    pub(super) fn question<'a>(&'a self, item: &'a Item) -> Question<'a> {
         let continuations = match self.params.metric {
             Metric::Choice => &self.choices_of(item).tokens,
             Metric::Perplexity => &item.response,
@@ -173,50 +173,5 @@ impl Task {
             n_seq_max: SEQUENCES,
             ..given
         })
-    }
-
-    /// Scores the model in `context`, which [`Self::context_params`] describes. `done(k)` is
-    /// called with the number of rows finished so far.
-    ///
-    /// # Errors
-    /// Those of [`log_likelihoods`] and [`crate::generate::generate`].
-    pub fn run(&self, context: &mut Context, done: impl FnMut(usize)) -> Result<Report, Error> {
-        let start = Instant::now();
-        let predictions = if self.params.metric.generates() {
-            generated::predictions(self, context, done)?
-        } else {
-            self.likelihoods(context, done)?
-        };
-        Ok(Report::new(self.params.metric, predictions, start))
-    }
-
-    fn likelihoods(
-        &self,
-        context: &mut Context,
-        done: impl FnMut(usize),
-    ) -> Result<Vec<Prediction>, Error> {
-        let questions: Vec<Question> = self.items.iter().map(|item| self.question(item)).collect();
-        let at_once = context.n_ubatch();
-        let scores = log_likelihoods(context, &questions, at_once, done)?;
-        let rows = self.items.iter().zip(scores);
-        Ok(rows
-            .map(|(item, scores)| match self.params.metric {
-                Metric::Choice => self.likeliest(item, &scores),
-                _ => Prediction::perplexity(item, -scores[0], item.response[0].len()),
-            })
-            .collect())
-    }
-
-    /// The choice that scores best, the first of equals.
-    fn likeliest(&self, item: &Item, scores: &[f64]) -> Prediction {
-        let choices = self.choices_of(item);
-        let score = |i: &usize| match self.params.per_token {
-            true => scores[*i] / choices.tokens[*i].len().max(1) as f64,
-            false => scores[*i],
-        };
-        let best = (0..scores.len())
-            .rev()
-            .max_by(|a, b| score(a).total_cmp(&score(b)));
-        Prediction::accuracy(item, best.map_or("", |i| choices.texts[i].trim()))
     }
 }

@@ -59,7 +59,7 @@ pub enum ImportErrorKind {
     },
     /// An element type that edits are never stored as.
     #[error("tensor `{tensor}` is of type {found}, expected a float of 16, 32 or 64 bits")]
-    DType {
+    ElementType {
         /// The tensor.
         tensor: String,
         /// Its type.
@@ -154,6 +154,36 @@ pub enum ImportErrorKind {
     /// A configuration that is not pyvene's.
     #[error("not a configuration that pyvene saved: {0}")]
     Config(serde_json::Error),
+    /// Gates in a file that is read as LoFiT's.
+    #[error("layer {layer} has gates, which LoFiT does not")]
+    Gates {
+        /// The layer, counted from 0.
+        layer: u32,
+    },
+    /// Interventions on single heads, and heads for fewer or more of them.
+    #[error(
+        "{needed} interventions are on single heads, which pyvene is told when it runs, and \
+         those of {named} are named"
+    )]
+    HeadsUnnamed {
+        /// Interventions on single heads.
+        needed: usize,
+        /// Interventions whose heads are named.
+        named: usize,
+    },
+    /// A named head that the layer does not have.
+    #[error("layer {layer} has no head {head}, it has {count}")]
+    NoSuchHead {
+        /// The layer, counted from 0.
+        layer: u32,
+        /// The head, counted from 0.
+        head: u32,
+        /// Heads of the layer.
+        count: u32,
+    },
+    /// Heads named for a file that has them itself.
+    #[error("heads are named, and the file has its own")]
+    HeadsNamed,
     /// An edit that cannot be expressed exactly.
     #[error("{0}")]
     Inexact(String),

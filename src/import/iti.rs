@@ -1,12 +1,10 @@
-/*!
-Vectors of inference-time intervention (ITI) as NumPy arrays.
-
-ITI's code keeps no file of its edit, it computes α·σ·direction for each chosen head: one array
-of offsets `[layers, heads, width]` is read (also with layers and heads, or heads and width, in
-one dimension), or an npz with `direction` of these shapes and `std`, σ by layer and head.
-Directions are normalised as ITI's code does. The original edits only the last position of a
-prompt and those generated; a sidecar edits every position.
-*/
+//! Vectors of inference-time intervention (ITI) as NumPy arrays.
+//!
+//! ITI's code keeps no file of its edit, it computes α·σ·direction for each chosen head: one array
+//! of offsets `[layers, heads, width]` is read (also with layers and heads, or heads and width, in
+//! one dimension), or an npz with `direction` of these shapes and `std`, σ by layer and head.
+//! Directions are normalised as ITI's code does. The original edits only the last position of a
+//! prompt and those generated; a sidecar edits every position.
 
 use jola_edit::sidecar::BaseShape;
 
@@ -67,10 +65,10 @@ pub(super) fn read(
     let array = files.read(vectors)?;
     check(vectors, &array, width)?;
     let mut add = std::collections::BTreeMap::new();
-    let places = (0u32..).zip(&shape.head_count);
-    let places = places.flat_map(|(layer, count)| (0..*count).map(move |head| (layer, head)));
+    let heads = (0u32..).zip(&shape.head_count);
+    let heads = heads.flat_map(|(layer, count)| (0..*count).map(move |head| (layer, head)));
     let rows = array.values.chunks_exact((width as usize).max(1));
-    for (index, (place, row)) in places.zip(rows).enumerate() {
+    for (index, (head, row)) in heads.zip(rows).enumerate() {
         let norm = row
             .iter()
             .map(|v| f64::from(*v).powi(2))
@@ -82,7 +80,7 @@ pub(super) fn read(
         };
         let factor = factor * f64::from(alpha);
         let offset = row.iter().map(|value| (f64::from(*value) * factor) as f32);
-        add.insert(place, offset.collect());
+        add.insert(head, offset.collect());
     }
     Ok(Vectors {
         add,

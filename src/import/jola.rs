@@ -1,11 +1,9 @@
-/*!
-Checkpoints of JoLA's released code and of LoFiT's, from which it comes.
-
-Both keep, under `…layers.<l>.self_attn.`, a list of one parameter per head: `attn_A.<h>` is
-the scale and `attn_v.<h>` the offset, `z' = (1 + g2·A) ⊙ z + g1·v`. JoLA adds the gates'
-`log_g1` (of the offset) and `log_g2` (of the scale), one number per head. A single tensor for
-all heads is read as well, and LoFiT users' dictionaries of offsets, `layer_<l>.head_<h>`.
-*/
+//! Checkpoints of JoLA's released code and of LoFiT's, from which it comes.
+//!
+//! Both keep, under `…layers.<l>.self_attn.`, a list of one parameter per head: `attn_A.<h>` is
+//! the scale and `attn_v.<h>` the offset, `z' = (1 + g2·A) ⊙ z + g1·v`. JoLA adds the gates'
+//! `log_g1` (of the offset) and `log_g2` (of the scale), one number per head. A single tensor for
+//! all heads is read as well, and LoFiT users' dictionaries of offsets, `layer_<l>.head_<h>`.
 
 use std::collections::BTreeMap;
 
@@ -20,9 +18,9 @@ const LAYOUT: &str = "expected `layers.<l>.self_attn.attn_A` and `.attn_v` (with
 /// Limits of the stretched sigmoid (γ, ζ), as in the paper.
 const STRETCH: (f64, f64) = (-0.1, 1.1);
 
-/// A kind of parameter.
+/// What the released code keeps for a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+enum Parameter {
     /// `attn_A`
     Scale,
     /// `attn_v`
@@ -33,7 +31,7 @@ enum Part {
     OffsetGate,
 }
 
-impl Part {
+impl Parameter {
     const ALL: [Self; 4] = [Self::Scale, Self::Offset, Self::ScaleGate, Self::OffsetGate];
 
     fn name(self) -> &'static str {
@@ -46,23 +44,27 @@ impl Part {
     }
 }
 
-/// A tensor's place in the edit.
-struct Place {
-    part: Part,
+/// What the name of one of the edit's tensors says.
+struct ParameterName {
+    parameter: Parameter,
     layer: u64,
     /// `None`: all heads.
     head: Option<u64>,
 }
 
-/// What a tensor's name says; `Err` for a name beside the edit that is not known.
-fn place(name: &str) -> Result<Option<Place>, ()> {
+/// The values found so far by layer and parameter, then by head: vectors, or one number for gates.
+type ByParameter = BTreeMap<(u32, Parameter), BTreeMap<u32, Vec<f32>>>;
+
+/// Takes a tensor's name apart, if it is one of the edit's; `Err` for a name beside the edit
+/// that is not known.
+fn parse_name(name: &str) -> Result<Option<ParameterName>, ()> {
     if let Some((layer, head)) = name
         .strip_prefix("layer_")
         .and_then(|n| n.split_once(".head_"))
     {
         return match (layer.parse(), head.parse()) {
-            (Ok(layer), Ok(head)) => Ok(Some(Place {
-                part: Part::Offset,
+            (Ok(layer), Ok(head)) => Ok(Some(ParameterName {
+                parameter: Parameter::Offset,
                 layer,
                 head: Some(head),
             })),
@@ -83,20 +85,20 @@ fn place(name: &str) -> Result<Option<Place>, ()> {
         Some((own, head)) => (own, Some(head)),
         None => (rest, None),
     };
-    let Some(part) = Part::ALL.into_iter().find(|part| part.name() == own) else {
+    let Some(parameter) = Parameter::ALL.into_iter().find(|known| known.name() == own) else {
         // Projections, norms and tables of the base are modules; parameters of a
         // variant of these methods would be here.
         let variant = own.starts_with("attn_") || own.starts_with("log_");
         return if variant { Err(()) } else { Ok(None) };
     };
     match head.map(str::parse) {
-        None => Ok(Some(Place {
-            part,
+        None => Ok(Some(ParameterName {
+            parameter,
             layer,
             head: None,
         })),
-        Some(Ok(head)) => Ok(Some(Place {
-            part,
+        Some(Ok(head)) => Ok(Some(ParameterName {
+            parameter,
             layer,
             head: Some(head),
         })),
@@ -106,10 +108,10 @@ fn place(name: &str) -> Result<Option<Place>, ()> {
 
 /// Whether a file has gates.
 pub(super) fn has_gates(files: &Files<'_>) -> bool {
-    let gate = |part| matches!(part, Part::ScaleGate | Part::OffsetGate);
+    let gate = |parameter| matches!(parameter, Parameter::ScaleGate | Parameter::OffsetGate);
     files
         .names()
-        .any(|name| matches!(place(name), Ok(Some(place)) if gate(place.part)))
+        .any(|name| matches!(parse_name(name), Ok(Some(parsed)) if gate(parsed.parameter)))
 }
 
 /// Reads the edit; `gates`: with JoLA's.
@@ -118,11 +120,11 @@ pub(super) fn read(
     shape: &BaseShape,
     gates: bool,
 ) -> Result<Vectors, ImportError> {
-    let mut parts: BTreeMap<(u32, Part), BTreeMap<u32, Vec<f32>>> = BTreeMap::new();
+    let mut found = ByParameter::new();
     let mut unknown = Vec::new();
     for name in files.names() {
-        match place(name) {
-            Ok(Some(place)) => read_part(files, shape, name, &place, &mut parts)?,
+        match parse_name(name) {
+            Ok(Some(parsed)) => read_parameter(files, shape, name, &parsed, &mut found)?,
             Ok(None) => {}
             Err(()) => unknown.push(name),
         }
@@ -131,7 +133,7 @@ pub(super) fn read(
         let names = some_names(unknown.into_iter());
         return Err(files.first().error(ImportErrorKind::Unknown { names }));
     }
-    if parts.is_empty() {
+    if found.is_empty() {
         return Err(files.no_edit(LAYOUT));
     }
     let mut vectors = Vectors {
@@ -139,14 +141,14 @@ pub(super) fn read(
         ..Vectors::default()
     };
     let pairs = [
-        (Part::Scale, Part::ScaleGate),
-        (Part::Offset, Part::OffsetGate),
+        (Parameter::Scale, Parameter::ScaleGate),
+        (Parameter::Offset, Parameter::OffsetGate),
     ];
     for layer in 0..shape.block_count {
-        for (part, gate_part) in pairs {
-            let values = parts.remove(&(layer, part));
-            let log_alphas = parts.remove(&(layer, gate_part));
-            let partner = |found: Part, missing: Part| {
+        for (parameter, of_gate) in pairs {
+            let values = found.remove(&(layer, parameter));
+            let log_alphas = found.remove(&(layer, of_gate));
+            let partner = |found: Parameter, missing: Parameter| {
                 let (found, missing) = (found.name(), missing.name());
                 files.first().error(ImportErrorKind::Partner {
                     layer,
@@ -156,25 +158,23 @@ pub(super) fn read(
             };
             let open = match (&values, log_alphas, gates) {
                 (None, None, _) => continue,
-                (None, Some(_), _) => return Err(partner(gate_part, part)),
+                (None, Some(_), _) => return Err(partner(of_gate, parameter)),
                 (Some(_), Some(gate), true) => Some(gate),
-                (Some(_), None, true) => return Err(partner(part, gate_part)),
+                (Some(_), None, true) => return Err(partner(parameter, of_gate)),
                 (Some(_), None, false) => None,
                 (Some(_), Some(_), false) => {
-                    let text =
-                        format!("layer {layer} has gates, which LoFiT does not: use --format jola");
-                    return Err(files.first().error(ImportErrorKind::Inexact(text)));
+                    return Err(files.first().error(ImportErrorKind::Gates { layer }));
                 }
             };
-            let half = match part {
-                Part::Scale => &mut vectors.mul,
+            let half = match parameter {
+                Parameter::Scale => &mut vectors.mul,
                 _ => &mut vectors.add,
             };
             for (head, mut values) in values.unwrap_or_default() {
                 if let Some(gates) = &open {
                     let log_alpha = gates.get(&head).and_then(|values| values.first());
                     let Some(log_alpha) = log_alpha else {
-                        return Err(partner(part, gate_part));
+                        return Err(partner(parameter, of_gate));
                     };
                     let factor = gate(*log_alpha);
                     values
@@ -203,13 +203,13 @@ fn gate(log_alpha: f32) -> f64 {
     (open * (high - low) + low).clamp(0.0, 1.0)
 }
 
-/// Adds one tensor to `parts`, which has its values by head: vectors, or one number for gates.
-fn read_part(
+/// Adds one tensor to `found`.
+fn read_parameter(
     files: &Files<'_>,
     shape: &BaseShape,
     name: &str,
-    place: &Place,
-    parts: &mut BTreeMap<(u32, Part), BTreeMap<u32, Vec<f32>>>,
+    parsed: &ParameterName,
+    found: &mut ByParameter,
 ) -> Result<(), ImportError> {
     let out_of_range = |what, found, count: usize| {
         let tensor = name.to_owned();
@@ -224,28 +224,28 @@ fn read_part(
             },
         )
     };
-    let layer = usize::try_from(place.layer).unwrap_or(usize::MAX);
+    let layer = usize::try_from(parsed.layer).unwrap_or(usize::MAX);
     let heads = shape.head_count.get(layer).copied();
-    let heads = heads.ok_or_else(|| out_of_range("layer", place.layer, shape.head_count.len()))?;
-    let width = match place.part {
-        Part::Scale | Part::Offset => shape.head_dim,
-        Part::ScaleGate | Part::OffsetGate => 1,
+    let heads = heads.ok_or_else(|| out_of_range("layer", parsed.layer, shape.head_count.len()))?;
+    let width = match parsed.parameter {
+        Parameter::Scale | Parameter::Offset => shape.head_dim,
+        Parameter::ScaleGate | Parameter::OffsetGate => 1,
     };
     let Array {
-        shape: found,
+        shape: stored,
         values,
     } = files.read(name)?;
-    let count = if place.head.is_some() {
+    let count = if parsed.head.is_some() {
         1
     } else {
         u64::from(heads)
     };
     let (count, each) = (count, u64::from(width));
     // Dimensions of 1 say nothing; several heads may lie behind each other in one dimension.
-    let dims: Vec<u64> = found.iter().copied().filter(|dim| *dim != 1).collect();
+    let dims: Vec<u64> = stored.iter().copied().filter(|dim| *dim != 1).collect();
     let expected: Vec<u64> = [count, each].into_iter().filter(|dim| *dim != 1).collect();
     if dims != expected && dims != [count * each] {
-        let expected = match place.head {
+        let expected = match parsed.head {
             Some(_) => format!("[{each}]"),
             None => format!("[{count}, {each}]"),
         };
@@ -255,16 +255,16 @@ fn read_part(
             ImportErrorKind::Shape {
                 tensor,
                 expected,
-                found,
+                found: stored,
             },
         ));
     }
-    let first = match place.head {
+    let first = match parsed.head {
         None => 0,
         Some(head) if head < u64::from(heads) => head as u32,
         Some(head) => return Err(out_of_range("head", head, heads as usize)),
     };
-    let by_head = parts.entry((layer as u32, place.part)).or_default();
+    let by_head = found.entry((layer as u32, parsed.parameter)).or_default();
     for (index, values) in values.chunks_exact(width.max(1) as usize).enumerate() {
         by_head.insert(first + index as u32, values.to_vec());
     }
@@ -284,28 +284,31 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_parts_apart() {
+    fn names_tell_parameters_apart() {
         let known = |name: &str| {
-            let place = place(name).unwrap();
-            place.map(|p| (p.part, p.layer, p.head))
+            let parsed = parse_name(name).unwrap();
+            parsed.map(|p| (p.parameter, p.layer, p.head))
         };
         let prefix = "base_model.model.layers.11.self_attn";
         assert_eq!(
             known(&format!("{prefix}.attn_A.3")),
-            Some((Part::Scale, 11, Some(3)))
+            Some((Parameter::Scale, 11, Some(3)))
         );
         assert_eq!(
             known(&format!("{prefix}.attn_v")),
-            Some((Part::Offset, 11, None))
+            Some((Parameter::Offset, 11, None))
         );
         assert_eq!(
             known(&format!("{prefix}.log_g1")),
-            Some((Part::OffsetGate, 11, None))
+            Some((Parameter::OffsetGate, 11, None))
         );
-        assert_eq!(known("layer_2.head_7"), Some((Part::Offset, 2, Some(7))));
+        assert_eq!(
+            known("layer_2.head_7"),
+            Some((Parameter::Offset, 2, Some(7)))
+        );
         assert_eq!(known(&format!("{prefix}.q_proj.weight")), None);
         assert_eq!(known("model.norm.weight"), None);
-        assert!(place(&format!("{prefix}.attn_b.0")).is_err());
-        assert!(place(&format!("{prefix}.attn_A.x")).is_err());
+        assert!(parse_name(&format!("{prefix}.attn_b.0")).is_err());
+        assert!(parse_name(&format!("{prefix}.attn_A.x")).is_err());
     }
 }

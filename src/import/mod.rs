@@ -1,12 +1,11 @@
-/*!
-Edits of other projects as sidecars.
-
-What is read, and from which project's code the names and layouts are taken, is in
-`docs/import.md`. Everything is read without running any of it: a PyTorch file is a program in
-Python's pickle language, of which [`pickle`] knows only what puts tensors together.
-*/
+//! Edits of other projects as sidecars.
+//!
+//! What is read, and from which project's code the names and layouts are taken, is in
+//! `docs/import.md`. Everything is read without running any of it: a PyTorch file is a program in
+//! Python's pickle language, of which [`pickle`] knows only what puts tensors together.
 
 pub mod array;
+pub mod element;
 mod error;
 mod iti;
 mod jola;
@@ -101,9 +100,7 @@ pub fn import(
     } else if params.heads.is_empty() {
         (read_files(paths, base.shape, params)?, paths.to_vec())
     } else {
-        return Err(inexact(
-            "--heads is for folders of pyvene: here heads are in the file",
-        ));
+        return Err(FileError::new(first, ImportErrorKind::HeadsNamed));
     };
     let mut train = Metadata::new();
     for (index, path) in files.iter().enumerate() {

@@ -1,11 +1,10 @@
-/*!
-NumPy's array files.
+//! NumPy's array files.
+//!
+//! Own code, as the format is a header of three fields; the crate for it (npyz) brings a parser
+//! generator and a native stack switcher for them.
 
-Own code, as the format is a header of three fields; the crate for it (npyz) brings a parser
-generator and a native stack switcher for them.
-*/
-
-use super::array::{elements, Array, DType};
+use super::array::{elements, floats, Array};
+use super::element::ElementType;
 use super::ImportErrorKind;
 
 /// What every file begins with.
@@ -26,19 +25,19 @@ pub fn read(name: &str, bytes: &[u8]) -> Result<Array, ImportErrorKind> {
         .ok_or_else(|| ImportErrorKind::Npy {
             name: name.to_owned(),
         })?;
-    let dtype = match header.descr {
-        "<f8" => DType::F64,
-        "<f4" => DType::F32,
-        "<f2" => DType::F16,
+    let element = match header.descr {
+        "<f8" => ElementType::F64,
+        "<f4" => ElementType::F32,
+        "<f2" => ElementType::F16,
         found => {
-            return Err(ImportErrorKind::DType {
+            return Err(ImportErrorKind::ElementType {
                 tensor: name.to_owned(),
                 found: found.to_owned(),
             })
         }
     };
     let count = elements(name, &header.shape)?;
-    let needed = count * dtype.size() as u64;
+    let needed = count * element.size() as u64;
     let data = usize::try_from(needed)
         .ok()
         .and_then(|needed| data.get(..needed));
@@ -48,7 +47,7 @@ pub fn read(name: &str, bytes: &[u8]) -> Result<Array, ImportErrorKind> {
         needed,
         found: bytes.len() as u64,
     })?;
-    let stored = dtype.floats(name, data)?;
+    let stored = floats(name, element, data)?;
     let array = Array {
         shape: header.shape,
         values: stored,

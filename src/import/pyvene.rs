@@ -1,21 +1,19 @@
-/*!
-Folders that pyvene's `IntervenableModel.save` writes: `config.json`, which lists the
-interventions, and an `intkey_<key>.bin` for each that has a constant source.
-
-An intervention is an edit of ours if it acts on the input of the output projection and maps
-each value z by a constant scale and offset:
-
-| class | z' |
-|---|---|
-| `AdditionIntervention` | z + source |
-| `SubtractionIntervention` | z − source |
-| `VanillaIntervention` | source |
-| `ZeroIntervention` | 0 |
-
-Several of them on one layer are applied in the file's order, as pyvene does. Everything else is
-refused with its reason. Which heads and positions an intervention acts on is told to pyvene when
-it runs, not when it saves: heads come from the command line, positions are all.
-*/
+//! Folders that pyvene's `IntervenableModel.save` writes: `config.json`, which lists the
+//! interventions, and an `intkey_<key>.bin` for each that has a constant source.
+//!
+//! An intervention is an edit of ours if it acts on the input of the output projection and maps
+//! each value z by a constant scale and offset:
+//!
+//! | class | z' |
+//! |---|---|
+//! | `AdditionIntervention` | z + source |
+//! | `SubtractionIntervention` | z − source |
+//! | `VanillaIntervention` | source |
+//! | `ZeroIntervention` | 0 |
+//!
+//! Several of them on one layer are applied in the file's order, as pyvene does. Everything else is
+//! refused with its reason. Which heads and positions an intervention acts on is told to pyvene when
+//! it runs, not when it saves: heads come from the command line, positions are all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -47,7 +45,7 @@ struct Config {
 
 /// What an intervention acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Target {
     /// The outputs of all heads of a layer, one after the other.
     Layer,
     /// The outputs of single heads.
@@ -65,7 +63,7 @@ enum Change {
 
 /// One intervention.
 struct Intervention {
-    place: Place,
+    target: Target,
     layer: u32,
     change: Change,
     dimensions: Option<usize>,
@@ -97,21 +95,19 @@ pub(super) fn read(
     let interventions = interventions(folder, &config, shape)
         .map_err(ImportErrorKind::Inexact)
         .map_err(error)?;
-    let single = interventions.iter().filter(|i| i.place == Place::Heads);
+    let single = interventions.iter().filter(|i| i.target == Target::Heads);
     let needed = single.count();
     if needed != heads.len() {
-        let text = format!(
-            "{needed} interventions are on single heads, which pyvene is told when it runs, and \
-             --heads names those of {}: give the heads of each, such as --heads 3,0+2 for two",
-            heads.len()
-        );
-        return Err(error(ImportErrorKind::Inexact(text)));
+        return Err(error(ImportErrorKind::HeadsUnnamed {
+            needed,
+            named: heads.len(),
+        }));
     }
     let mut heads = heads.iter();
     let mut layers: BTreeMap<u32, Affine> = BTreeMap::new();
     let width = shape.head_dim as usize;
     for Intervention {
-        place,
+        target,
         layer,
         change,
         dimensions,
@@ -121,13 +117,16 @@ pub(super) fn read(
         let count = shape.head_count[*layer as usize];
         let total = count as usize * width;
         // Where the values begin, and how many there are.
-        let (starts, size) = match place {
-            Place::Layer => (vec![0], total),
-            Place::Heads => {
+        let (starts, size) = match target {
+            Target::Layer => (vec![0], total),
+            Target::Heads => {
                 let heads = heads.next().into_iter().flatten();
                 if let Some(head) = heads.clone().find(|head| **head >= count) {
-                    let text = format!("--heads: layer {layer} has no head {head}, it has {count}");
-                    return Err(error(ImportErrorKind::Inexact(text)));
+                    return Err(error(ImportErrorKind::NoSuchHead {
+                        layer: *layer,
+                        head: *head,
+                        count,
+                    }));
                 }
                 (heads.map(|head| *head as usize * width).collect(), width)
             }
@@ -260,16 +259,16 @@ fn intervention(
         ));
     };
     let refuse = |why: &str| Err(format!("intervention {index}, on `{component}`: {why}"));
-    let Some((place, layer)) = place(component, layer) else {
+    let Some((target, layer)) = target(component, layer) else {
         return refuse(
             "a sidecar edits the heads' outputs before the output projection: \
              `attention_value_output`, `head_attention_value_output` or \
              `….layers[N].self_attn.o_proj.input`",
         );
     };
-    let fits = match place {
-        Place::Layer => unit == "pos",
-        Place::Heads => matches!(unit, "h" | "h.pos"),
+    let fits = match target {
+        Target::Layer => unit == "pos",
+        Target::Heads => matches!(unit, "h" | "h.pos"),
     };
     if !fits {
         return refuse(&format!("units of `{unit}` are not heads or positions"));
@@ -307,7 +306,7 @@ fn intervention(
         false => format!("layer_{layer}_comp_{component}_unit_{unit}_nunit_{units}"),
     };
     let intervention = Intervention {
-        place,
+        target,
         layer,
         change,
         dimensions: config.intervention_dimensions[index],
@@ -316,18 +315,18 @@ fn intervention(
     Ok((intervention, name.replace('.', "_")))
 }
 
-/// What a component is, and its layer: a module's path has its own.
-fn place(component: &str, layer: u64) -> Option<(Place, u64)> {
+/// What a component stands for, and its layer: a module's path has its own.
+fn target(component: &str, layer: u64) -> Option<(Target, u64)> {
     match component {
-        "attention_value_output" => return Some((Place::Layer, layer)),
-        "head_attention_value_output" => return Some((Place::Heads, layer)),
+        "attention_value_output" => return Some((Target::Layer, layer)),
+        "head_attention_value_output" => return Some((Target::Heads, layer)),
         _ => {}
     }
     let path = component.strip_suffix("].self_attn.o_proj.input")?;
     let (modules, layer) = path.rsplit_once("layers[")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     let known = modules.chars().all(plain);
-    known.then_some((Place::Layer, layer.parse().ok()?))
+    known.then_some((Target::Layer, layer.parse().ok()?))
 }
 
 fn change(class: &str) -> Option<Change> {

@@ -13,7 +13,8 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use zip::ZipArchive;
 
-use super::array::{elements, gather, Array, DType};
+use super::array::{elements, floats, gather, Array};
+use super::element::ElementType;
 use super::error::{ImportError, ImportErrorKind};
 use super::npy;
 use super::pickle::{self, TensorRef, MAX_PICKLE};
@@ -21,12 +22,15 @@ use super::pickle::{self, TensorRef, MAX_PICKLE};
 type Archive = ZipArchive<Cursor<Mmap>>;
 
 /// One open file.
+#[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    contents: Contents,
+    file: OpenFile,
 }
 
-enum Contents {
+/// A file by its format, with what is kept of it to read its tensors.
+#[derive(Debug)]
+enum OpenFile {
     Safetensors(Mmap),
     Torch {
         archive: RefCell<Archive>,
@@ -44,21 +48,21 @@ impl Source {
     /// # Errors
     /// What is wrong with the file.
     pub fn open(path: &Path) -> Result<Self, ImportError> {
-        let contents = open(path).map_err(|kind| FileError::new(path, kind))?;
+        let file = open(path).map_err(|kind| FileError::new(path, kind))?;
         Ok(Self {
             path: path.into(),
-            contents,
+            file,
         })
     }
 
-    /// The file.
+    /// Where the file lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether it is a NumPy file.
     pub fn is_numpy(&self) -> bool {
-        matches!(self.contents, Contents::Numpy(_))
+        matches!(self.file, OpenFile::Numpy(_))
     }
 
     /// An error about this file.
@@ -71,8 +75,8 @@ impl Source {
     /// # Errors
     /// A safetensors file that breaks its format.
     pub fn names(&self) -> Result<Vec<String>, ImportError> {
-        let mut names: Vec<String> = match &self.contents {
-            Contents::Safetensors(map) => {
+        let mut names: Vec<String> = match &self.file {
+            OpenFile::Safetensors(map) => {
                 let file = SafeTensors::deserialize(map);
                 let file = file.map_err(|e| self.error(ImportErrorKind::Safetensors(e)))?;
                 file.names()
@@ -80,8 +84,8 @@ impl Source {
                     .map(|name| name.to_string())
                     .collect()
             }
-            Contents::Torch { tensors, .. } => tensors.keys().cloned().collect(),
-            Contents::Numpy(arrays) => arrays.keys().cloned().collect(),
+            OpenFile::Torch { tensors, .. } => tensors.keys().cloned().collect(),
+            OpenFile::Numpy(arrays) => arrays.keys().cloned().collect(),
         };
         names.sort();
         Ok(names)
@@ -99,23 +103,23 @@ impl Source {
         let missing = || ImportErrorKind::MissingEntry {
             entry: name.to_owned(),
         };
-        match &self.contents {
-            Contents::Safetensors(map) => {
+        match &self.file {
+            OpenFile::Safetensors(map) => {
                 let file = SafeTensors::deserialize(map).map_err(ImportErrorKind::Safetensors)?;
                 let view = file.tensor(name).map_err(ImportErrorKind::Safetensors)?;
-                let dtype = match view.dtype() {
-                    Dtype::F64 => DType::F64,
-                    Dtype::F32 => DType::F32,
-                    Dtype::F16 => DType::F16,
-                    Dtype::BF16 => DType::Bf16,
-                    _ => DType::Other("not a float of 16, 32 or 64 bits"),
+                let element = match view.dtype() {
+                    Dtype::F64 => ElementType::F64,
+                    Dtype::F32 => ElementType::F32,
+                    Dtype::F16 => ElementType::F16,
+                    Dtype::BF16 => ElementType::Bf16,
+                    _ => ElementType::Other("not a float of 16, 32 or 64 bits"),
                 };
                 let shape: Vec<u64> = view.shape().iter().map(|dim| *dim as u64).collect();
                 elements(name, &shape)?;
-                let values = dtype.floats(name, view.data())?;
+                let values = floats(name, element, view.data())?;
                 Ok(Array { shape, values })
             }
-            Contents::Torch {
+            OpenFile::Torch {
                 archive,
                 prefix,
                 tensors,
@@ -124,12 +128,12 @@ impl Source {
                 let entry = format!("{prefix}data/{}", tensor.storage);
                 read_tensor(&mut archive.borrow_mut(), &entry, name, tensor)
             }
-            Contents::Numpy(arrays) => arrays.get(name).cloned().ok_or_else(missing),
+            OpenFile::Numpy(arrays) => arrays.get(name).cloned().ok_or_else(missing),
         }
     }
 }
 
-fn open(path: &Path) -> Result<Contents, ImportErrorKind> {
+fn open(path: &Path) -> Result<OpenFile, ImportErrorKind> {
     let file = File::open(path).map_err(ImportErrorKind::io("open it"))?;
     // SAFETY: the map is private to this value and only read; a change of the file by someone
     // else meanwhile is outside of what a reader can prevent.
@@ -140,7 +144,7 @@ fn open(path: &Path) -> Result<Contents, ImportErrorKind> {
     if map.starts_with(npy::MAGIC) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let array = npy::read(&name, &map)?;
-        return Ok(Contents::Numpy(BTreeMap::from([(
+        return Ok(OpenFile::Numpy(BTreeMap::from([(
             name.into_owned(),
             array,
         )])));
@@ -148,7 +152,7 @@ fn open(path: &Path) -> Result<Contents, ImportErrorKind> {
     // The size of a JSON object, then the object.
     if map.get(8) == Some(&b'{') {
         SafeTensors::deserialize(&map).map_err(ImportErrorKind::Safetensors)?;
-        return Ok(Contents::Safetensors(map));
+        return Ok(OpenFile::Safetensors(map));
     }
     // A pickle of torch's magic number 0x1950a86a20f9469cfc6c.
     if map
@@ -164,7 +168,7 @@ fn open(path: &Path) -> Result<Contents, ImportErrorKind> {
 }
 
 /// A PyTorch file or an npz file.
-fn open_archive(map: Mmap) -> Result<Contents, ImportErrorKind> {
+fn open_archive(map: Mmap) -> Result<OpenFile, ImportErrorKind> {
     let mut archive = ZipArchive::new(Cursor::new(map)).map_err(ImportErrorKind::Zip)?;
     let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
     let pickle = names.iter().find(|name| {
@@ -180,7 +184,7 @@ fn open_archive(map: Mmap) -> Result<Contents, ImportErrorKind> {
         }
         let bytes = read_entry(&mut archive, entry, MAX_PICKLE as u64)?;
         let tensors = pickle::read(&bytes)?.tensors().into_iter().collect();
-        return Ok(Contents::Torch {
+        return Ok(OpenFile::Torch {
             archive: RefCell::new(archive),
             prefix,
             tensors,
@@ -199,7 +203,7 @@ fn open_archive(map: Mmap) -> Result<Contents, ImportErrorKind> {
             entry: "data.pkl".to_owned(),
         });
     }
-    Ok(Contents::Numpy(arrays))
+    Ok(OpenFile::Numpy(arrays))
 }
 
 /// The contents of a file in an archive, at most `limit` bytes of them.
@@ -223,7 +227,7 @@ fn read_tensor(
     name: &str,
     tensor: &TensorRef,
 ) -> Result<Array, ImportErrorKind> {
-    let size = tensor.dtype.size() as u64;
+    let size = tensor.element.size() as u64;
     let count = elements(name, &tensor.shape)?;
     let too_large = || ImportErrorKind::TooLarge {
         tensor: name.to_owned(),
@@ -259,7 +263,7 @@ fn read_tensor(
             found: bytes.len() as u64,
         });
     }
-    let stored = tensor.dtype.floats(name, &bytes)?;
+    let stored = floats(name, tensor.element, &bytes)?;
     Ok(Array {
         shape: tensor.shape.clone(),
         values: gather(&stored, tensor.offset, &tensor.shape, &tensor.stride),

@@ -307,17 +307,17 @@ impl Machine<'_> {
     fn storage(&mut self) -> Result<(), PickleError> {
         let storage = match self.pop()? {
             Value::Sequence(items, _) => match items.as_slice() {
-                [Value::Text(kind), Value::Function(FunctionName(Callable::Storage(dtype))), Value::Text(name), ..]
+                [Value::Text(kind), Value::Function(FunctionName(Callable::Storage(element))), Value::Text(name), ..]
                     if &**kind == "storage" =>
                 {
-                    Some((Rc::clone(name), *dtype))
+                    Some((Rc::clone(name), *element))
                 }
                 _ => None,
             },
             _ => None,
         };
-        let (name, dtype) = storage.ok_or_else(|| self.damaged("a reference to no storage"))?;
-        self.push(Value::Storage(name, dtype))
+        let (name, element) = storage.ok_or_else(|| self.damaged("a reference to no storage"))?;
+        self.push(Value::Storage(name, element))
     }
 
     fn call(&mut self) -> Result<(), PickleError> {
@@ -333,11 +333,11 @@ impl Machine<'_> {
             (Callable::RebuildParameter, [tensor @ Value::Tensor(_), ..]) => tensor.clone(),
             (
                 Callable::RebuildTensor,
-                [Value::Storage(storage, dtype), Value::Int(offset), Value::Sequence(shape, _), Value::Sequence(stride, _), ..],
+                [Value::Storage(storage, element), Value::Int(offset), Value::Sequence(shape, _), Value::Sequence(stride, _), ..],
             ) => {
                 let tensor = TensorRef {
                     storage: storage.to_string(),
-                    dtype: *dtype,
+                    element: *element,
                     offset: self.size(*offset)?,
                     shape: self.sizes(shape)?,
                     stride: self.sizes(stride)?,

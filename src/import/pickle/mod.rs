@@ -1,18 +1,16 @@
-/*!
-The part of Python's pickle that `torch.save` uses for dictionaries of tensors, read without
-running any of it.
-
-A pickle is a program. This reader knows the instructions that put data together, and of the
-functions a program may name only those in `Callable`: building a tensor or a parameter from
-its storage and an empty ordered dictionary. Anything else is refused by name before it could
-mean something.
-*/
+//! The part of Python's pickle that `torch.save` uses for dictionaries of tensors, read without
+//! running any of it.
+//!
+//! A pickle is a program. This reader knows the instructions that put data together, and of the
+//! functions a program may name only those in `Callable`: building a tensor or a parameter from
+//! its storage and an empty ordered dictionary. Anything else is refused by name before it could
+//! mean something.
 
 mod machine;
 
 use std::rc::Rc;
 
-use super::array::DType;
+use super::element::ElementType;
 pub use machine::read;
 
 /// Why a pickle is refused.
@@ -63,7 +61,7 @@ enum Callable {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
-    Storage(DType),
+    Storage(ElementType),
 }
 
 impl Callable {
@@ -72,16 +70,16 @@ impl Callable {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("torch", "DoubleStorage") => Self::Storage(DType::F64),
-            ("torch", "FloatStorage") => Self::Storage(DType::F32),
-            ("torch", "HalfStorage") => Self::Storage(DType::F16),
-            ("torch", "BFloat16Storage") => Self::Storage(DType::Bf16),
-            ("torch", "LongStorage") => Self::Storage(DType::Other("int64")),
-            ("torch", "IntStorage") => Self::Storage(DType::Other("int32")),
-            ("torch", "ShortStorage") => Self::Storage(DType::Other("int16")),
-            ("torch", "CharStorage") => Self::Storage(DType::Other("int8")),
-            ("torch", "ByteStorage") => Self::Storage(DType::Other("uint8")),
-            ("torch", "BoolStorage") => Self::Storage(DType::Other("bool")),
+            ("torch", "DoubleStorage") => Self::Storage(ElementType::F64),
+            ("torch", "FloatStorage") => Self::Storage(ElementType::F32),
+            ("torch", "HalfStorage") => Self::Storage(ElementType::F16),
+            ("torch", "BFloat16Storage") => Self::Storage(ElementType::Bf16),
+            ("torch", "LongStorage") => Self::Storage(ElementType::Other("int64")),
+            ("torch", "IntStorage") => Self::Storage(ElementType::Other("int32")),
+            ("torch", "ShortStorage") => Self::Storage(ElementType::Other("int16")),
+            ("torch", "CharStorage") => Self::Storage(ElementType::Other("int8")),
+            ("torch", "ByteStorage") => Self::Storage(ElementType::Other("uint8")),
+            ("torch", "BoolStorage") => Self::Storage(ElementType::Other("bool")),
             _ => return None,
         })
     }
@@ -93,7 +91,7 @@ pub struct TensorRef {
     /// Name of the storage in the archive.
     pub storage: String,
     /// Type of its elements.
-    pub dtype: DType,
+    pub element: ElementType,
     /// First element.
     pub offset: u64,
     /// Dimensions, the slowest first.
@@ -120,7 +118,7 @@ pub enum Value {
     /// A function that may be called.
     Function(FunctionName),
     /// A storage: name and element type.
-    Storage(Rc<str>, DType),
+    Storage(Rc<str>, ElementType),
 }
 
 /// A function that may be called; opaque outside.

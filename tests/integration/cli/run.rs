@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::{alone, base_model, llama_jola_on, text, Cli, Folder};
-use crate::{logits, sidecars};
+use testkit::{alone, base_model, llama_jola_on, logits, sidecars, text, Cli, Folder};
 
 const PROMPT: &str = "The ferry to the island leaves at";
 /// Tokens to generate: enough for two runs to drift apart if anything is random.
@@ -39,7 +38,7 @@ fn greedy_text_is_the_same_every_time_and_edits_change_it() {
 fn the_first_token_is_the_most_likely_one() {
     let base = base_model();
     let model = llama_jola::Model::load_vocab(&base).unwrap();
-    let tokens = model.tokenize(PROMPT, true, true).unwrap();
+    let tokens = model.tokenize_prompt(PROMPT).unwrap();
     let edit = sidecars::golden();
     for (edits, args) in [
         (&[][..], &[][..]),

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use llama_jola::data::{self, Prompt, Row};
+use llama_jola::chat::Prompt;
+use llama_jola::data::{self, Row};
 use llama_jola::Vocabulary;
 
 use crate::model::Sequence;

@@ -65,7 +65,7 @@ pub fn from_edit_set(
     for (change, layer) in changes.iter_mut().zip(0u32..) {
         if let Some(dense) = set.layers.get(&layer) {
             change.heads = HeadEdit {
-                factor: row(&dense.mul),
+                factor: row(&dense.factor),
                 offset: row(&dense.add),
             };
         }

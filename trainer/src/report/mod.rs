@@ -1,6 +1,7 @@
 //! What a run shows and leaves behind: progress for its user and, in the run directory, its
 //! configuration, metrics, pictures and checkpoint.
 
+mod chart;
 mod checkpoint;
 pub(crate) mod plots;
 mod progress;

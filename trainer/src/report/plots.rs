@@ -4,35 +4,37 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{Context, Result};
 use jola_edit::atomic::write_atomically;
-use plotters::coord::Shift;
-use plotters::prelude::*;
+use svg::node::element::{Group, Path as Shape, Rectangle};
+use svg::Node;
 
+use super::chart::{legend, picture, text, Chart, Mark, Scale, INK, MARGIN, SOFT, WIDTH};
 use super::run_dir::METRICS;
-use crate::train::Phase;
-use crate::train::{StepRecord, ValidationRecord};
+use crate::train::{Phase, StepRecord, ValidationRecord};
 
 /// The loss of steps and validations.
 pub const LOSS: &str = "loss.svg";
 /// Open gates over the steps, and when each closed.
 pub const GATES: &str = "gates.svg";
 
-const INK: RGBColor = RGBColor(60, 60, 60);
-const PALE: RGBColor = RGBColor(205, 205, 205);
-const CLOSED: RGBColor = RGBColor(244, 244, 244);
-/// Colours of the kinds of gates: those of the sidecar's heat map, then others.
-const COLOURS: [RGBColor; 3] = [
-    RGBColor(178, 24, 43),
-    RGBColor(33, 102, 172),
-    RGBColor(77, 146, 33),
-];
-/// Steps that the drawn average of the loss looks back on, roughly.
-const SMOOTHING: f64 = 20.0;
-/// Moments at which the gates are shown.
+/// Colours of the kinds of gates, those of the sidecar's picture before others; validations
+/// have the first.
+const COLOURS: [&str; 3] = ["#b2182b", "#2166ac", "#4d9221"];
+/// Of single steps.
+const PALE: &str = "#a8b0b8";
+/// Of closed gates.
+const CLOSED: &str = "#eaeef2";
+/// Moments at which the gates are shown, and how many of them stand beside each other.
 const MOMENTS: usize = 8;
-/// Edge of a head's cell, in pixels.
-const CELL: i32 = 7;
+const COLUMNS: usize = 4;
+/// Distance of two moments.
+const PITCH: f64 = (WIDTH - 2.0 * MARGIN) / COLUMNS as f64;
+/// Largest size of a cell, and of all cells of one moment, in pixels.
+const CELL: f64 = 8.0;
+const GRID: [f64; 2] = [PITCH - 20.0, 150.0];
+/// Edge of a gate, where a cell's is 1.
+const GATE: f64 = 0.86;
 
 /// What the metrics tell.
 #[derive(Debug, Default)]
@@ -51,11 +53,11 @@ pub fn draw(folder: &Path, n_layer: usize, n_head: usize) -> Result<()> {
     if history.steps.is_empty() {
         return Ok(());
     }
-    write(&folder.join(LOSS), &history.loss_picture()?)?;
+    write(&folder.join(LOSS), &history.loss_picture())?;
     let kinds = history.kinds();
     if !kinds.is_empty() {
         let grid = [n_layer, n_head];
-        write(&folder.join(GATES), &history.gate_picture(&kinds, grid)?)?;
+        write(&folder.join(GATES), &history.gate_picture(&kinds, grid))?;
     }
     Ok(())
 }
@@ -63,11 +65,6 @@ pub fn draw(folder: &Path, n_layer: usize, n_head: usize) -> Result<()> {
 fn write(path: &Path, svg: &str) -> Result<()> {
     write_atomically(path, |out| out.write_all(svg.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// plotters' errors borrow from what they drew on.
-fn drawing<E: std::fmt::Display>(error: E) -> anyhow::Error {
-    anyhow!("cannot draw: {error}")
 }
 
 impl History {
@@ -111,153 +108,80 @@ impl History {
         phases
     }
 
-    fn loss_picture(&self) -> Result<String> {
-        let losses = self.steps.iter().map(|step| step.loss);
-        let validation = self.validations.iter().map(|v| v.validation.loss);
-        let top = losses.chain(validation).fold(0.0, f64::max) * 1.05;
-        let mut svg = String::new();
-        {
-            let area = SVGBackend::with_string(&mut svg, (860, 380)).into_drawing_area();
-            area.fill(&WHITE).map_err(drawing)?;
-            let mut chart = ChartBuilder::on(&area)
-                .caption(
-                    "loss per response token",
-                    ("sans-serif", 15).into_font().color(&INK),
-                )
-                .margin(12)
-                .x_label_area_size(34)
-                .y_label_area_size(48)
-                .build_cartesian_2d(0..self.last_step(), 0.0..top.max(1e-3))
-                .map_err(drawing)?;
-            let mut mesh = chart.configure_mesh();
-            mesh.light_line_style(WHITE).bold_line_style(CLOSED);
-            mesh.x_desc("step").draw().map_err(drawing)?;
-            for (step, phase) in self.phases() {
-                let line = [(step, 0.0), (step, top)];
-                let line = PathElement::new(line.to_vec(), PALE.stroke_width(1));
-                let label = Text::new(
-                    phase.name(),
-                    (step, top * 0.99),
-                    ("sans-serif", 12).into_font().color(&INK),
-                );
-                chart.draw_series([line]).map_err(drawing)?;
-                chart.draw_series([label]).map_err(drawing)?;
-            }
-            let raw = self.steps.iter().map(|step| (step.step, step.loss));
-            let raw = LineSeries::new(raw, PALE.stroke_width(1));
-            chart.draw_series(raw).map_err(drawing)?;
-            let smooth = LineSeries::new(self.smooth_loss(), INK.stroke_width(2));
-            let key = |colour: RGBColor| {
-                move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2))
-            };
-            let drawn = chart.draw_series(smooth).map_err(drawing)?;
-            drawn.label("training, smoothed").legend(key(INK));
-            if !self.validations.is_empty() {
-                let points = || self.validations.iter().map(|v| (v.step, v.validation.loss));
-                let line = LineSeries::new(points(), COLOURS[0].stroke_width(2));
-                let drawn = chart.draw_series(line).map_err(drawing)?;
-                drawn.label("validation").legend(key(COLOURS[0]));
-                let best = self.validations.iter().rev().find(|v| v.best);
-                let dots = points().map(|point| {
-                    let chosen = best.is_some_and(|best| best.step == point.0);
-                    Circle::new(point, if chosen { 5 } else { 2 }, COLOURS[0].filled())
-                });
-                chart.draw_series(dots).map_err(drawing)?;
-            }
-            let mut labels = chart.configure_series_labels();
-            let labels = labels.border_style(TRANSPARENT).background_style(WHITE);
-            labels.draw().map_err(drawing)?;
-            area.present().map_err(drawing)?;
+    fn loss_picture(&self) -> String {
+        let losses = self.steps.iter().map(|step| (step.step, step.loss));
+        let losses: Vec<(usize, f64)> = losses.collect();
+        let validations = self.validations.iter().map(|v| (v.step, v.validation.loss));
+        let validations: Vec<(usize, f64)> = validations.collect();
+        let all = losses.iter().chain(&validations).map(|(_, loss)| *loss);
+        let chart = Chart::new(self.last_step(), Scale::log(all), 270.0);
+        let mut keys = vec![
+            (Mark::Dot, PALE, "one training step"),
+            (Mark::Curve, INK, "training, smoothed"),
+        ];
+        let best = self.validations.iter().rposition(|v| v.best);
+        if !validations.is_empty() {
+            keys.push((Mark::Point, COLOURS[0], "validation"));
         }
-        Ok(svg)
-    }
-
-    /// Exponential average of the training loss, without the bias of its start.
-    fn smooth_loss(&self) -> Vec<(usize, f64)> {
-        let keep = 1.0 - 1.0 / SMOOTHING;
-        let (mut sum, mut weight) = (0.0, 0.0);
-        let smooth = self.steps.iter().map(|step| {
-            sum = sum * keep + step.loss;
-            weight = weight * keep + 1.0;
-            (step.step, sum / weight)
-        });
-        smooth.collect()
+        if best.is_some() {
+            keys.push((Mark::Ring, COLOURS[0], "best validation"));
+        }
+        let axis = "loss (logarithmic)";
+        let mut picture = picture(chart.outer_height())
+            .add(chart.frame("Loss per response token", axis, &self.phases()))
+            .add(legend(&keys))
+            .add(chart.dots(&losses, PALE))
+            .add(chart.curve(&smooth(&losses), INK));
+        for (index, place) in validations.into_iter().enumerate() {
+            picture.append(chart.point(place, COLOURS[0], best == Some(index)));
+        }
+        format!("{picture}\n")
     }
 
     /// Above, how many gates of each kind are open; below, for each kind, which, at a few
-    /// moments: layers run downwards, heads to the right.
-    fn gate_picture(&self, kinds: &[&str], [n_layer, n_head]: [usize; 2]) -> Result<String> {
-        let moments = self.moments();
-        let panel = [n_head as i32 * CELL + 26, n_layer as i32 * CELL + 44];
-        let width = (moments.len() as i32 * panel[0] + 40).max(640);
-        let height = 260 + kinds.len() as i32 * panel[1] + 12;
-        let mut svg = String::new();
-        {
-            let size = (width as u32, height as u32);
-            let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-            area.fill(&WHITE).map_err(drawing)?;
-            let (above, below) = area.split_vertically(250);
-            self.draw_counts(&above, kinds)?;
-            for (row, kind) in kinds.iter().enumerate() {
-                let colour = COLOURS[row % COLOURS.len()];
-                let top = row as i32 * panel[1];
-                for (column, &moment) in moments.iter().enumerate() {
-                    let left = 34 + column as i32 * panel[0];
-                    let open = self.open_at(kind, moment, [n_layer, n_head]);
-                    let count = open.iter().filter(|open| **open).count();
-                    let title = format!("step {moment}: {count}");
-                    let style = ("sans-serif", 12).into_font().color(&INK);
-                    let title = Text::new(title, (left, top + 22), style);
-                    below.draw(&title).map_err(drawing)?;
-                    let origin = (left, top + 36);
-                    let size = (n_head as i32 * CELL, n_layer as i32 * CELL);
-                    let corners = [origin, (origin.0 + size.0, origin.1 + size.1)];
-                    let ground = Rectangle::new(corners, CLOSED.filled());
-                    below.draw(&ground).map_err(drawing)?;
-                    let gates = open.iter().enumerate();
-                    for (index, _) in gates.filter(|(_, open)| **open) {
-                        let (layer, head) = ((index / n_head) as i32, (index % n_head) as i32);
-                        let (x, y) = (origin.0 + head * CELL, origin.1 + layer * CELL);
-                        let corners = [(x, y), (x + CELL - 1, y + CELL - 1)];
-                        let cell = Rectangle::new(corners, colour.filled());
-                        below.draw(&cell).map_err(drawing)?;
-                    }
-                }
-                let style = ("sans-serif", 12).into_font().color(&colour);
-                let label = format!("{kind}: rows are layers, columns are heads, from 0");
-                let label = Text::new(label, (34, top + 6), style);
-                below.draw(&label).map_err(drawing)?;
-            }
-            area.present().map_err(drawing)?;
-        }
-        Ok(svg)
-    }
-
-    fn draw_counts(&self, area: &DrawingArea<SVGBackend, Shift>, kinds: &[&str]) -> Result<()> {
+    /// moments.
+    fn gate_picture(&self, kinds: &[&str], [n_layer, n_head]: [usize; 2]) -> String {
         let opens = self.steps.iter().flat_map(|step| step.open.values());
         let most = opens.copied().max().unwrap_or(0);
-        let mut chart = ChartBuilder::on(area)
-            .caption("open gates", ("sans-serif", 15).into_font().color(&INK))
-            .margin(12)
-            .x_label_area_size(34)
-            .y_label_area_size(48)
-            .build_cartesian_2d(0..self.last_step(), 0..most + most / 20 + 1)
-            .map_err(drawing)?;
-        let mut mesh = chart.configure_mesh();
-        mesh.light_line_style(WHITE).bold_line_style(CLOSED);
-        mesh.x_desc("step").draw().map_err(drawing)?;
-        for (kind, colour) in kinds.iter().zip(COLOURS.iter().cycle()) {
+        let chart = Chart::new(self.last_step(), Scale::from_zero(most as f64), 150.0);
+        let moments = self.moments();
+        let cell = CELL
+            .min(GRID[0] / n_layer as f64)
+            .min(GRID[1] / n_head as f64);
+        let row_height = cell * n_head as f64 + 36.0;
+        let rows = moments.len().div_ceil(COLUMNS);
+        let kind_height = 30.0 + rows as f64 * row_height;
+        let top = chart.outer_height() + 36.0;
+        let mut picture = picture((top + kinds.len() as f64 * kind_height).ceil())
+            .add(chart.frame("Open gates", "gates", &self.phases()));
+        let note = "Which they are, after some of the steps: layers run to the right, heads \
+                    downwards, from 0.";
+        picture.append(text(note, MARGIN, top - 14.0).set("fill", SOFT));
+        let mut keys = Vec::new();
+        for (index, (kind, colour)) in kinds.iter().zip(COLOURS.iter().cycle()).enumerate() {
+            keys.push((Mark::Curve, *colour, *kind));
             let count = |step: &StepRecord| step.open.get(*kind).copied().unwrap_or(0);
-            let line = self.steps.iter().map(|step| (step.step, count(step)));
-            let line = LineSeries::new(line, colour.stroke_width(2));
-            let drawn = chart.draw_series(line).map_err(drawing)?;
-            drawn.label(*kind).legend(move |(x, y)| {
-                PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2))
-            });
+            let counts = self
+                .steps
+                .iter()
+                .map(|step| (step.step, count(step) as f64));
+            let counts: Vec<(usize, f64)> = counts.collect();
+            picture.append(chart.curve(&counts, colour));
+            let top = top + index as f64 * kind_height;
+            let name = text(*kind, MARGIN, top + 14.0).set("font-size", 14);
+            picture.append(name.set("font-weight", "bold").set("fill", *colour));
+            for (index, &moment) in moments.iter().enumerate() {
+                let left = MARGIN + (index % COLUMNS) as f64 * PITCH;
+                let top = top + 38.0 + (index / COLUMNS) as f64 * row_height;
+                let open = self.open_at(kind, moment, [n_layer, n_head]);
+                let count = open.iter().filter(|open| **open).count();
+                picture.append(text(format!("step {moment}: {count} open"), left, top));
+                let place = format!("translate({left} {:.1}) scale({cell:.3})", top + 7.0);
+                let gates = open_gates(&open, [n_layer, n_head], colour);
+                picture.append(gates.set("transform", place));
+            }
         }
-        let mut labels = chart.configure_series_labels();
-        let labels = labels.border_style(TRANSPARENT).background_style(WHITE);
-        labels.draw().map_err(drawing)
+        format!("{}\n", picture.add(legend(&keys)))
     }
 
     /// Steps at which the gates are shown: from the first that turned one to the last, and
@@ -292,9 +216,43 @@ impl History {
     }
 }
 
+/// One moment's gates in cells of size 1, of which those that are open have a colour.
+fn open_gates(open: &[bool], [n_layer, n_head]: [usize; 2], colour: &str) -> Group {
+    let ground = Rectangle::new().set("width", n_layer).set("height", n_head);
+    let gates = open.iter().enumerate().filter(|(_, open)| **open);
+    let places = gates.map(|(index, _)| (index / n_head, index % n_head));
+    // Each a stroke as long as it is wide: nothing shorter says a square.
+    let strokes: String = places.map(|(x, y)| format!("M{x} {y}h{GATE}")).collect();
+    let shape = Shape::new().set("d", strokes).set("stroke", colour);
+    let shape = shape
+        .set("stroke-width", GATE)
+        .set("transform", "translate(.07 .5)");
+    Group::new().add(ground.set("fill", CLOSED)).add(shape)
+}
+
+/// The mean of the values around each, the nearer the heavier. It reaches as far back as
+/// ahead, and less far near the ends, so that it does not lag behind the values.
+fn smooth(values: &[(usize, f64)]) -> Vec<(usize, f64)> {
+    let widest = (values.len() / 16).clamp(1, 50);
+    let last = values.len().saturating_sub(1);
+    let mean = |(index, &(step, _)): (usize, &(usize, f64))| {
+        let reach = index.min(last - index).clamp(1 + widest / 4, 1 + widest);
+        let around = index.saturating_sub(reach)..=(index + reach).min(last);
+        let weighted = around.map(|other| {
+            let weight = (reach + 1 - index.abs_diff(other)) as f64;
+            (weight * values[other].1, weight)
+        });
+        let (sum, weights) = weighted.fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
+        (step, sum / weights)
+    };
+    values.iter().enumerate().map(mean).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use roxmltree::Document;
 
     use super::*;
     use crate::train::{Gate, Validation};
@@ -366,10 +324,106 @@ mod tests {
         let loss = fs::read_to_string(folder.path().join(LOSS)).unwrap();
         assert!(loss.contains("validation") && loss.contains("prune"));
         let gates = fs::read_to_string(folder.path().join(GATES)).unwrap();
-        let filled = |colour: &str| gates.matches(&format!("fill=\"{colour}\"")).count();
+        let document = Document::parse(&gates).unwrap();
+        let paths = document
+            .descendants()
+            .filter(|node| node.has_tag_name("path"));
+        let cells = paths
+            .flat_map(|path| path.attribute("d"))
+            .flat_map(|d| d.matches('M'));
         // Three moments of six gates, with 0, 1 and 2 of them closed.
-        let cells = filled("#B2182B");
-        assert!(cells >= 15, "{cells}");
+        assert_eq!(cells.count(), 15);
         assert!(gates.contains("step 3: 4") && gates.contains("step 1: 6"));
+    }
+
+    /// A run of this many steps whose gates close one by one in the middle.
+    fn run(steps: usize, [n_layer, n_head]: [usize; 2]) -> History {
+        let mut open = n_layer * n_head;
+        let record = |step: usize| {
+            let phase = match step * 3 / (steps + 1) {
+                0 => Phase::Learn,
+                1 => Phase::Prune,
+                _ => Phase::Polish,
+            };
+            let mut record = record(step, phase, &[]);
+            if phase == Phase::Prune && open > 1 {
+                open -= 1;
+                let gate = (open / n_head, open % n_head);
+                record.closed = BTreeMap::from([("scale".to_owned(), vec![gate])]);
+            }
+            record.open = BTreeMap::from([("scale".to_owned(), open)]);
+            record
+        };
+        History {
+            steps: (1..=steps).map(record).collect(),
+            validations: history().validations,
+        }
+    }
+
+    /// Asserts that a picture is well-formed and that its texts and numbers are sound.
+    fn check(svg: &str) {
+        let document = Document::parse(svg).unwrap();
+        let number = |node: &roxmltree::Node, name: &str| -> f64 {
+            let value = node.ancestors().find_map(|node| node.attribute(name));
+            value.unwrap().parse().unwrap()
+        };
+        let height = number(&document.root_element(), "height");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+        for node in document
+            .descendants()
+            .filter(|node| node.has_tag_name("text"))
+        {
+            let size = number(&node, "font-size");
+            let width = 0.65 * size * node.text().unwrap().trim().len() as f64;
+            let (x, y) = (number(&node, "x"), number(&node, "y"));
+            let start = match node.attribute("text-anchor") {
+                Some("end") => x - width,
+                Some("middle") => x - width / 2.0,
+                _ => x,
+            };
+            let inside = if node.has_attribute("transform") {
+                y - width / 2.0 >= 0.0 && y + width / 2.0 <= height && x >= size
+            } else {
+                start >= 0.0 && start + width <= WIDTH && y >= size && y + size / 4.0 <= height
+            };
+            assert!(inside, "{:?}", node.text());
+        }
+    }
+
+    #[test]
+    fn pictures_of_any_run_and_model_are_whole() {
+        for steps in [1, 2, 3, 153, 5000] {
+            for grid in [[1, 1], [28, 12], [30, 9], [80, 64]] {
+                let run = run(steps, grid);
+                check(&run.loss_picture());
+                check(&run.gate_picture(&["scale"], grid));
+            }
+        }
+        let mut late = run(1, [1, 1]);
+        late.steps[0].step = 1_000_000;
+        check(&late.loss_picture());
+        let mut run = run(4, [1, 1]);
+        run.validations.clear();
+        run.steps.iter_mut().for_each(|step| step.loss = 0.0);
+        check(&run.loss_picture());
+        check(&History::default().loss_picture());
+    }
+
+    #[test]
+    fn the_drawn_mean_does_not_lag() {
+        let step: Vec<(usize, f64)> = (0..200)
+            .map(|index| (index, if index < 100 { 1.0 } else { 0.1 }))
+            .collect();
+        let smoothed = smooth(&step);
+        assert!(smoothed[99].1 > 0.55 && smoothed[100].1 < 0.55);
+        let mirrored = |index: usize| smoothed[99 - index].1 + smoothed[100 + index].1;
+        assert!((0..100).all(|index| (mirrored(index) - 1.1).abs() < 1e-12));
+        assert!((smoothed[0].1 - 1.0).abs() < 1e-12 && (smoothed[199].1 - 0.1).abs() < 1e-12);
+        // A slope stays where it is.
+        let slope: Vec<(usize, f64)> = (0..200).map(|index| (index, index as f64)).collect();
+        let off = |index: &usize| (smooth(&slope)[*index].1 - *index as f64).abs() > 1e-9;
+        assert_eq!((5..195).filter(off).count(), 0);
+        assert_eq!(smooth(&[(1, 2.0)]), [(1, 2.0)]);
+        assert_eq!(smooth(&[]), []);
     }
 }

@@ -25,7 +25,7 @@ impl Validation {
     /// Whether it is better than `other` on the same `n_rows` rows: by the rows that are exact,
     /// where they are more than a few and two or more tell the two apart, else by the loss.
     /// With so few training rows the loss grows early, of tokens that the model gets wrong with
-    /// confidence, while it still learns to get more rows right (`runs/2026-11-26-models`).
+    /// confidence, while it still learns to get more rows right (`research/runs/2026-11-26-models`).
     ///
     /// This is no order of all validations: the best of a run may give up a row at a time, each
     /// for a lower loss.

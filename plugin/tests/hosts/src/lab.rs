@@ -81,7 +81,7 @@ impl Lab {
         let examples = clients.join("../../../examples/routing");
         let prompts = fixtures::prompts(&examples, 4, 2)?
             .iter()
-            .map(|prompt| Ok(model.tokenize(prompt, true, true)?))
+            .map(|prompt| Ok(model.tokenize_prompt(prompt)?))
             .collect::<Result<Vec<_>>>()?;
         ensure!(prompts.len() == 6, "too few example rows");
         let logs = match logs {
@@ -116,7 +116,7 @@ impl Lab {
 
     /// The base model in 32-bit floats, from the cache or made now.
     pub fn f32_copy(&self) -> Result<PathBuf> {
-        fixtures::f32_copy(&self.model_path, &self.cache)
+        testkit::f32_copy(&self.model_path, &self.cache, llama_jola::ggml::dequantize)
     }
 
     /// The base model quantised to Q4_0, from the cache or made now.

@@ -182,7 +182,7 @@ fn sure_prompts(model: &Model, reference: &mut Reference) -> Result<Vec<Vec<i32>
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../examples/routing");
     let mut prompts: Vec<Vec<i32>> = Vec::new();
     for text in fixtures::prompts(&examples, EXAMPLES, 0)? {
-        let mut tokens = model.tokenize(&text, true, true)?;
+        let mut tokens = model.tokenize_prompt(&text)?;
         tokens.truncate(PROMPT_TOKENS);
         if !prompts.contains(&tokens) && reference.margin(&tokens, REQUEST.n_predict)? >= MARGIN {
             prompts.push(tokens);

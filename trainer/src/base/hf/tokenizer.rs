@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use llama_jola::chat::ChatTemplate;
-use llama_jola::{Token, Vocabulary};
+use llama_jola::{SpecialTokens, Token, Vocabulary};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -97,10 +97,9 @@ impl Vocabulary for HfVocabulary {
     fn tokenize(
         &self,
         text: &str,
-        add_special: bool,
-        parse_special: bool,
+        special: SpecialTokens,
     ) -> Result<Vec<Token>, llama_jola::Error> {
-        let tokenizer = if parse_special {
+        let tokenizer = if special.parse {
             &self.parsing
         } else {
             &self.plain
@@ -110,7 +109,7 @@ impl Vocabulary for HfVocabulary {
             len: text.len(),
             reason: error.to_string(),
         })?;
-        let added = |special: &Special| special.id.filter(|_| add_special && special.added);
+        let added = |end: &Special| end.id.filter(|_| special.add && end.added);
         let ids = encoding.get_ids().iter().map(|&id| id as Token);
         Ok(added(&self.bos)
             .into_iter()

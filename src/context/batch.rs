@@ -1,0 +1,59 @@
+//! What one call of llama.cpp decodes: tokens with their positions and sequences.
+
+use std::ops::Range;
+
+use crate::model::Token;
+
+/// Tokens to decode in one call, possibly of several sequences.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub(super) tokens: Vec<Token>,
+    pub(super) positions: Vec<i32>,
+    /// Of all tokens, one after the other.
+    pub(super) sequences: Vec<i32>,
+    /// How many of `sequences` belong to each token.
+    pub(super) n_sequences: Vec<i32>,
+    pub(super) outputs: Vec<i8>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `token` at `position` of sequence `sequence`; `output` asks for its logits.
+    pub fn push(&mut self, token: Token, position: usize, sequence: usize, output: bool) {
+        self.push_shared(token, position, sequence..sequence + 1, output);
+    }
+
+    /// Adds a token that several sequences have in common: it is computed once.
+    pub fn push_shared(
+        &mut self,
+        token: Token,
+        position: usize,
+        sequences: Range<usize>,
+        output: bool,
+    ) {
+        self.tokens.push(token);
+        self.positions.push(position as i32);
+        self.n_sequences.push(sequences.len() as i32);
+        self.sequences.extend(sequences.map(|s| s as i32));
+        self.outputs.push(output.into());
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Takes all tokens out.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

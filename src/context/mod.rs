@@ -1,0 +1,365 @@
+//! A context: the state of one or more sequences under way, with edits or without.
+
+mod batch;
+mod params;
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use jola_edit::EditSet;
+use llama_cpp_sys_2 as sys;
+
+use crate::hook::Hook;
+use crate::lora::{Adapters, Lora};
+use crate::model::{Model, Token};
+use crate::{logging, Error};
+
+pub use batch::Batch;
+pub use params::{CacheType, ContextParams, FlashAttention};
+
+/// A llama.cpp context.
+pub struct Context {
+    ptr: NonNull<sys::llama_context>,
+    hook: Option<Hook>,
+    /// Keeps the adapters alive that the context uses.
+    loras: Vec<Lora>,
+    model: Model,
+    n_batch: usize,
+    n_ctx: usize,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("model", &self.model)
+            .field("n_ctx", &self.n_ctx)
+            .field("n_batch", &self.n_batch)
+            .field("edited", &self.hook.is_some())
+            .field("loras", &self.loras)
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a llama_context may be used from any thread, one at a time; methods that use it
+// take &mut self or only read.
+unsafe impl Send for Context {}
+
+impl Context {
+    /// Creates a context.
+    ///
+    /// # Errors
+    /// [`Error::ContextInit`], with llama.cpp's own reason.
+    pub fn new(model: &Model, params: &ContextParams) -> Result<Self, Error> {
+        // SAFETY: nothing is changed.
+        unsafe { Self::create(model, params, |_| ()) }
+    }
+
+    /// As [`Self::new`], with llama.cpp's own parameters changed by `change`.
+    ///
+    /// # Safety
+    /// What `change` sets must suit llama.cpp, and live as long as the context.
+    pub(crate) unsafe fn create(
+        model: &Model,
+        params: &ContextParams,
+        change: impl FnOnce(&mut sys::llama_context_params),
+    ) -> Result<Self, Error> {
+        // SAFETY: returns a struct of plain values.
+        let mut raw = unsafe { sys::llama_context_default_params() };
+        let n_seq_max = params.n_seq_max.max(1);
+        let n_ctx = if params.n_ctx == 0 {
+            model.n_ctx_train() as u32
+        } else {
+            params.n_ctx
+        };
+        raw.n_ctx = match params.n_cells {
+            0 => n_ctx.saturating_mul(n_seq_max),
+            n => n,
+        };
+        raw.n_batch = params.n_batch;
+        raw.n_ubatch = params.n_ubatch;
+        raw.n_seq_max = n_seq_max;
+        let threads = params.threads() as i32;
+        raw.n_threads = threads;
+        raw.n_threads_batch = threads;
+        raw.type_k = params.type_k.raw();
+        raw.type_v = params.type_v.raw();
+        let float_cache = (params.type_k, params.type_v) == (CacheType::F32, CacheType::F32);
+        raw.flash_attn_type = match params.flash_attention {
+            FlashAttention::Auto if float_cache => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        };
+        // One pool of cells for all sequences, so that they can share a prompt.
+        raw.kv_unified = true;
+        change(&mut raw);
+        // SAFETY: the model is alive; the caller vouches for pointers in the parameters.
+        let (ptr, reason) =
+            logging::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), raw) });
+        let ptr = NonNull::new(ptr).ok_or(Error::ContextInit { n_ctx, reason })?;
+        // SAFETY: the context is alive.
+        let (n_batch, n_cells) = unsafe {
+            let ptr = ptr.as_ptr();
+            (
+                sys::llama_n_batch(ptr) as usize,
+                sys::llama_n_ctx(ptr) as usize,
+            )
+        };
+        Ok(Self {
+            ptr,
+            hook: None,
+            loras: Vec::new(),
+            model: model.clone(),
+            n_batch,
+            n_ctx: match params.n_cells {
+                0 => n_cells / n_seq_max as usize,
+                _ => n_cells.min(n_ctx as usize),
+            },
+        })
+    }
+
+    /// The model that the context was created for.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Most tokens of a sequence.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Most tokens in one [`Self::decode`].
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+
+    /// Most tokens computed at once.
+    pub fn n_ubatch(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_n_ubatch(self.ptr.as_ptr()) as usize }
+    }
+
+    /// Sequences that can be under way at once.
+    pub fn n_seq_max(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_n_seq_max(self.ptr.as_ptr()) as usize }
+    }
+
+    pub(crate) fn as_ptr(&mut self) -> *mut sys::llama_context {
+        self.ptr.as_ptr()
+    }
+
+    /// Replaces the edits of this context; an empty set takes them off. The graphs are
+    /// rebuilt and all cached keys and values are dropped, since other edits made them:
+    /// every sequence starts again at position 0.
+    ///
+    /// ```no_run
+    /// # use llama_jola::{Context, ContextParams, Model, ModelParams, Sidecar};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let model = Model::load("base.gguf", &ModelParams::default())?;
+    /// let mut context = Context::new(&model, &ContextParams::default())?;
+    /// let formal = Sidecar::read("formal.gguf")?;
+    /// let brief = Sidecar::read("brief.gguf")?;
+    /// // Both at once, the second at half its strength; each is checked against the model.
+    /// let edits = model.compose(&[(&formal, 1.0), (&brief, 0.5)])?;
+    /// context.set_edits(&edits)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Hook::attach`]; the context is then without edits.
+    pub fn set_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
+        self.hook = None;
+        if !edits.layers.is_empty() {
+            // SAFETY: the context is alive and ours alone (&mut self), the old hook is
+            // gone, and Drop takes the new one off before the context is freed.
+            self.hook = Some(unsafe { Hook::attach(self.ptr, edits)? });
+        }
+        Ok(())
+    }
+
+    /// Replaces edits and LoRA adapters of this context, as [`set_edits`](Self::set_edits)
+    /// does the edits alone.
+    ///
+    /// # Errors
+    /// As [`Self::set_edits`]; the context is then without edits.
+    pub fn set_adapters(&mut self, adapters: &Adapters) -> Result<(), Error> {
+        self.hook = None;
+        let loras = adapters.loras.iter();
+        let (mut ptrs, mut scales): (Vec<_>, Vec<_>) =
+            loras.map(|(lora, scale)| (lora.as_ptr(), *scale)).unzip();
+        // SAFETY: context and adapters are alive; both arrays have the length given.
+        unsafe {
+            sys::llama_set_adapters_lora(
+                self.ptr.as_ptr(),
+                ptrs.as_mut_ptr(),
+                ptrs.len(),
+                scales.as_mut_ptr(),
+            );
+        }
+        self.loras = adapters
+            .loras
+            .iter()
+            .map(|(lora, _)| lora.clone())
+            .collect();
+        self.clear();
+        self.set_edits(&adapters.edits)
+    }
+
+    /// Decodes a batch of at most [`Self::n_batch`] tokens.
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`], [`Error::ContextFull`] and [`Error::Decode`].
+    pub fn decode(&mut self, batch: &Batch) -> Result<(), Error> {
+        let n_vocab = self.model.n_vocab();
+        for &token in &batch.tokens {
+            if token < 0 || token as usize >= n_vocab {
+                return Err(Error::TokenRange { token, n_vocab });
+            }
+        }
+        let last = batch.positions.iter().max().map_or(0, |p| *p as usize + 1);
+        if last > self.n_ctx() || batch.len() > self.n_batch {
+            let n_ctx = self.n_ctx().min(self.n_batch);
+            return Err(Error::ContextFull {
+                needed: last.max(batch.len()),
+                n_ctx,
+            });
+        }
+        let mut batch = batch.clone();
+        let mut rest = batch.sequences.as_mut_slice();
+        let mut seq_ptrs = Vec::with_capacity(batch.n_sequences.len());
+        for n in &batch.n_sequences {
+            let (of_token, others) = rest.split_at_mut(*n as usize);
+            seq_ptrs.push(of_token.as_mut_ptr());
+            rest = others;
+        }
+        let raw = sys::llama_batch {
+            n_tokens: batch.tokens.len() as i32,
+            token: batch.tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: batch.positions.as_mut_ptr(),
+            n_seq_id: batch.n_sequences.as_mut_ptr(),
+            seq_id: seq_ptrs.as_mut_ptr(),
+            logits: batch.outputs.as_mut_ptr(),
+        };
+        // SAFETY: the context is alive; every array of the batch has n_tokens elements, every
+        // pointer of seq_ptrs as many as n_seq_id says, and all outlive the call.
+        let (status, reason) =
+            logging::with_errors(|| unsafe { sys::llama_decode(self.ptr.as_ptr(), raw) });
+        match status {
+            0 => Ok(()),
+            1 => Err(Error::ContextFull {
+                needed: last,
+                n_ctx: self.n_ctx(),
+            }),
+            _ => Err(Error::Decode { status, reason }),
+        }
+    }
+
+    /// The logits `[n_vocab]` of token `index` of the last batch, which must have asked for
+    /// output. Negative indices count from the last output.
+    ///
+    /// # Panics
+    /// When that token has no logits.
+    pub fn logits(&self, index: i32) -> &[f32] {
+        // SAFETY: the context is alive; the result is null or n_vocab floats that stay
+        // valid until the next decode, which needs &mut self.
+        unsafe {
+            let data = sys::llama_get_logits_ith(self.ptr.as_ptr(), index);
+            assert!(
+                !data.is_null(),
+                "no logits were asked for at batch index {index}"
+            );
+            std::slice::from_raw_parts(data, self.model.n_vocab())
+        }
+    }
+
+    /// Decodes `tokens` from position 0 of an emptied context and returns the logits of
+    /// every position, row-major `[n_tokens, n_vocab]`.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn logits_of(&mut self, tokens: &[Token]) -> Result<Vec<f32>, Error> {
+        self.clear();
+        let n_vocab = self.model.n_vocab();
+        let mut logits = Vec::with_capacity(tokens.len() * n_vocab);
+        for (chunk_index, chunk) in tokens.chunks(self.n_batch).enumerate() {
+            let mut batch = Batch::new();
+            for (i, &token) in chunk.iter().enumerate() {
+                batch.push(token, chunk_index * self.n_batch + i, 0, true);
+            }
+            self.decode(&batch)?;
+            for i in 0..chunk.len() {
+                logits.extend_from_slice(self.logits(i as i32));
+            }
+        }
+        Ok(logits)
+    }
+
+    /// Waits until everything that was decoded is computed; reading logits waits by itself.
+    pub fn synchronize(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
+    }
+
+    /// Forgets all sequences.
+    pub fn clear(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), false) };
+    }
+
+    /// Forgets all but the first `len` tokens of sequence `sequence`. Models with recurrent
+    /// layers can only forget all.
+    pub fn truncate_sequence(&mut self, sequence: usize, len: usize) {
+        // SAFETY: the context is alive; -1 stands for "to the end".
+        unsafe {
+            let memory = sys::llama_get_memory(self.ptr.as_ptr());
+            sys::llama_memory_seq_rm(memory, sequence as i32, len as i32, -1);
+        }
+    }
+
+    /// Empties the context, decodes what all of `prompts` begin with into every sequence,
+    /// once, and returns its length. The last token of each prompt is never part of it, and
+    /// it is empty for models with recurrent layers, whose sequences cannot go back to it.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn share_beginning(&mut self, prompts: &[&[Token]]) -> Result<usize, Error> {
+        self.clear();
+        let Some((first, others)) = prompts.split_first() else {
+            return Ok(0);
+        };
+        if others.is_empty() || self.model.is_recurrent() {
+            return Ok(0);
+        }
+        let common = |other: &&[Token]| {
+            let pairs = first.iter().zip(other.iter());
+            let same = pairs.take_while(|(a, b)| a == b).count();
+            same.min(other.len().saturating_sub(1))
+        };
+        let len = others.iter().map(common).min().unwrap_or(0);
+        let len = len.min(first.len().saturating_sub(1));
+        let sequences = self.n_seq_max();
+        let mut batch = Batch::new();
+        for (position, &token) in first[..len].iter().enumerate() {
+            batch.push_shared(token, position, 0..sequences, false);
+            if batch.len() == self.n_batch || position + 1 == len {
+                self.decode(&batch)?;
+                batch.clear();
+            }
+        }
+        Ok(len)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(hook) = self.hook.take() {
+            // SAFETY: the context is freed right after.
+            unsafe { hook.release() };
+        }
+        // SAFETY: created by llama_init_from_model, freed once.
+        unsafe { sys::llama_free(self.ptr.as_ptr()) };
+    }
+}
