@@ -1,12 +1,13 @@
 //! What a run reads, and whether its result can be written.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 
 use super::train_args::TrainArgs;
 use crate::base::Base;
-use crate::data::{self, Encoded};
+use crate::data::{self, Encoded, Encoding};
 use crate::model::{Config, Sequence};
 
 /// Finds out before the training whether the output can be written.
@@ -31,27 +32,56 @@ pub(super) fn read_data(
     base: &dyn Base,
     config: &Config,
 ) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
-    let max_length = args.max_length.unwrap_or(config.n_context);
+    let encoding = Encoding {
+        chat: args.chat,
+        turns: args.turns.into(),
+        max_length: args.max_length.unwrap_or(config.n_context),
+    };
     let vocabulary = base.vocabulary()?;
-    let read = |path: &Path, limit| -> Result<Vec<Sequence>> {
-        let Encoded {
-            sequences,
-            too_long,
-        } = data::encode_file(path, limit, args.chat, max_length, &*vocabulary)?;
-        if !too_long.is_empty() {
-            eprintln!(
-                "{}: left out {} rows of more than {max_length} tokens, lines {}",
-                path.display(),
-                too_long.len(),
-                list(&too_long)
-            );
-        }
-        Ok(sequences)
+    let read = |path: &Path, limit| -> Result<Vec<Vec<Sequence>>> {
+        let encoded = data::encode_file(path, limit, encoding, &*vocabulary)?;
+        tell(path, &encoded, encoding.max_length);
+        Ok(encoded.rows)
     };
     let rows = read(&args.data, args.limit)?;
-    match &args.valid {
-        Some(path) => Ok((rows, read(path, None)?)),
-        None => Ok(data::split(rows, args.valid_share, args.seed)),
+    let Some(path) = &args.valid else {
+        return Ok(data::split(rows, args.valid_share, args.seed));
+    };
+    let valid = read(path, None)?;
+    let trained: HashSet<&Vec<Sequence>> = rows.iter().collect();
+    let twins = valid.iter().filter(|row| trained.contains(row)).count();
+    if twins > 0 {
+        eprintln!(
+            "warning: {twins} of the {} rows in {} are also trained on: validation says less \
+             about new rows",
+            valid.len(),
+            path.display()
+        );
+    }
+    Ok((rows.concat(), valid.concat()))
+}
+
+/// Says what of a file is not learned.
+fn tell(path: &Path, encoded: &Encoded, max_length: usize) {
+    let Encoded {
+        too_long, notes, ..
+    } = encoded;
+    if !too_long.is_empty() {
+        eprintln!(
+            "{}: left out {} rows of more than {max_length} tokens, lines {}",
+            path.display(),
+            too_long.len(),
+            list(too_long)
+        );
+    }
+    for (note, lines) in notes {
+        eprintln!(
+            "warning: {}, {} rows (lines {}): {}",
+            path.display(),
+            lines.len(),
+            list(lines),
+            note.text()
+        );
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunCo
     }
     config.set("valid_rows", job.valid.len());
     config.set("chat", args.chat);
+    config.set("turns", args.turns);
     config.set("output", &args.output);
     config.set_all(&job.settings);
     config.set("dtype", machine.precision.name());

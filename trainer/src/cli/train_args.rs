@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{ensure, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use llama_jola::data::Turns;
+use serde::Serialize;
 
 use super::machine::{DeviceChoice, DtypeChoice};
 use super::method_args::{MethodArgs, RecipeName};
@@ -89,10 +91,33 @@ pub(crate) struct TrainArgs {
     /// Send plain prompts through the model's chat template, as one user message.
     #[arg(long)]
     pub(super) chat: bool,
+    /// Which of the assistant's turns in "messages" rows are learned: every one (but those with
+    /// "weight": 0), or the last one only.
+    #[arg(long, value_enum, default_value_t = TurnsChoice::All)]
+    pub(super) turns: TurnsChoice,
     /// Print the number of rows, tokens, steps and trained numbers and the memory that the
     /// run will need, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
+}
+
+/// Turns of the assistant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TurnsChoice {
+    /// Every one.
+    All,
+    /// The last one.
+    Last,
+}
+
+impl From<TurnsChoice> for Turns {
+    fn from(choice: TurnsChoice) -> Turns {
+        match choice {
+            TurnsChoice::All => Turns::All,
+            TurnsChoice::Last => Turns::Last,
+        }
+    }
 }
 
 impl TrainArgs {

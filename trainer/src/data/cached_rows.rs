@@ -50,7 +50,7 @@ impl<'a> CachedRows<'a> {
 
     /// Bytes that the streams take.
     pub fn stream_bytes(&self, model: &Model) -> u64 {
-        let tokens: usize = self.sequences.iter().map(|row| row.tokens.len() - 1).sum();
+        let tokens: usize = self.sequences.iter().map(|row| row.n_predicting()).sum();
         (tokens * model.config.n_embd) as u64 * bytes_of(model.precision.math)
     }
 

@@ -1,65 +1,88 @@
 //! From data files to token sequences; what is too long is left out.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use llama_jola::chat::Prompt;
-use llama_jola::data::{self, Row};
+use llama_jola::data::{self, DataError, Note, Row, Turns};
 use llama_jola::Vocabulary;
 
 use crate::model::Sequence;
 use crate::Error;
 
+/// How rows become sequences.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoding {
+    /// Plain prompts go through the chat template, as one user message.
+    pub chat: bool,
+    /// Which of the assistant's turns are learned.
+    pub turns: Turns,
+    /// Rows of more tokens are left out.
+    pub max_length: usize,
+}
+
 /// Rows of a file as sequences.
 #[derive(Debug)]
-pub struct Encoded {
-    /// The rows that fit.
-    pub sequences: Vec<Sequence>,
+pub(crate) struct Encoded {
+    /// The rows that fit: one sequence each, or several where the chat template writes a turn
+    /// otherwise as soon as others follow it.
+    pub rows: Vec<Vec<Sequence>>,
     /// Lines of the file whose rows are longer than the limit: left out, never cut.
     pub too_long: Vec<usize>,
+    /// What of the rows' responses is not learned, and in which lines.
+    pub notes: BTreeMap<Note, Vec<usize>>,
 }
 
 /// Reads and tokenises a data file.
 ///
-/// `chat` sends plain prompts through the chat template as one user message. Rows of more
-/// than `max_length` tokens are left out.
-///
 /// # Errors
 /// Those of the data, the template and the tokenizer; [`Error::NoRows`] when nothing fits.
-pub fn encode_file(
+pub(crate) fn encode_file(
     path: &Path,
     limit: Option<usize>,
-    chat: bool,
-    max_length: usize,
+    encoding: Encoding,
     vocabulary: &dyn Vocabulary,
 ) -> Result<Encoded, Error> {
     let mut rows = data::read_rows(path, limit)?;
-    if chat {
+    if encoding.chat {
         rows = rows.into_iter().map(Row::into_chat).collect();
     }
-    let template = match rows.iter().any(|row| matches!(row.prompt, Prompt::Chat(_))) {
+    let template = match rows.iter().any(Row::is_chat) {
         true => Some(vocabulary.chat()?),
         false => None,
     };
+    let max_length = encoding.max_length;
     let mut encoded = Encoded {
-        sequences: Vec::with_capacity(rows.len()),
+        rows: Vec::with_capacity(rows.len()),
         too_long: Vec::new(),
+        notes: BTreeMap::new(),
     };
     for row in &rows {
-        let example = data::encode(row, vocabulary, template.as_ref())?;
-        if example.tokens.len() > max_length {
+        let examples = data::encode(row, vocabulary, template.as_ref(), encoding.turns);
+        let examples = examples.map_err(|kind| DataError::Row {
+            path: path.to_path_buf(),
+            line: row.line,
+            kind,
+        })?;
+        if examples
+            .iter()
+            .any(|example| example.tokens.len() > max_length)
+        {
             encoded.too_long.push(row.line);
             continue;
         }
-        encoded.sequences.push(Sequence {
-            tokens: example
-                .tokens
-                .iter()
-                .map(|&token| i64::from(token))
-                .collect(),
-            n_prompt: example.n_prompt,
+        for note in examples.iter().flat_map(|example| &example.notes) {
+            let lines = encoded.notes.entry(*note).or_default();
+            if lines.last() != Some(&row.line) {
+                lines.push(row.line);
+            }
+        }
+        let sequences = examples.into_iter().map(|example| Sequence {
+            tokens: example.tokens.into_iter().map(i64::from).collect(),
+            targets: example.targets,
         });
+        encoded.rows.push(sequences.collect());
     }
-    if encoded.sequences.is_empty() {
+    if encoded.rows.is_empty() {
         return Err(Error::NoRows {
             path: path.to_path_buf(),
             max_length,

@@ -7,6 +7,6 @@ mod sampler;
 mod split;
 
 pub use cached_rows::CachedRows;
-pub(crate) use encode::{encode_file, Encoded};
+pub(crate) use encode::{encode_file, Encoded, Encoding};
 pub use sampler::Sampler;
 pub(crate) use split::split;

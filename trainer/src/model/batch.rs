@@ -12,19 +12,49 @@ use tch::{Device, Tensor};
 /// Shared prefixes of fewer tokens are not worth the wider attention of what follows.
 const SHORTEST_PREFIX: usize = 8;
 
-/// A tokenised row: the prompt's tokens, then the response's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A tokenised row: what is given and what is learned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sequence {
-    /// Prompt and response.
+    /// All tokens, at least one.
     pub tokens: Vec<i64>,
-    /// How many of them are the prompt; the loss is on the others.
-    pub n_prompt: usize,
+    /// The parts of `tokens` that the loss is on, ascending, apart and at least one. All
+    /// before the first is the prompt.
+    pub targets: Vec<Range<usize>>,
 }
 
 impl Sequence {
-    /// Tokens that the loss is on; the first token of a sequence cannot be predicted.
+    /// A prompt of `n_prompt` tokens and a response.
+    pub fn new(tokens: Vec<i64>, n_prompt: usize) -> Sequence {
+        let response = n_prompt..tokens.len();
+        Sequence {
+            tokens,
+            targets: vec![response],
+        }
+    }
+
+    /// How many tokens come before the first that the loss is on.
+    pub fn n_prompt(&self) -> usize {
+        self.targets
+            .first()
+            .map_or(self.tokens.len(), |target| target.start)
+    }
+
+    /// The places of the tokens that the loss is on; the first token of a sequence cannot be
+    /// predicted.
+    pub fn target_places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.targets
+            .iter()
+            .flat_map(|target| target.start.max(1)..target.end)
+    }
+
+    /// How many tokens the loss is on.
     pub fn n_targets(&self) -> usize {
-        self.tokens.len() - self.n_prompt.max(1)
+        self.target_places().count()
+    }
+
+    /// How many tokens predict something, or are looked back at by one that does.
+    pub(crate) fn n_predicting(&self) -> usize {
+        self.target_places().last().unwrap_or(0)
     }
 }
 
@@ -48,15 +78,20 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Packs training sequences: `rows` are the positions that predict a response token.
-    /// The last token of a sequence predicts nothing and is left out.
+    /// Packs training sequences: `rows` are the positions that predict a target. What comes
+    /// behind the last of them predicts nothing and is left out.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a Sequence>, device: Device) -> Batch {
         let sequences: Vec<&Sequence> = sequences.into_iter().collect();
         let mut packer = Packer::new(shared_prefix(&sequences));
-        for Sequence { tokens, n_prompt } in sequences {
-            let first = (*n_prompt).max(1);
-            packer.push(&tokens[..tokens.len() - 1], first - 1);
-            packer.targets.extend_from_slice(&tokens[first..]);
+        for sequence in sequences {
+            let places = || sequence.target_places();
+            packer.push(
+                &sequence.tokens[..sequence.n_predicting()],
+                places().map(|place| place - 1),
+            );
+            packer
+                .targets
+                .extend(places().map(|place| sequence.tokens[place]));
         }
         packer.finish(device)
     }
@@ -64,7 +99,7 @@ impl Batch {
     /// One sequence with every row selected and no targets.
     pub fn all_rows(tokens: &[i64], device: Device) -> Batch {
         let mut packer = Packer::new(0);
-        packer.push(tokens, 0);
+        packer.push(tokens, 0..tokens.len());
         packer.finish(device)
     }
 
@@ -107,7 +142,7 @@ fn shared_prefix(sequences: &[&Sequence]) -> usize {
     let [first, others @ ..] = sequences else {
         return 0;
     };
-    let unselected = |sequence: &Sequence| sequence.n_prompt.max(1) - 1;
+    let unselected = |sequence: &Sequence| sequence.n_prompt().max(1) - 1;
     let mut shared = unselected(first);
     for other in others {
         let pairs = first.tokens.iter().zip(&other.tokens);
@@ -162,8 +197,8 @@ impl Packer {
         }
     }
 
-    /// Adds a sequence whose rows from `first` on are selected.
-    fn push(&mut self, tokens: &[i64], first: usize) {
+    /// Adds a sequence of which some rows are selected.
+    fn push(&mut self, tokens: &[i64], rows: impl Iterator<Item = usize>) {
         let start = if self.tokens.is_empty() {
             0
         } else {
@@ -173,8 +208,7 @@ impl Packer {
         self.tokens.extend_from_slice(&tokens[start..]);
         self.positions.extend(start as i64..tokens.len() as i64);
         self.lengths.push((tokens.len() - self.prefix) as i64);
-        let rows = first as i64..tokens.len() as i64;
-        self.rows.extend(rows.map(|row| row + shift));
+        self.rows.extend(rows.map(|row| row as i64 + shift));
     }
 
     fn finish(self, device: Device) -> Batch {
@@ -197,14 +231,8 @@ mod tests {
 
     #[test]
     fn packs_without_padding_and_selects_what_predicts_the_response() {
-        let a = Sequence {
-            tokens: vec![5, 6, 7, 8],
-            n_prompt: 2,
-        };
-        let b = Sequence {
-            tokens: vec![9, 10],
-            n_prompt: 1,
-        };
+        let a = Sequence::new(vec![5, 6, 7, 8], 2);
+        let b = Sequence::new(vec![9, 10], 1);
         let batch = Batch::pack([&a, &b], Device::Cpu);
         let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
         assert_eq!(list(&batch.tokens), [5, 6, 7, 9]);
@@ -217,21 +245,29 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_predicts_from_its_first_token_on() {
-        let a = Sequence {
-            tokens: vec![5, 6, 7],
-            n_prompt: 0,
-        };
+        let a = Sequence::new(vec![5, 6, 7], 0);
         let batch = Batch::pack([&a], Device::Cpu);
         assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [6, 7]);
     }
 
     #[test]
+    fn the_loss_is_on_every_turn_that_is_learned_and_nothing_behind_the_last_is_computed() {
+        let turns = Sequence {
+            tokens: (10..20).collect(),
+            targets: vec![2..4, 6..8],
+        };
+        let batch = Batch::pack([&turns], Device::Cpu);
+        let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
+        assert_eq!(list(&batch.tokens), [10, 11, 12, 13, 14, 15, 16]);
+        assert_eq!(list(&batch.rows), [1, 2, 5, 6]);
+        assert_eq!(list(&batch.targets), [12, 13, 16, 17]);
+        assert_eq!((turns.n_prompt(), turns.n_targets()), (2, 4));
+    }
+
+    #[test]
     fn a_shared_prefix_is_packed_once() {
         let start: Vec<i64> = (20..30).collect();
-        let row = |rest: &[i64], n_prompt| Sequence {
-            tokens: [&start, rest].concat(),
-            n_prompt,
-        };
+        let row = |rest: &[i64], n_prompt| Sequence::new([&start, rest].concat(), n_prompt);
         let batch = Batch::pack([&row(&[1, 2, 3], 12), &row(&[4, 5], 11)], Device::Cpu);
         let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
         assert_eq!((batch.prefix, &batch.lengths[..]), (10, &[2, 1][..]));
@@ -247,10 +283,7 @@ mod tests {
 
     #[test]
     fn a_prefix_ends_before_the_first_selected_row() {
-        let row = |n_prompt| Sequence {
-            tokens: (0..20).collect(),
-            n_prompt,
-        };
+        let row = |n_prompt| Sequence::new((0..20).collect(), n_prompt);
         assert_eq!(shared_prefix(&[&row(15), &row(12)]), 11);
         assert_eq!(shared_prefix(&[&row(8), &row(15)]), 0, "too short");
         assert_eq!(shared_prefix(&[&row(15)]), 0, "nobody to share with");

@@ -19,7 +19,53 @@ pub struct HfVocabulary {
     plain: Tokenizer,
     bos: Special,
     eos: Special,
+    /// All tokens that end a generation.
+    ends: Vec<Token>,
     template: Option<String>,
+}
+
+/// Names of tokens that end a generation in whatever model has them, as llama.cpp looks for
+/// them (`llama_vocab::impl::load` in `llama-vocab.cpp`).
+const END_NAMES: [&str; 22] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+];
+
+/// The tokens that end a generation: those of these names, with llama.cpp's two exceptions for
+/// vocabularies in which a name means something else, and `eos`.
+fn end_tokens(tokenizer: &Tokenizer, eos: Option<Token>) -> Vec<Token> {
+    let has = |name: &str| tokenizer.token_to_id(name).is_some();
+    let harmony = has("<|return|>") && has("<|call|>");
+    let solar = (has("<|call|>") || has("<|calls|>")) && has("<|flush|>");
+    let plain_s = has("<|tool_response>") || has("<|plamo:eos|>");
+    let other = |name: &str| match name {
+        "<|end|>" => harmony || solar,
+        "</s>" => plain_s,
+        _ => false,
+    };
+    let names = END_NAMES.into_iter().filter(|name| !other(name));
+    let named = names.filter_map(|name| tokenizer.token_to_id(name));
+    named.map(|id| id as Token).chain(eos).collect()
 }
 
 /// The token that begins or ends a text.
@@ -84,6 +130,7 @@ impl HfVocabulary {
             special("eos_token", &ends.last)?,
         );
         Ok(HfVocabulary {
+            ends: end_tokens(&parsing, eos.id),
             bos,
             eos,
             template: template(folder, settings.as_ref())?,
@@ -122,12 +169,21 @@ impl Vocabulary for HfVocabulary {
         self.eos.id
     }
 
+    fn is_eog(&self, token: Token) -> bool {
+        self.ends.contains(&token)
+    }
+
+    fn adds_bos(&self) -> bool {
+        self.bos.added
+    }
+
     fn chat(&self) -> Result<ChatTemplate, llama_jola::Error> {
         let source = self.template.as_deref().ok_or_else(|| {
             let reason = "the model's directory carries none; give the prompt as plain text";
             llama_jola::Error::ChatTemplate(reason.to_owned())
         })?;
-        ChatTemplate::new(source, self.bos.text.clone(), self.eos.text.clone())
+        let template = ChatTemplate::new(source, self.bos.text.clone(), self.eos.text.clone())?;
+        Ok(template.with_bos_added(self.bos.added))
     }
 }
 

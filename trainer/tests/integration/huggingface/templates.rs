@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use llama_jola::chat::{ChatTemplate, Message};
+use llama_jola::chat::ChatTemplate;
+use llama_jola::data::parse_messages;
 use serde_json::Value;
 
 /// Templates that must be rendered as transformers renders them; another folder made by
@@ -39,7 +40,7 @@ fn templates_render_as_in_transformers() {
         let source = std::fs::read_to_string(folder().join(format!("{name}.jinja"))).unwrap();
         let template = ChatTemplate::new(&source, "<BOS>".into(), "<EOS>".into());
         for (case, expected) in cases.iter().zip(rendered.as_array().unwrap()) {
-            let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+            let messages = parse_messages(&case["messages"].to_string()).unwrap();
             let open = case["add_generation_prompt"].as_bool().unwrap();
             let found = match &template {
                 Ok(template) => template

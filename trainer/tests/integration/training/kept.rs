@@ -52,10 +52,8 @@ fn loss_and_gradient_are_those_of_a_whole_forward_pass() {
     let prefixed = |(i, row): (usize, &Sequence)| {
         let own = i64::from(!CHOSEN.contains(&i));
         let prefix = [&prefix[..], &[own]].concat();
-        Sequence {
-            tokens: [&prefix[..], &row.tokens].concat(),
-            n_prompt: prefix.len() + row.n_prompt,
-        }
+        let tokens = [&prefix[..], &row.tokens].concat();
+        Sequence::new(tokens, prefix.len() + row.n_prompt())
     };
     let prefixed: Vec<Sequence> = rows.iter().enumerate().map(prefixed).collect();
     assert_kept_is_the_same(&model, &prefixed);

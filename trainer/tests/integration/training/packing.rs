@@ -50,15 +50,12 @@ fn padded(rows: &[Sequence]) -> Batch {
     let fill = |row: &Sequence| {
         let mut tokens = row.tokens.clone();
         tokens.resize(longest, 0);
-        Sequence {
-            tokens,
-            n_prompt: row.n_prompt,
-        }
+        Sequence::new(tokens, row.n_prompt())
     };
     let filled: Vec<Sequence> = rows.iter().map(fill).collect();
     let mut batch = Batch::pack(&filled, Device::Cpu);
     let targets = rows.iter().zip(&filled).flat_map(|(row, filled)| {
-        let mut targets = row.tokens[row.n_prompt..].to_vec();
+        let mut targets = row.tokens[row.n_prompt()..].to_vec();
         targets.resize(filled.n_targets(), IGNORED);
         targets
     });
@@ -89,9 +86,9 @@ fn packed_equals_padded() {
 /// Rows that begin with the same 20 tokens.
 fn prefixed_rows() -> Vec<Sequence> {
     let prefix: Vec<i64> = (0..20).map(|i| (i * 7) % 30).collect();
-    let row = |row: Sequence| Sequence {
-        tokens: [&prefix[..], &row.tokens].concat(),
-        n_prompt: prefix.len() + row.n_prompt,
+    let row = |row: Sequence| {
+        let tokens = [&prefix[..], &row.tokens].concat();
+        Sequence::new(tokens, prefix.len() + row.n_prompt())
     };
     rows(7, 2).into_iter().map(row).collect()
 }

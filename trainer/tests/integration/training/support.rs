@@ -46,7 +46,7 @@ pub fn rows(n: usize, seed: u64) -> Vec<Sequence> {
             .map(|_| 4 + random.below(VOCABULARY - 4) as i64)
             .collect();
         tokens.extend([4 + tokens[0] % 3, 2]);
-        Sequence { tokens, n_prompt }
+        Sequence::new(tokens, n_prompt)
     };
     (0..n).map(row).collect()
 }
