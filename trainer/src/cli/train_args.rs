@@ -82,7 +82,7 @@ pub(crate) struct TrainArgs {
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = count)]
     pub(super) threads: Option<usize>,
-    /// Most memory to use, in GiB. If need be, lower layers are computed again in the backward
+    /// Most memory to use, in GiB. If need be, lower layers are recomputed in the backward
     /// pass: less memory, the same result, up to half more time.
     #[arg(long, value_name = "GIB", value_parser = positive)]
     pub(super) max_memory: Option<f64>,

@@ -136,7 +136,7 @@ pub fn add_to(
                 start: part.start,
                 a,
                 b,
-                scale: strength * own,
+                factor: strength * own,
             };
             change.matrices.push(part.matrix, low_rank);
         }

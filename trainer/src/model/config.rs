@@ -14,7 +14,7 @@ use crate::Error;
 pub struct Config {
     /// What is special about its architecture.
     pub architecture: &'static Architecture,
-    /// Layers.
+    /// L, layers of the model.
     pub n_layer: usize,
     /// d, width of the residual stream.
     pub n_embd: usize,
