@@ -131,6 +131,18 @@ pub struct Architecture {
     pub multipliers: bool,
 }
 
+impl Architecture {
+    /// The scale of attention scores where the metadata give none: `width`^(-1/2), for one of
+    /// the models `per_head`^(-1/2), with d/H numbers per head.
+    pub fn score_scale(&self, n_layer: usize, per_head: usize, width: usize) -> f64 {
+        let width = match self.wide_scale_layers == Some(n_layer) {
+            true => per_head,
+            false => width,
+        };
+        (width as f64).powf(-0.5)
+    }
+}
+
 /// The llama architecture, from which the others are told.
 const LLAMA: Architecture = Architecture {
     name: "llama",
