@@ -55,3 +55,21 @@ impl Cli {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_names_the_program_that_users_start() {
+        for (words, usage) in [
+            (&["--help"][..], "Usage: jola-train [OPTIONS]"),
+            (&["logits", "--help"], "Usage: jola-train logits [OPTIONS]"),
+        ] {
+            let words = ["bin/jola-train-core"].iter().chain(words);
+            let help = Cli::try_parse_from(words).unwrap_err().to_string();
+            assert!(help.contains(usage), "{help}");
+            assert!(!help.contains("jola-train-core"), "{help}");
+        }
+    }
+}

@@ -15,9 +15,9 @@ const SHORTEST_PREFIX: usize = 8;
 /// A tokenised row: the prompt's tokens, then the response's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
-    /// Prompt and response.
+    /// The prompt's tokens, then the response's.
     pub tokens: Vec<i64>,
-    /// How many of them are the prompt; the loss is on the others.
+    /// How many of the tokens are the prompt; the loss is on the others.
     pub n_prompt: usize,
 }
 
