@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{ensure, Result};
-use clap::{Args, Parser, Subcommand};
+use anyhow::{ensure, Context as _, Result};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use jola_edit::Sidecar;
+use llama_jola::manuals;
 
 use crate::config::Config;
 use crate::dataset::Sampler;
@@ -23,7 +24,13 @@ use crate::run_args::RunArgs;
 ///
 /// Example: jola-train -m base.gguf --data train.jsonl --valid valid.jsonl -o edit.gguf
 #[derive(Debug, Parser)]
-#[command(name = "jola-train", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "jola-train",
+    // Not the name of the file: the program that users start is another, which starts this one.
+    bin_name = "jola-train",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -41,6 +48,12 @@ pub struct Cli {
 enum Command {
     /// Write the reference model's logits, to compare with llama.cpp's.
     Logits(LogitsArgs),
+    /// Write man pages and shell completions to a folder.
+    #[command(hide = true)]
+    Manuals {
+        /// Folder to write to; `man` and `completions` are made in it.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -191,6 +204,8 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => run_logits(args),
+            (Some(Command::Manuals { folder }), _) => manuals::write(Cli::command(), &folder)
+                .with_context(|| format!("writing manuals to {}", folder.display())),
             (None, Some(args)) => crate::run::train(&args, &self.method, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
         }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod eval;
 mod inspect;
+mod manuals;
 mod run;
 mod trainer;
 mod with;
