@@ -18,7 +18,7 @@ help: ## this list
 setup: ## install system packages, download libtorch and the test model
 	scripts/setup.sh
 
-build: setup ## release binaries of both packages, in target/release
+build: setup ## all release binaries, in target/release
 	$(ENV) cargo build $(FLAGS)
 
 MANUALS = $${CARGO_TARGET_DIR:-target}/manuals
@@ -34,7 +34,7 @@ test: build ## all tests
 
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
 	scripts/setup.sh gemma
-	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test architectures --test huggingface -- \
+	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test integration -- \
 		--ignored --nocapture gemma
 
 lint: setup ## formatting, clippy and docs, with warnings denied
@@ -72,14 +72,14 @@ soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits 
 	$(HOSTS) instructions
 
 # On a machine that does nothing else; half an hour.
-BENCH = runs/$(shell date +%F)-bench
-bench: build ## measure speed on this machine into runs/<date>-bench (PARTS="stock kernels": only some)
+BENCH = research/runs/$(shell date +%F)-bench
+bench: build ## measure speed on this machine into research/runs/<date>-bench (PARTS="stock kernels": only some)
 	scripts/setup.sh hosts
-	$(ENV) scripts/bench/inference.py $(BENCH) $(PARTS)
+	$(ENV) research/scripts/bench/inference.py $(BENCH) $(PARTS)
 
 bench-training: build ## the same for training, against transformers (PARTS="shapes growth"; half an hour)
 	scripts/setup.sh gemma peer
-	$(ENV) scripts/bench/training.py $(BENCH) $(PARTS)
+	$(ENV) research/scripts/bench/training.py $(BENCH) $(PARTS)
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header

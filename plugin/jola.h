@@ -3,15 +3,15 @@ The C API of libjola, header `jola.h`.
 
 Three ways to use it:
 
-1. No code: `LLAMA_JOLA=edit.gguf[:SCALE][,…] LD_PRELOAD=libjola.so PROGRAM`, or
+1. No code: `LLAMA_JOLA=edit.gguf[:STRENGTH][,…] LD_PRELOAD=libjola.so PROGRAM`, or
    `llama-jola with edit.gguf -- PROGRAM`.
 2. In a program that links shared llama.cpp libraries: link `-ljola` BEFORE `-lllama -lggml
    -lggml-base` (or preload it), call `jola_start()` before the first context is created,
    then `jola_set_edits(ctx, …)` whenever you like. Sidecars are named as on the command
-   line: `FILE` or `FILE:SCALE`, split at the last colon.
+   line: `FILE` or `FILE:STRENGTH`, split at the last colon.
 3. In a program with llama.cpp linked in statically: `jola_cb_eval_init` fills `cb_eval` and
    `cb_eval_user_data` of your context parameters. Each edited layer then costs a
-   synchronisation with its device; `docs/plugin.md` has figures.
+   synchronisation with its device; `docs/reference/plugin.md` has figures.
 
 Functions that can fail return a status; `jola_last_error()` then tells more. All may be
 called from any thread; a context only from one thread at a time, as llama.cpp demands.
@@ -29,13 +29,12 @@ called from any thread; a context only from one thread at a time, as llama.cpp d
 struct ggml_tensor;
 struct llama_context;
 struct llama_model;
-struct jola_cb_eval_edits;
 
 // Outcome of a call.
 enum jola_status {
-  // Done.
+  // The call did what it was to do.
   JOLA_STATUS_OK = 0,
-  // A null pointer, text that is not UTF-8, or a malformed `FILE:SCALE`.
+  // A null pointer, text that is not UTF-8, or a malformed `FILE:STRENGTH`.
   JOLA_STATUS_ARGUMENT = 1,
   // A sidecar that cannot be read, or sidecars that do not go together.
   JOLA_STATUS_SIDECAR = 2,
@@ -48,6 +47,9 @@ enum jola_status {
   // A defect of this library.
   JOLA_STATUS_INTERNAL = 6,
 };
+
+// Edits that a callback applies.
+struct jola_cb_eval_edits;
 
 // Functions of the llama.cpp that a program has linked in: set each field to the function
 // of its name.
@@ -102,7 +104,7 @@ const char *jola_last_error(void);
 void jola_start(void);
 
 // Sets the edits of contexts to come, instead of those of LLAMA_JOLA: `n_specs` sidecars,
-// each "FILE" or "FILE:SCALE", applied in this order. With 0, contexts to come have none. A
+// each "FILE" or "FILE:STRENGTH", applied in this order. With 0, contexts to come have none. A
 // context whose model is not the sidecars' will then be refused (null).
 //
 // # Safety

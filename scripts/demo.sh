@@ -32,7 +32,7 @@ show() {
 
 step "Training"
 # A short run. The defaults train four times as long and get a little further
-# (docs/training.md).
+# (docs/train.md).
 start=$EPOCHREALTIME
 show "$bin/jola-train" -m "$model" --data $data/train.jsonl --valid $data/valid.jsonl \
     -o "$edit" --epochs 3 --seed 42

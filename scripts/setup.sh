@@ -10,7 +10,7 @@
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   golden    a Python environment for `make golden`
-#   plots     matplotlib, for scripts/compare_plot.py
+#   plots     matplotlib, for research/scripts/compare_plot.py
 #   server    a prebuilt llama-server, for `make test-bake`
 #   peer      transformers and torch, for `make bench-training` (6 GB)
 #   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)

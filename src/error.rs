@@ -51,9 +51,9 @@ pub enum Error {
     /// The edits could not be brought into the graph.
     #[error("cannot apply the edits: {0}")]
     Graph(#[from] jola_edit::graph::GraphError),
-    /// The model has an encoder and a decoder.
-    #[error("this model has an encoder and a decoder: a layer's number stands for three attentions in it, and an edit is of one")]
-    EncoderDecoder,
+    /// The model's layers are ambiguous.
+    #[error(transparent)]
+    EncoderDecoder(#[from] jola_edit::EncoderDecoder),
     /// llama.cpp failed while it rebuilt the graph for edits.
     #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
     Hook(String),

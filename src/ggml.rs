@@ -1,8 +1,6 @@
-/*!
-ggml as linked into this crate: its function table for [`jola_edit::graph`] and its own
-dequantisation, which the trainer uses so that it trains on exactly the numbers that
-llama.cpp serves.
-*/
+//! ggml as linked into this crate: its function table for [`jola_edit::graph`] and its own
+//! dequantisation, which the trainer uses so that it trains on exactly the numbers that
+//! llama.cpp serves.
 
 use jola_edit::graph::GgmlApi;
 use llama_cpp_sys_2 as sys;
@@ -15,31 +13,17 @@ pub(crate) fn api() -> GgmlApi {
     // types, so only the pointee names of pointers differ; ggml_init takes by value a struct
     // that is #[repr(C)] with the same three fields on both sides.
     macro_rules! table {
-        ($($name:ident),* $(,)?) => {
+        ($($name:ident: $function:ty,)*) => {
             GgmlApi {
                 $($name: {
                     let function = sys::$name as *const ();
-                    #[allow(clippy::missing_transmute_annotations)] // the field gives the type
                     // SAFETY: the field has the function's C signature, as said above.
-                    unsafe { std::mem::transmute(function) }
+                    unsafe { std::mem::transmute::<*const (), $function>(function) }
                 }),*
             }
         };
     }
-    table!(
-        ggml_tensor_overhead,
-        ggml_init,
-        ggml_free,
-        ggml_new_tensor_1d,
-        ggml_set_name,
-        ggml_nelements,
-        ggml_nrows,
-        ggml_mul,
-        ggml_add,
-        ggml_backend_alloc_ctx_tensors_from_buft,
-        ggml_backend_tensor_set,
-        ggml_backend_buffer_free,
-    )
+    jola_edit::for_each_ggml_function!(table)
 }
 
 /// Turns the bytes of a tensor, or of whole rows of it, into floats exactly as ggml does

@@ -1,20 +1,18 @@
-/*!
-Edits inside llama.cpp's compute graph.
-
-llama.cpp calls back (`patches/jola-hook.h`) whenever it builds a graph and a layer's head
-outputs are complete; the callback inserts the layer's product and sum there. The nodes
-are ordinary graph nodes with operands in the memory of the layer's own device, so every
-backend computes them and nothing is synchronised.
-
-[`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
-programs that own a raw `llama_context`.
-*/
+//! Edits inside llama.cpp's compute graph.
+//!
+//! llama.cpp calls back (`patches/jola-hook.h`) whenever it builds a graph and a layer's head
+//! outputs are complete; the callback inserts the layer's product and sum there. The nodes
+//! are ordinary graph nodes with operands in the memory of the layer's own device, so every
+//! backend computes them and nothing is synchronised.
+//!
+//! [`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
+//! programs that own a raw `llama_context`.
 
 use std::ffi::{c_void, CStr};
 use std::ptr::NonNull;
 
 use jola_edit::graph::{DeviceEdits, GgmlContext, GgmlTensor};
-use jola_edit::EditSet;
+use jola_edit::{EditSet, EncoderDecoder};
 use llama_cpp_sys_2 as sys;
 
 use crate::{ggml, Error};
@@ -44,7 +42,7 @@ impl std::fmt::Debug for Hook {
 }
 
 // SAFETY: the hook's own state is Send and Sync; the context pointer is only used where the
-// owner of the context calls `attach`, `replace` or drops the hook.
+// owner of the context calls `attach` or `release`, or drops the hook.
 unsafe impl Send for Hook {}
 
 impl Hook {
@@ -61,13 +59,14 @@ impl Hook {
     /// another `Hook`, and must outlive the returned value.
     pub unsafe fn attach(ctx: NonNull<sys::llama_context>, edits: &EditSet) -> Result<Self, Error> {
         // SAFETY: the context is alive, and with it its model.
-        let two_sided = unsafe {
+        let (encoder, decoder) = unsafe {
             let model = sys::llama_get_model(ctx.as_ptr());
-            sys::llama_model_has_encoder(model) && sys::llama_model_has_decoder(model)
+            (
+                sys::llama_model_has_encoder(model),
+                sys::llama_model_has_decoder(model),
+            )
         };
-        if two_sided {
-            return Err(Error::EncoderDecoder);
-        }
+        EncoderDecoder::refuse(encoder, decoder)?;
         // SAFETY: api() is one ggml's; the buffer types come from that ggml.
         let edits = unsafe {
             DeviceEdits::upload(ggml::api(), edits, |layer| {
@@ -141,6 +140,7 @@ fn clear_memory(ctx: NonNull<sys::llama_context>) {
     }
 }
 
+/// What the last failed call of the hook's C++ had to say.
 fn last_error() -> Error {
     // SAFETY: never null, valid until the thread's next hook call.
     let text = unsafe { CStr::from_ptr(ffi::jola_hook_last_error()) };

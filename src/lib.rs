@@ -27,7 +27,7 @@
 //! neither clap nor what else only the command uses is compiled.
 //!
 //! How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
-//! `docs/sidecar-format.md`.
+//! `docs/reference/sidecar-format.md`.
 
 #![deny(missing_debug_implementations)]
 

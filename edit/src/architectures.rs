@@ -1,7 +1,31 @@
-//! Which architectures the trainer covers, where every part of the project can read it.
+//! Which base models can be edited, and which ones be trained on, where every part of the
+//! project can read it.
 //!
-//! Inference needs no such list: the hook sits in llama.cpp's own attention code, which
-//! almost every architecture passes (`docs/models.md`).
+//! Inference needs no list of architectures: the hook sits in llama.cpp's own attention code,
+//! which almost every architecture passes (`docs/models.md`). It only refuses models whose
+//! layers' numbers are ambiguous.
+
+/// The model has an encoder and a decoder, as T5 has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this model has an encoder and a decoder: a layer's number stands for three attentions in \
+     it, and an edit is of one"
+)]
+pub struct EncoderDecoder;
+
+impl EncoderDecoder {
+    /// Refuses a model that has both parts. Either alone is edited like any other model.
+    ///
+    /// # Errors
+    /// [`EncoderDecoder`].
+    pub fn refuse(has_encoder: bool, has_decoder: bool) -> Result<(), Self> {
+        if has_encoder && has_decoder {
+            Err(Self)
+        } else {
+            Ok(())
+        }
+    }
+}
 
 /// An architecture that edits can be trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,23 +1,79 @@
-/*!
-The slower way, for programs into which nothing can be loaded: llama.cpp calls back after
-it has computed a tensor (`cb_eval` of its context parameters), and the head outputs are
-edited then, through the host's memory.
-
-Each edited layer ends a piece of the graph there and waits for its device. Only the cached
-values' rotation (a quantised V cache) and architectures that reshape the head outputs for a
-gate cannot be had this way: they are refused.
-*/
+//! The slower way, for programs into which nothing can be loaded: llama.cpp calls back after
+//! it has computed a tensor (`cb_eval` of its context parameters), and the head outputs are
+//! edited then, through the host's memory.
+//!
+//! Each edited layer ends a piece of the graph there and waits for its device. Only the cached
+//! values' rotation (a quantised V cache) and architectures that reshape the head outputs for a
+//! gate cannot be had this way: they are refused.
 
 use std::collections::BTreeSet;
-use std::ffi::{c_void, CStr};
+use std::ffi::{c_char, c_void, CStr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jola_edit::graph::{GgmlTensor, GraphError};
 use jola_edit::DenseEdit;
 
-use crate::ffi::{CbEvalHost, EvalCallback};
+use crate::host::{LlamaModel, ModelApi};
 use crate::operand::{head_outputs, reshaped_head_outputs};
 use crate::request::Request;
+
+/// A callback as llama.cpp's context parameters take it; may be null.
+pub type EvalCallback = Option<
+    unsafe extern "C" fn(tensor: *mut GgmlTensor, ask: bool, user_data: *mut c_void) -> bool,
+>;
+
+/// Functions of the llama.cpp that a program has linked in: set each field to the function
+/// of its name.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CbEvalHost {
+    /// `ggml_get_name`
+    pub ggml_get_name: unsafe extern "C" fn(tensor: *const GgmlTensor) -> *const c_char,
+    /// `ggml_op_desc`
+    pub ggml_op_desc: unsafe extern "C" fn(tensor: *const GgmlTensor) -> *const c_char,
+    /// `ggml_nelements`
+    pub ggml_nelements: unsafe extern "C" fn(tensor: *const GgmlTensor) -> i64,
+    /// `ggml_nrows`
+    pub ggml_nrows: unsafe extern "C" fn(tensor: *const GgmlTensor) -> i64,
+    /// `ggml_nbytes`
+    pub ggml_nbytes: unsafe extern "C" fn(tensor: *const GgmlTensor) -> usize,
+    /// `ggml_backend_tensor_get`
+    pub ggml_backend_tensor_get: unsafe extern "C" fn(
+        tensor: *const GgmlTensor,
+        data: *mut c_void,
+        offset: usize,
+        size: usize,
+    ),
+    /// `ggml_backend_tensor_set`
+    pub ggml_backend_tensor_set: unsafe extern "C" fn(
+        tensor: *mut GgmlTensor,
+        data: *const c_void,
+        offset: usize,
+        size: usize,
+    ),
+    /// `llama_model_meta_val_str`
+    pub llama_model_meta_val_str: unsafe extern "C" fn(
+        model: *const LlamaModel,
+        key: *const c_char,
+        buf: *mut c_char,
+        buf_size: usize,
+    ) -> i32,
+    /// `llama_model_has_encoder`
+    pub llama_model_has_encoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
+    /// `llama_model_has_decoder`
+    pub llama_model_has_decoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
+}
+
+impl CbEvalHost {
+    /// The functions that tell about a model. The C struct is flat, so they cannot be one field.
+    pub(crate) fn model_api(&self) -> ModelApi {
+        ModelApi {
+            llama_model_meta_val_str: self.llama_model_meta_val_str,
+            llama_model_has_encoder: self.llama_model_has_encoder,
+            llama_model_has_decoder: self.llama_model_has_decoder,
+        }
+    }
+}
 
 /// Why a computation did not get its edits.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,7 +84,7 @@ pub enum CbEvalError {
     /// The head outputs are not plain contiguous floats.
     #[error("layer {layer}: the head outputs are not contiguous 32-bit floats")]
     Format {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
     },
     /// The head outputs are turned or gated after the callback sees them.
@@ -37,7 +93,7 @@ pub enum CbEvalError {
          or gated; use an f16 V cache or set LLAMA_ATTN_ROT_DISABLE=1"
     )]
     Reshaped {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: u32,
     },
 }
@@ -158,9 +214,7 @@ impl CbEval {
         }
         // SAFETY: `values` takes the tensor's bytes, all of them.
         unsafe { (host.ggml_backend_tensor_get)(tensor, values.as_mut_ptr().cast(), 0, bytes) };
-        for row in values.chunks_exact_mut(edit.width()) {
-            apply(row, edit);
-        }
+        edit.apply(values);
         // SAFETY: as above.
         unsafe { (host.ggml_backend_tensor_set)(tensor, values.as_ptr().cast(), 0, bytes) };
         Ok(())
@@ -202,15 +256,5 @@ impl Progress {
             crate::log::error(&error);
             self.failed = Some(error);
         }
-    }
-}
-
-/// Edits one token's head outputs, product and sum each rounded as in the graph.
-fn apply(row: &mut [f32], edit: &DenseEdit) {
-    if let Some(mul) = &edit.mul {
-        row.iter_mut().zip(mul).for_each(|(z, m)| *z *= m);
-    }
-    if let Some(add) = &edit.add {
-        row.iter_mut().zip(add).for_each(|(z, a)| *z += a);
     }
 }

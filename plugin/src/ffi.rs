@@ -1,21 +1,19 @@
-/*!
-The C API of libjola, header `jola.h`.
-
-Three ways to use it:
-
-1. No code: `LLAMA_JOLA=edit.gguf[:SCALE][,…] LD_PRELOAD=libjola.so PROGRAM`, or
-   `llama-jola with edit.gguf -- PROGRAM`.
-2. In a program that links shared llama.cpp libraries: link `-ljola` BEFORE `-lllama -lggml
-   -lggml-base` (or preload it), call `jola_start()` before the first context is created,
-   then `jola_set_edits(ctx, …)` whenever you like. Sidecars are named as on the command
-   line: `FILE` or `FILE:SCALE`, split at the last colon.
-3. In a program with llama.cpp linked in statically: `jola_cb_eval_init` fills `cb_eval` and
-   `cb_eval_user_data` of your context parameters. Each edited layer then costs a
-   synchronisation with its device; `docs/plugin.md` has figures.
-
-Functions that can fail return a status; `jola_last_error()` then tells more. All may be
-called from any thread; a context only from one thread at a time, as llama.cpp demands.
-*/
+//! The C API of libjola, header `jola.h`.
+//!
+//! Three ways to use it:
+//!
+//! 1. No code: `LLAMA_JOLA=edit.gguf[:STRENGTH][,…] LD_PRELOAD=libjola.so PROGRAM`, or
+//!    `llama-jola with edit.gguf -- PROGRAM`.
+//! 2. In a program that links shared llama.cpp libraries: link `-ljola` BEFORE `-lllama -lggml
+//!    -lggml-base` (or preload it), call `jola_start()` before the first context is created,
+//!    then `jola_set_edits(ctx, …)` whenever you like. Sidecars are named as on the command
+//!    line: `FILE` or `FILE:STRENGTH`, split at the last colon.
+//! 3. In a program with llama.cpp linked in statically: `jola_cb_eval_init` fills `cb_eval` and
+//!    `cb_eval_user_data` of your context parameters. Each edited layer then costs a
+//!    synchronisation with its device; `docs/reference/plugin.md` has figures.
+//!
+//! Functions that can fail return a status; `jola_last_error()` then tells more. All may be
+//! called from any thread; a context only from one thread at a time, as llama.cpp demands.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void, CStr, CString};
@@ -27,19 +25,19 @@ use std::sync::Arc;
 use jola_edit::graph::GgmlTensor;
 use jola_edit::Sidecar;
 
-use crate::cb_eval::CbEval;
+use crate::cb_eval::{CbEval, CbEvalHost, EvalCallback};
 use crate::host::{LlamaContext, LlamaModel};
 use crate::request::{enable, set_defaults, Request};
-use crate::shape::{self, ModelApi};
+use crate::shape;
 use crate::state::{self, StateError};
 
 /// Outcome of a call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JolaStatus {
-    /// Done.
+    /// The call did what it was to do.
     Ok = 0,
-    /// A null pointer, text that is not UTF-8, or a malformed `FILE:SCALE`.
+    /// A null pointer, text that is not UTF-8, or a malformed `FILE:STRENGTH`.
     Argument = 1,
     /// A sidecar that cannot be read, or sidecars that do not go together.
     Sidecar = 2,
@@ -53,65 +51,7 @@ pub enum JolaStatus {
     Internal = 6,
 }
 
-/// A callback as llama.cpp's context parameters take it; may be null.
-pub type EvalCallback = Option<
-    unsafe extern "C" fn(tensor: *mut GgmlTensor, ask: bool, user_data: *mut c_void) -> bool,
->;
-
-/// Functions of the llama.cpp that a program has linked in: set each field to the function
-/// of its name.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct CbEvalHost {
-    /// `ggml_get_name`
-    pub ggml_get_name: unsafe extern "C" fn(tensor: *const GgmlTensor) -> *const c_char,
-    /// `ggml_op_desc`
-    pub ggml_op_desc: unsafe extern "C" fn(tensor: *const GgmlTensor) -> *const c_char,
-    /// `ggml_nelements`
-    pub ggml_nelements: unsafe extern "C" fn(tensor: *const GgmlTensor) -> i64,
-    /// `ggml_nrows`
-    pub ggml_nrows: unsafe extern "C" fn(tensor: *const GgmlTensor) -> i64,
-    /// `ggml_nbytes`
-    pub ggml_nbytes: unsafe extern "C" fn(tensor: *const GgmlTensor) -> usize,
-    /// `ggml_backend_tensor_get`
-    pub ggml_backend_tensor_get: unsafe extern "C" fn(
-        tensor: *const GgmlTensor,
-        data: *mut c_void,
-        offset: usize,
-        size: usize,
-    ),
-    /// `ggml_backend_tensor_set`
-    pub ggml_backend_tensor_set: unsafe extern "C" fn(
-        tensor: *mut GgmlTensor,
-        data: *const c_void,
-        offset: usize,
-        size: usize,
-    ),
-    /// `llama_model_meta_val_str`
-    pub llama_model_meta_val_str: unsafe extern "C" fn(
-        model: *const LlamaModel,
-        key: *const c_char,
-        buf: *mut c_char,
-        buf_size: usize,
-    ) -> i32,
-    /// `llama_model_has_encoder`
-    pub llama_model_has_encoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
-    /// `llama_model_has_decoder`
-    pub llama_model_has_decoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
-}
-
-impl CbEvalHost {
-    /// The functions that tell about a model.
-    fn model_api(&self) -> ModelApi {
-        ModelApi {
-            llama_model_meta_val_str: self.llama_model_meta_val_str,
-            llama_model_has_encoder: self.llama_model_has_encoder,
-            llama_model_has_decoder: self.llama_model_has_decoder,
-        }
-    }
-}
-
-/// A failed call.
+/// A call that failed: what it returns, and what [`jola_last_error`] says then.
 struct Failure(JolaStatus, String);
 
 impl Failure {
@@ -137,7 +77,7 @@ fn run(body: impl FnOnce() -> Result<(), Failure>) -> JolaStatus {
     status
 }
 
-/// A C string.
+/// The text of a C string.
 ///
 /// # Safety
 /// `text` must be null or NUL-terminated and outlive the result.
@@ -195,7 +135,7 @@ pub extern "C" fn jola_start() {
 }
 
 /// Sets the edits of contexts to come, instead of those of LLAMA_JOLA: `n_specs` sidecars,
-/// each "FILE" or "FILE:SCALE", applied in this order. With 0, contexts to come have none. A
+/// each "FILE" or "FILE:STRENGTH", applied in this order. With 0, contexts to come have none. A
 /// context whose model is not the sidecars' will then be refused (null).
 ///
 /// # Safety

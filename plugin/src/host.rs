@@ -1,18 +1,16 @@
-/*!
-The llama.cpp of the host process: its functions, and where its tensors live.
-*/
+//! The llama.cpp of the host process: its functions, and where its tensors live.
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use jola_edit::function_table;
 use jola_edit::graph::{
-    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTensor, GGML_TYPE_F32,
+    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlInitParams, GgmlTensor, GGML_TYPE_F32,
 };
 
 use crate::resolve::{beside, next, object_of, ResolveError};
-use crate::shape::ModelApi;
 
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
@@ -42,46 +40,9 @@ opaque! {
 #[derive(Clone, Copy)]
 pub struct ByValue([u64; 64]);
 
-macro_rules! table {
-    (
-        $(#[$doc:meta])* $table:ident {
-            $($field:ident: unsafe extern "C" fn($($arg:ty),*) $(-> $ret:ty)?,)*
-        }
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        #[allow(missing_docs)] // the fields are the host's functions, documented there
-        pub struct $table {
-            $(pub $field: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
-        }
-
-        impl $table {
-            /// Looks every function up.
-            fn find(find: &dyn Fn(&CStr) -> Result<usize, ResolveError>) -> Result<Self, ResolveError> {
-                $(let $field = find(cname(concat!(stringify!($field), "\0")))?;)*
-                // SAFETY: the functions of these names have these types in every llama.cpp
-                // that has them.
-                unsafe {
-                    Ok(Self {
-                        $($field: std::mem::transmute::<usize, unsafe extern "C" fn($($arg),*) $(-> $ret)?>($field),)*
-                    })
-                }
-            }
-        }
-    };
-}
-
-/// A name that ends with its NUL.
-fn cname(name: &'static str) -> &'static CStr {
-    CStr::from_bytes_with_nul(name.as_bytes()).expect("a literal with one NUL")
-}
-
-table! {
-    /// The llama.cpp functions that the plugin calls.
-    LlamaApi {
-        llama_model_meta_val_str: unsafe extern "C" fn(*const LlamaModel, *const c_char, *mut c_char, usize) -> i32,
-        llama_model_has_encoder: unsafe extern "C" fn(*const LlamaModel) -> bool,
-        llama_model_has_decoder: unsafe extern "C" fn(*const LlamaModel) -> bool,
+function_table! {
+    /// The functions that work on a context.
+    pub struct LlamaApi {
         llama_decode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
         llama_encode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
         llama_free: unsafe extern "C" fn(*mut LlamaContext),
@@ -93,20 +54,18 @@ table! {
     }
 }
 
-impl LlamaApi {
+function_table! {
     /// The functions that tell about a model.
-    pub fn model_api(&self) -> ModelApi {
-        ModelApi {
-            llama_model_meta_val_str: self.llama_model_meta_val_str,
-            llama_model_has_encoder: self.llama_model_has_encoder,
-            llama_model_has_decoder: self.llama_model_has_decoder,
-        }
+    pub struct ModelApi {
+        llama_model_meta_val_str: unsafe extern "C" fn(*const LlamaModel, *const c_char, *mut c_char, usize) -> i32,
+        llama_model_has_encoder: unsafe extern "C" fn(*const LlamaModel) -> bool,
+        llama_model_has_decoder: unsafe extern "C" fn(*const LlamaModel) -> bool,
     }
 }
 
-table! {
+function_table! {
     /// The ggml functions that tell where a weight lives.
-    PlacementApi {
+    pub struct PlacementApi {
         ggml_get_data: unsafe extern "C" fn(*const GgmlTensor) -> *mut c_void,
         ggml_backend_cpu_buffer_type: unsafe extern "C" fn() -> *mut GgmlBufferType,
         ggml_backend_buffer_is_host: unsafe extern "C" fn(*mut GgmlBuffer) -> bool,
@@ -135,11 +94,13 @@ pub type Process = unsafe extern "C" fn(*mut LlamaContext, c_int, *mut c_void) -
 
 /// One loaded llama.cpp with its ggml.
 pub struct Host {
-    /// Its llama.cpp functions.
+    /// What its llama.cpp does with contexts.
     pub llama: LlamaApi,
+    /// What its llama.cpp tells about models.
+    pub model: ModelApi,
     /// Its `llama_process`; older ones have none.
     pub process: Option<Process>,
-    /// Its ggml functions.
+    /// What its ggml does with tensors and graphs.
     pub ggml: GgmlApi,
     placement: PlacementApi,
 }
@@ -151,9 +112,9 @@ const BUFFER_OFFSET: usize = 8;
 /// `GGML_BACKEND_DEVICE_TYPE_META`: several devices that share each tensor.
 const DEVICE_TYPE_META: c_int = 4;
 
-/// Where a weight lives.
+/// The memory that a weight lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum WeightMemory {
     /// Nowhere yet: the model was loaded without its weights, to measure it.
     Unallocated,
     /// On a device with this plain buffer type.
@@ -187,13 +148,16 @@ impl Host {
             })
         };
         let process = find(c"llama_process").ok();
-        let host = Self {
-            llama: LlamaApi::find(&find)?,
-            // SAFETY: the function of this name has this type.
-            process: process
-                .map(|process| unsafe { std::mem::transmute::<usize, Process>(process) }),
-            ggml: find_ggml(&find)?,
-            placement: PlacementApi::find(&find)?,
+        // SAFETY: the functions of these names have these types in every llama.cpp that has
+        // them.
+        let host = unsafe {
+            Self {
+                model: ModelApi::find(find)?,
+                llama: LlamaApi::find(find)?,
+                process: process.map(|process| std::mem::transmute::<usize, Process>(process)),
+                ggml: GgmlApi::find(find)?,
+                placement: PlacementApi::find(find)?,
+            }
         };
         // SAFETY: the functions are those of one ggml.
         if !unsafe { host.buffer_offset_holds() } {
@@ -232,12 +196,13 @@ impl Host {
         }
     }
 
-    /// Where `weight` lives. Plain memory of its device is named even when the weight itself
-    /// is in a special buffer (repacked, mapped, pinned), which could not hold other tensors.
+    /// The memory that `weight` lives in. Plain memory of its device is named even when the
+    /// weight itself is in a special buffer (repacked, mapped, pinned), which could not hold
+    /// other tensors.
     ///
     /// # Safety
     /// `weight` must be a live weight of this host.
-    pub unsafe fn place(&self, weight: *const GgmlTensor) -> Place {
+    pub unsafe fn memory_of(&self, weight: *const GgmlTensor) -> WeightMemory {
         let api = &self.placement;
         // SAFETY: `weight` is live, so its buffer is null or live, and so are the buffer's
         // type and the type's device.
@@ -247,14 +212,14 @@ impl Host {
                 || (api.ggml_get_data)(weight).is_null()
                 || (api.ggml_backend_buffer_get_size)(buffer) == 0
             {
-                return Place::Unallocated;
+                return WeightMemory::Unallocated;
             }
             let kind = (api.ggml_backend_buffer_get_type)(buffer);
             let device = (api.ggml_backend_buft_get_device)(kind);
             if !device.is_null() && (api.ggml_backend_dev_type)(device) == DEVICE_TYPE_META {
-                return Place::Split;
+                return WeightMemory::Split;
             }
-            Place::Device(
+            WeightMemory::Device(
                 if device.is_null() || (api.ggml_backend_buffer_is_host)(buffer) {
                     (api.ggml_backend_cpu_buffer_type)()
                 } else {
@@ -290,40 +255,4 @@ unsafe fn buffer_of(tensor: *const GgmlTensor) -> *mut GgmlBuffer {
             .cast::<*mut GgmlBuffer>()
             .read()
     }
-}
-
-/// Looks up the functions that edits need.
-fn find_ggml(find: &dyn Fn(&CStr) -> Result<usize, ResolveError>) -> Result<GgmlApi, ResolveError> {
-    table! {
-        /// [`GgmlApi`] by names.
-        Found {
-            ggml_tensor_overhead: unsafe extern "C" fn() -> usize,
-            ggml_init: unsafe extern "C" fn(GgmlInitParams) -> *mut GgmlContext,
-            ggml_free: unsafe extern "C" fn(*mut GgmlContext),
-            ggml_new_tensor_1d: unsafe extern "C" fn(*mut GgmlContext, c_int, i64) -> *mut GgmlTensor,
-            ggml_set_name: unsafe extern "C" fn(*mut GgmlTensor, *const c_char) -> *mut GgmlTensor,
-            ggml_nelements: unsafe extern "C" fn(*const GgmlTensor) -> i64,
-            ggml_nrows: unsafe extern "C" fn(*const GgmlTensor) -> i64,
-            ggml_mul: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
-            ggml_add: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
-            ggml_backend_alloc_ctx_tensors_from_buft: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlBufferType) -> *mut GgmlBuffer,
-            ggml_backend_tensor_set: unsafe extern "C" fn(*mut GgmlTensor, *const c_void, usize, usize),
-            ggml_backend_buffer_free: unsafe extern "C" fn(*mut GgmlBuffer),
-        }
-    }
-    let found = Found::find(find)?;
-    Ok(GgmlApi {
-        ggml_tensor_overhead: found.ggml_tensor_overhead,
-        ggml_init: found.ggml_init,
-        ggml_free: found.ggml_free,
-        ggml_new_tensor_1d: found.ggml_new_tensor_1d,
-        ggml_set_name: found.ggml_set_name,
-        ggml_nelements: found.ggml_nelements,
-        ggml_nrows: found.ggml_nrows,
-        ggml_mul: found.ggml_mul,
-        ggml_add: found.ggml_add,
-        ggml_backend_alloc_ctx_tensors_from_buft: found.ggml_backend_alloc_ctx_tensors_from_buft,
-        ggml_backend_tensor_set: found.ggml_backend_tensor_set,
-        ggml_backend_buffer_free: found.ggml_backend_buffer_free,
-    })
 }

@@ -1,6 +1,4 @@
-/*!
-Lines on stderr. Errors and warnings always appear, the rest when `LLAMA_JOLA_LOG` asks for it.
-*/
+//! Lines on stderr. Errors and warnings always appear, the rest when `LLAMA_JOLA_LOG` asks for it.
 
 use std::fmt::Display;
 use std::io::Write as _;

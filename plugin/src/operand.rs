@@ -1,14 +1,12 @@
-/*!
-Which products of a graph concern a layer's edit, told by the names that llama.cpp gives
-its tensors.
-
-llama.cpp names a layer's head outputs `kqv_out-<layer>` and multiplies them with the
-weight `blk.<layer>.attn_output.weight`, and with that weight's `.lora_a` when a LoRA is
-loaded. When the cached values are quantised it stores them rotated and turns the head
-outputs back in between: a reshaped `kqv_out-<layer>` is multiplied with `attn_inp_v_rot`
-(or `_k_rot`), and the reshaped product is what meets the weight. That inner product is
-given a name of ours, so that the outer one can be told.
-*/
+//! Which products of a graph concern a layer's edit, told by the names that llama.cpp gives
+//! its tensors.
+//!
+//! llama.cpp names a layer's head outputs `kqv_out-<layer>` and multiplies them with the
+//! weight `blk.<layer>.attn_output.weight`, and with that weight's `.lora_a` when a LoRA is
+//! loaded. When the cached values are quantised it stores them rotated and turns the head
+//! outputs back in between: a reshaped `kqv_out-<layer>` is multiplied with `attn_inp_v_rot`
+//! (or `_k_rot`), and the reshaped product is what meets the weight. That inner product is
+//! given a name of ours, so that the outer one can be told.
 
 /// What a product `a × b` is to an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,17 +1,15 @@
-/*!
-Which edits are wanted: those of `LLAMA_JOLA`, or those that the C API was given.
-*/
+//! Which edits are wanted: those of `LLAMA_JOLA`, or those that the C API was given.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jola_edit::{parse_spec, ComposeError, EditSet, Sidecar, SidecarError, SpecError};
+use jola_edit::{
+    parse_spec, split_specs, ComposeError, EditSet, Sidecar, SidecarError, SpecError,
+    SPECS_VARIABLE,
+};
 
-/// The environment variable with the edits, `FILE[:SCALE]` separated by commas.
-pub const VARIABLE: &str = "LLAMA_JOLA";
-
-/// Sidecars with their scales, read, checked and composed.
+/// Sidecars with their strengths, read, checked and composed.
 #[derive(Debug)]
 pub struct Request {
     /// The sidecars in the order of application.
@@ -23,7 +21,7 @@ pub struct Request {
 /// Why a request cannot be met by any model.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Not `FILE[:SCALE]`.
+    /// Not `FILE[:STRENGTH]`.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// A file that is no sidecar.
@@ -35,26 +33,26 @@ pub enum RequestError {
 }
 
 impl Request {
-    /// Reads and composes sidecars, each `FILE[:SCALE]`. Warnings are logged.
+    /// Reads and composes sidecars, each `FILE[:STRENGTH]`. Warnings are logged.
     ///
     /// # Errors
     /// Any [`RequestError`].
     pub fn read<'a>(specs: impl IntoIterator<Item = &'a str>) -> Result<Self, RequestError> {
         let mut sidecars = Vec::new();
-        let mut scales = Vec::new();
+        let mut strengths = Vec::new();
         for spec in specs {
-            let (path, scale) = parse_spec(spec)?;
+            let (path, strength) = parse_spec(spec)?;
             let sidecar = Sidecar::read(&path)?;
             for warning in &sidecar.warnings {
                 crate::log::warning(format_args!("{}: {warning}", path.display()));
             }
             sidecars.push((path, sidecar));
-            scales.push(scale);
+            strengths.push(strength);
         }
         let pairs: Vec<(&Sidecar, f32)> = sidecars
             .iter()
-            .zip(&scales)
-            .map(|((_, sidecar), scale)| (sidecar, *scale))
+            .zip(&strengths)
+            .map(|((_, sidecar), strength)| (sidecar, *strength))
             .collect();
         let edits = EditSet::compose(&pairs)?;
         Ok(Self { sidecars, edits })
@@ -94,7 +92,7 @@ pub fn defaults() -> Result<Option<Arc<Request>>, Arc<RequestError>> {
     }
     let result = match variable() {
         None => Ok(None),
-        Some(text) => Request::read(text.split(',').filter(|spec| !spec.is_empty()))
+        Some(text) => Request::read(split_specs(&text))
             .map(|request| Some(Arc::new(request)))
             .map_err(Arc::new),
     };
@@ -109,7 +107,7 @@ pub fn set_defaults(request: Option<Arc<Request>>) {
 }
 
 fn variable() -> Option<String> {
-    let text = std::env::var_os(VARIABLE)?;
+    let text = std::env::var_os(SPECS_VARIABLE)?;
     (!text.is_empty()).then(|| text.to_string_lossy().into_owned())
 }
 

@@ -1,12 +1,10 @@
-/*!
-Finding the host's functions.
-
-A preloaded library comes first in the process's global scope, so calls reach it whichever
-way llama.cpp was loaded. The function that it stands in for is found as the dynamic linker
-would have found it for the caller: further on in the global scope, else among the libraries
-that the caller's object itself brought along (Python and Node load llama.cpp privately,
-perhaps several copies of it).
-*/
+//! Finding the host's functions.
+//!
+//! A preloaded library comes first in the process's global scope, so calls reach it whichever
+//! way llama.cpp was loaded. The function that it stands in for is found as the dynamic linker
+//! would have found it for the caller: further on in the global scope, else among the libraries
+//! that the caller's object itself brought along (Python and Node load llama.cpp privately,
+//! perhaps several copies of it).
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr::NonNull;
@@ -18,15 +16,15 @@ pub enum ResolveError {
     /// No loaded library has it.
     #[error("this llama.cpp has no function {name}: too old, too new, or not a shared build")]
     Missing {
-        /// The function.
+        /// Name of the function.
         name: String,
     },
     /// Several do, and the caller does not tell which one is meant.
     #[error("{copies} copies of {name} are loaded in this process, and its caller does not tell which is meant")]
     Ambiguous {
-        /// The function.
+        /// Name of the function.
         name: String,
-        /// How many.
+        /// How many loaded objects have one.
         copies: usize,
     },
 }

@@ -1,29 +1,13 @@
-/*!
-What a sidecar must agree with, read from the host's model through its public API.
-*/
+//! What a sidecar must agree with, read from the host's model through its public API.
 
-use std::ffi::{c_char, CString};
+use std::ffi::CString;
 
 use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
 use jola_edit::sidecar::{BaseMismatch, BaseShape};
-use jola_edit::Sidecar;
+use jola_edit::{EncoderDecoder, Sidecar};
 
-use crate::host::LlamaModel;
+use crate::host::{LlamaModel, ModelApi};
 use crate::request::Request;
-
-/// The host's functions that tell about a model, named as in llama.h.
-#[derive(Clone, Copy)]
-#[allow(missing_docs)] // the fields are llama.cpp's functions, documented there
-pub struct ModelApi {
-    pub llama_model_meta_val_str: unsafe extern "C" fn(
-        model: *const LlamaModel,
-        key: *const c_char,
-        buf: *mut c_char,
-        buf_size: usize,
-    ) -> i32,
-    pub llama_model_has_encoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
-    pub llama_model_has_decoder: unsafe extern "C" fn(model: *const LlamaModel) -> bool,
-}
 
 /// Why edits are not for a model.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +18,14 @@ pub enum ShapeError {
     /// It is another model than the sidecar's.
     #[error("{file}: {mismatch}")]
     Mismatch {
-        /// The sidecar.
+        /// The sidecar's path.
         file: String,
-        /// The first difference.
+        /// The first difference between the two.
         mismatch: BaseMismatch,
     },
-    /// The model has an encoder and a decoder, as T5 has.
-    #[error(
-        "this model has an encoder and a decoder: a layer's number stands for three attentions \
-         in it, and an edit is of one"
-    )]
-    EncoderDecoder,
+    /// Its layers' numbers are ambiguous.
+    #[error(transparent)]
+    EncoderDecoder(#[from] EncoderDecoder),
 }
 
 /// Keys below the architecture's name that decide the shape; all are numbers.
@@ -79,12 +60,13 @@ pub unsafe fn check(
             })?;
     }
     // SAFETY: as above.
-    let both =
-        unsafe { (api.llama_model_has_encoder)(model) && (api.llama_model_has_decoder)(model) };
-    if both {
-        return Err(ShapeError::EncoderDecoder);
-    }
-    Ok(())
+    let (encoder, decoder) = unsafe {
+        (
+            (api.llama_model_has_encoder)(model),
+            (api.llama_model_has_decoder)(model),
+        )
+    };
+    Ok(EncoderDecoder::refuse(encoder, decoder)?)
 }
 
 /// The shape of a model. llama.cpp does not tell metadata that are arrays: head counts that

@@ -1,6 +1,4 @@
-/*!
-The edits of one context, and the contexts of the process.
-*/
+//! The edits of one context, and the contexts of the process.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use jola_edit::graph::{DeviceEdits, GgmlBufferType, GgmlContext, GgmlTensor, GraphError};
 use jola_edit::EditSet;
 
-use crate::host::{Host, LlamaContext, LlamaModel, Place};
+use crate::host::{Host, LlamaContext, LlamaModel, WeightMemory};
 use crate::operand::{unrotated, Product};
 use crate::request::Request;
 use crate::shape::{self, ShapeError};
@@ -22,16 +20,24 @@ pub enum StateError {
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// They did not become part of the graph.
-    #[error("{files}: {error}")]
+    #[error("{files}: {error}{}", advice(error))]
     Graph {
-        /// The sidecars.
+        /// The sidecars' paths.
         files: String,
-        /// Why.
+        /// What kept them out of it.
         error: GraphError,
     },
     /// llama.cpp went on with a graph that it built for other edits.
     #[error("llama.cpp did not rebuild its graph after the edits were changed")]
     NotRebuilt,
+}
+
+/// What users of llama.cpp's programs can do about an error.
+fn advice(error: &GraphError) -> &'static str {
+    match error {
+        GraphError::SplitHeads { .. } => "; use --split-mode layer in place of --split-mode tensor",
+        _ => "",
+    }
 }
 
 /// A control vector, as `llama_set_adapter_cvec` was given it.
@@ -76,13 +82,13 @@ unsafe impl Send for Inner {}
 
 /// A context that the plugin follows.
 pub struct ContextState {
-    /// Its llama.cpp.
+    /// The llama.cpp that created the context.
     pub host: &'static Host,
     model: *mut LlamaModel,
     inner: Mutex<Inner>,
     /// The edits were changed and no decode has succeeded since.
     changed: AtomicBool,
-    /// The context exists.
+    /// The context's creation is over: it is no longer under construction.
     created: AtomicBool,
 }
 
@@ -171,17 +177,20 @@ impl ContextState {
         inner.built = true;
         inner.last = None;
         // SAFETY: the caller vouches for the pointers.
-        let (place, width) = unsafe {
+        let (memory, width) = unsafe {
             let rows = (ggml.ggml_nrows)(cur).max(1);
-            (self.host.place(weight), (ggml.ggml_nelements)(cur) / rows)
+            (
+                self.host.memory_of(weight),
+                (ggml.ggml_nelements)(cur) / rows,
+            )
         };
-        let buffer_type = match place {
-            Place::Device(buffer_type) => buffer_type,
-            Place::Unallocated => {
+        let buffer_type = match memory {
+            WeightMemory::Device(buffer_type) => buffer_type,
+            WeightMemory::Unallocated => {
                 inner.measured = true;
                 return cur;
             }
-            Place::Split => {
+            WeightMemory::Split => {
                 let edited = |r: &Arc<Request>| r.edits.layers.contains_key(&layer);
                 if inner.request.as_ref().is_some_and(edited) {
                     inner.failed.get_or_insert(GraphError::SplitHeads { layer });
@@ -293,7 +302,7 @@ impl ContextState {
         // graph is under computation.
         unsafe {
             if let Some(request) = &request {
-                shape::check(llama.model_api(), self.model, request)?;
+                shape::check(self.host.model, self.model, request)?;
             }
             (llama.llama_synchronize)(context);
             let overwritten = match (&request, &mut inner.device) {

@@ -38,17 +38,17 @@ environment() {
 
 setup_golden() { environment golden golden-requirements.txt --no-binary rouge-score; }
 
-setup_plots() { environment plots plots-requirements.txt; }
+setup_plots() { environment plots ../research/scripts/plots-requirements.txt; }
 
 # What trains the same edits in Python, to compare speed with; with torch's CUDA libraries.
 setup_peer() {
     local model=$JOLA_CACHE/peer-model wanted
-    environment peer bench/peer-requirements.txt --no-cache-dir
-    wanted="$JOLA_TEST_MODEL $(cat "$scripts/bench/peer-requirements.txt")"
+    environment peer ../research/scripts/bench/peer-requirements.txt --no-cache-dir
+    wanted="$JOLA_TEST_MODEL $(cat "$scripts/../research/scripts/bench/peer-requirements.txt")"
     if has_stamp "$model" "$wanted"; then return; fi
     setup_model
     rm -rf "$model"
-    "$JOLA_CACHE/peer/bin/python" "$scripts/bench/peer.py" convert "$JOLA_TEST_MODEL" "$model" >&2 ||
+    "$JOLA_CACHE/peer/bin/python" "$scripts/../research/scripts/bench/peer.py" convert "$JOLA_TEST_MODEL" "$model" >&2 ||
         die "transformers cannot read $JOLA_TEST_MODEL"
     echo "$wanted" >"$model/stamp"
 }

@@ -3,7 +3,7 @@
 //! The output projection is linear, so an edit of its input `z' = mul ⊙ z + add` is an edit of
 //! its weights: `W·z' + b = (W·diag(mul))·z + (b + W·add)`. [`bake`] writes a copy of the model in
 //! which only the edited layers' `blk.N.attn_output.weight` and `.bias` differ, and compares its
-//! logits with those of the live edit before the file gets its name. `docs/baking.md` tells users
+//! logits with those of the live edit before the file gets its name. `docs/bake.md` tells users
 //! about it.
 
 pub mod architectures;

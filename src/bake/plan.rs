@@ -131,7 +131,7 @@ impl<'a> Plan<'a> {
             _ => Ok(()),
         };
         let layers = || edits.layers.iter();
-        let scaled = layers().filter(|(_, edit)| edit.mul.is_some());
+        let scaled = layers().filter(|(_, edit)| edit.factor.is_some());
         let offset = layers().filter(|(_, edit)| edit.add.is_some());
         refuse(
             "scales",
@@ -145,8 +145,8 @@ impl<'a> Plan<'a> {
         )?;
         let layers = layers()
             .map(|(&index, edit)| {
-                let mul = edit.mul.as_deref();
-                Layer::new(base, index, mul, edit.add.as_deref())
+                let factor = edit.factor.as_deref();
+                Layer::new(base, index, factor, edit.add.as_deref())
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { base, layers })

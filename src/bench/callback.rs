@@ -74,14 +74,7 @@ unsafe fn apply(tensor: *mut sys::ggml_tensor, edit: &DenseEdit, values: &mut Ve
         values.resize(elements, 0.0);
         let bytes = elements * size_of::<f32>();
         sys::ggml_backend_tensor_get(tensor, values.as_mut_ptr().cast(), 0, bytes as _);
-        for row in values.chunks_exact_mut(edit.width()) {
-            if let Some(mul) = &edit.mul {
-                row.iter_mut().zip(mul).for_each(|(z, m)| *z *= m);
-            }
-            if let Some(add) = &edit.add {
-                row.iter_mut().zip(add).for_each(|(z, a)| *z += a);
-            }
-        }
+        edit.apply(values);
         sys::ggml_backend_tensor_set(tensor, values.as_ptr().cast(), 0, bytes as _);
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use jola_edit::parse_spec;
+use jola_edit::{parse_spec, EditSet};
 use llama_jola::{
     log_to_stderr, Adapters, CacheType, Context, ContextParams, FlashAttention, LogLevel, Lora,
     Model, ModelParams, Sidecar,
@@ -158,7 +158,8 @@ impl ModelArgs {
             .map(|(_, sidecar, strength)| (sidecar, *strength))
             .collect();
         let adapters = Adapters {
-            edits: model.compose(&pairs)?,
+            // Each was checked against the model above.
+            edits: EditSet::compose(&pairs)?,
             loras: self.loras(&model)?,
         };
         Ok((model, adapters, self.context_params(n_seq_max)))

@@ -140,7 +140,7 @@ fn infer(path: &Path, shape: &BaseShape) -> Answer {
     for (layer, &heads) in (0..).zip(&shape.head_count) {
         let ones = vec![1.0; heads as usize * shape.head_dim as usize];
         let edit = DenseEdit {
-            mul: Some(ones),
+            factor: Some(ones),
             add: None,
         };
         if heads > 0 {

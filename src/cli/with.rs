@@ -1,16 +1,14 @@
-/*!
-`llama-jola with`: runs a program that has its own llama.cpp, with edits in it.
-
-The program's llama.cpp is reached by `libjola.so`, which the dynamic linker loads before it
-(see `docs/plugin.md`).
-*/
+//! `llama-jola with`: runs a program that has its own llama.cpp, with edits in it.
+//!
+//! The program's llama.cpp is reached by `libjola.so`, which the dynamic linker loads before it
+//! (see `docs/serve.md`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
-use jola_edit::{parse_spec, EditSet};
+use jola_edit::{join_specs, parse_spec, EditSet, SPECS_VARIABLE};
 use llama_jola::Sidecar;
 
 /// The environment variable that names the library.
@@ -19,8 +17,8 @@ const LIBRARY: &str = "libjola.so";
 
 #[derive(Args)]
 pub struct WithArgs {
-    /// Sidecars, each with a scale if one is wanted, split on the last colon
-    #[arg(value_name = "EDIT.gguf[:SCALE]", required = true)]
+    /// Sidecars, each with a strength if one is wanted, split on the last colon
+    #[arg(value_name = "EDIT.gguf[:STRENGTH]", required = true)]
     edits: Vec<String>,
     /// Program and arguments, after `--`
     #[arg(value_name = "CMD", last = true, required = true)]
@@ -35,26 +33,23 @@ pub fn run(args: &WithArgs) -> Result<()> {
     exec(program, rest, &library, &variable)
 }
 
-/// The value of `LLAMA_JOLA`: the sidecars, checked, by absolute paths.
+/// The value of [`SPECS_VARIABLE`]: the sidecars, checked, by absolute paths.
 fn edits(specs: &[String]) -> Result<String> {
     let mut sidecars = Vec::new();
-    let mut texts = Vec::new();
+    let mut absolute = Vec::new();
     for spec in specs {
-        let (path, scale) = parse_spec(spec)?;
-        let sidecar = Sidecar::read(&path)?;
+        let (path, strength) = parse_spec(spec)?;
+        sidecars.push((Sidecar::read(&path)?, strength));
         let path = path.canonicalize().with_context(|| spec.clone())?;
-        let path = path
-            .to_str()
-            .with_context(|| format!("{}: its path is not UTF-8", spec))?;
-        if path.contains(',') {
-            bail!("{path}: a comma separates sidecars, the path must not have one");
-        }
-        texts.push(format!("{path}:{scale}"));
-        sidecars.push((sidecar, scale));
+        absolute.push((path, strength));
     }
-    let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|(s, scale)| (s, *scale)).collect();
+    let variable = join_specs(&absolute)?;
+    let pairs: Vec<(&Sidecar, f32)> = sidecars
+        .iter()
+        .map(|(s, strength)| (s, *strength))
+        .collect();
     EditSet::compose(&pairs)?;
-    Ok(texts.join(","))
+    Ok(variable)
 }
 
 /// `$JOLA_PLUGIN`, else the library beside the executable or in `../lib`.
@@ -98,7 +93,7 @@ fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: &str) -> R
     }
     let error = std::process::Command::new(program)
         .args(rest)
-        .env("LLAMA_JOLA", variable)
+        .env(SPECS_VARIABLE, variable)
         .env("LD_PRELOAD", preload)
         .exec();
     Err(error).with_context(|| format!("cannot run {}", program.to_string_lossy()))
@@ -108,7 +103,7 @@ fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: &str) -> R
 fn exec(program: &OsStr, _: &[OsString], library: &Path, variable: &str) -> Result<()> {
     bail!(
         "edits can be brought into {} on Linux only; elsewhere build llama.cpp's user against \
-         jola.h (macOS's DYLD_INSERT_LIBRARIES is untested: LLAMA_JOLA={variable}, {})",
+         jola.h (macOS's DYLD_INSERT_LIBRARIES is untested: {SPECS_VARIABLE}={variable}, {})",
         program.to_string_lossy(),
         library.display()
     )

@@ -1,7 +1,7 @@
 //! Scoring a model, with edits or without, on rows of a data file.
 //!
 //! A [`Task`] holds the rows as tokens and says what context they need; [`Task::run`] scores
-//! the model in it, [`compare`] without and with edits. `docs/evaluation.md` says what each
+//! the model in it, [`compare`] without and with edits. `docs/evaluate.md` says what each
 //! metric is. Every metric gives each row a few numbers; the score is computed from their
 //! sums over rows. That makes one bootstrap fit all.
 

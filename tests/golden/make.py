@@ -1,4 +1,4 @@
-"""Makes the golden files of tests/integration/parity.rs, without llama.cpp and torch.
+"""Makes the golden files of e2e/tests/both/parity.rs, without llama.cpp and torch.
 
     make golden            (python tests/golden/make.py [BASE.gguf])
 

@@ -6,8 +6,8 @@ use jola_edit::gguf::{Array, Gguf, GgufWriter, Metadata, Value};
 use jola_edit::{LayerEdit, Sidecar};
 use serde_json::Value as Json;
 
-use crate::common::{base_model, llama_jola_on, text, Folder};
-use crate::{base, sidecars};
+use crate::base::f32_base;
+use testkit::{base_model, llama_jola_on, sidecars, text, Folder};
 
 /// Bakes `edit` into `model`; the report.
 fn bake(model: &Path, edit: &Path, out: &Path, more: &[&str]) -> Json {
@@ -64,7 +64,7 @@ const CHANGED: [&str; 6] = [
 #[test]
 fn in_floats_it_is_the_live_edit() {
     let folder = Folder::new();
-    let (model, out) = (base::f32_copy(), folder.path("baked.gguf"));
+    let (model, out) = (f32_base(), folder.path("baked.gguf"));
     let report = bake(model, &sidecars::golden(), &out, &["--outtype", "f32"]);
     assert_eq!(changed(model, &out), CHANGED);
     let distance = report["as_run"]["distance"].as_f64().unwrap();
@@ -95,7 +95,7 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
             "{report}"
         );
     }
-    // The noise of kernels that round activations, see docs/baking.md.
+    // The noise of kernels that round activations, see docs/bake.md.
     assert!(
         report["as_run"]["mean_kl"].as_f64().unwrap() < 0.05,
         "{report}"

@@ -3,8 +3,7 @@
 use llama_jola::bench::{every_head, random_lora, LoraTargets, Route, Routed};
 use llama_jola::{ContextParams, Model, ModelParams};
 
-use crate::common::{alone, base_model, llama_jola_on, text, Folder};
-use crate::sidecars;
+use testkit::{alone, base_model, llama_jola_on, sidecars, text, Folder};
 
 const TOKENS: [i32; 6] = [504, 31936, 288, 260, 5432, 3711];
 

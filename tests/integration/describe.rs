@@ -2,7 +2,7 @@
 
 use jola_edit::gguf::{GgufWriter, Metadata};
 
-use crate::common::{base_model, llama_jola, text, Folder};
+use testkit::{base_model, llama_jola, text, Folder};
 
 #[test]
 fn a_model_that_everything_works_with() {

@@ -13,29 +13,27 @@ use llama_jola::{
     CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Model, ModelParams,
 };
 
-use crate::common;
-
 const LAYERS: u32 = 30;
 const WIDTH: usize = 9 * 64;
 const TEXT: &str = "The ferry to the island leaves at nine, and the last one back is at";
 
 /// Rows with values in ±`size`; every third layer lacks a scale, every fourth an offset.
 fn random_edits(seed: u64, size: f32) -> EditSet {
-    let mut random = common::Random::new(seed);
+    let mut random = testkit::Random::new(seed);
     let mut row = |base: f32| Some((0..WIDTH).map(|_| base + size * random.signed()).collect());
     let layers = (0..LAYERS).map(|layer| {
-        let mul = if layer % 3 == 1 { None } else { row(1.0) };
+        let factor = if layer % 3 == 1 { None } else { row(1.0) };
         let add = if layer % 4 == 2 { None } else { row(0.0) };
-        (layer, DenseEdit { mul, add })
+        (layer, DenseEdit { factor, add })
     });
     let layers: BTreeMap<u32, DenseEdit> = layers
-        .filter(|(_, edit)| edit.mul.is_some() || edit.add.is_some())
+        .filter(|(_, edit)| edit.factor.is_some() || edit.add.is_some())
         .collect();
     EditSet { layers }
 }
 
 fn model() -> Model {
-    Model::load(common::base_model(), &ModelParams::default()).unwrap()
+    Model::load(testkit::base_model(), &ModelParams::default()).unwrap()
 }
 
 fn params() -> ContextParams {
@@ -93,8 +91,8 @@ unsafe extern "C" fn rewrite_head_outputs(
         let mut values = vec![0f32; len];
         sys::ggml_backend_tensor_get(tensor, values.as_mut_ptr().cast(), 0, 4 * len);
         for (i, value) in values.iter_mut().enumerate() {
-            if let Some(mul) = &edit.mul {
-                *value *= mul[i % WIDTH];
+            if let Some(factor) = &edit.factor {
+                *value *= factor[i % WIDTH];
             }
             if let Some(add) = &edit.add {
                 *value += add[i % WIDTH];
@@ -113,7 +111,7 @@ struct RawContext {
 
 impl RawContext {
     fn new(flash: FlashAttention, callback: Option<&mut Callback>) -> Self {
-        let path = CString::new(common::base_model().to_str().unwrap()).unwrap();
+        let path = CString::new(testkit::base_model().to_str().unwrap()).unwrap();
         // SAFETY: the calls follow llama.h; results are checked.
         unsafe {
             let model =
@@ -313,7 +311,7 @@ fn rows_of_another_width_are_refused() {
     edits.layers.insert(
         3,
         DenseEdit {
-            mul: row,
+            factor: row,
             add: None,
         },
     );
@@ -340,7 +338,7 @@ fn a_layer_that_the_model_does_not_have_is_refused() {
     let layers = [(
         LAYERS + 5,
         DenseEdit {
-            mul: None,
+            factor: None,
             add: Some(vec![0.5; WIDTH]),
         },
     )];

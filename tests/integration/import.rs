@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jola_edit::gguf::{Array, GgufWriter, Metadata};
 use jola_edit::Sidecar;
 
-use crate::common::{llama_jola, repository, text, Cli, Folder};
+use testkit::{llama_jola, repository, text, Cli, Folder};
 
 const LAYERS: u32 = 2;
 const HEADS: u32 = 4;

@@ -5,8 +5,8 @@ use llama_jola::{
     CacheType, Context, ContextParams, Model, ModelParams, Sidecar, SpecialTokens, Token,
 };
 
-use crate::common::alone;
-use crate::{base, sidecars};
+use crate::base::f32_base;
+use testkit::{alone, sidecars};
 
 /// Largest difference of a continuation's log-likelihood, in natural-log units. 32-bit floats
 /// that are summed in another order: seen 1e-5. A wrong token or mask is off by 1 and more.
@@ -30,7 +30,7 @@ const CONTINUATIONS: [&str; 6] = [
 #[test]
 fn continuations_are_as_likely_together_as_alone() {
     let _alone = alone();
-    let model = Model::load(base::f32_copy(), &ModelParams::default()).unwrap();
+    let model = Model::load(f32_base(), &ModelParams::default()).unwrap();
     let tokens = |text: &str, add| {
         let special = SpecialTokens { add, parse: false };
         model.tokenize(text, special).unwrap()

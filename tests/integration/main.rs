@@ -1,19 +1,13 @@
-//! The two commands as users have them, and the library as programs have it, on a real
-//! model: `make test` provides the model and builds the commands.
+//! The program as users have it, and the library as other programs have it, on a real model,
+//! which `make test` provides. The trainer is not needed here: what takes both programs is
+//! tested in e2e/.
 
 mod bake;
 mod base;
 mod bench;
 mod cli;
-mod common;
 mod describe;
 mod hook;
 mod import;
 mod likelihood;
-mod logits;
-mod lora;
-mod parity;
 mod patch;
-mod quantised;
-mod sidecar_files;
-mod sidecars;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::common::repository;
+use testkit::repository;
 
 /// `build_attn` variants of the pinned llama.cpp, each with one call.
 const CALL_SITES: usize = 7;

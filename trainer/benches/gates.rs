@@ -2,7 +2,7 @@
 //! step does with them.
 
 use criterion::{criterion_group, criterion_main, Criterion};
-use jola_trainer::gates;
+use jola_trainer::method::gates;
 use tch::{Device, Kind, Tensor};
 
 const GATES: [i64; 2] = [30, 18];

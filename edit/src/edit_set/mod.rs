@@ -1,5 +1,5 @@
-//! One or more sidecars, composed into what a graph applies: per layer one row to multiply
-//! with and one to add.
+//! One or more sidecars, composed into what a graph applies: per layer one row of factors and
+//! one of offsets.
 //!
 //! Composition happens here, once, so that a graph costs the same for any number of
 //! sidecars, and so that every engine that applies edits uses the same numbers.
@@ -10,13 +10,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use spec::{parse_spec, SpecError};
+pub use spec::{join_specs, parse_spec, split_specs, SpecError, SPECS_VARIABLE};
 
 use crate::sidecar::{BaseMismatch, BaseShape, LayerEdit, Sidecar, SidecarErrorKind};
 
 /// The composed edit of a model: only layers whose output it changes.
 ///
-/// Empty for no sidecars, for sidecars without edits and for scales of 0; a graph is then to
+/// Empty for no sidecars, for sidecars without edits and for strengths of 0; a graph is then to
 /// be left as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EditSet {
@@ -24,12 +24,13 @@ pub struct EditSet {
     pub layers: BTreeMap<u32, DenseEdit>,
 }
 
-/// The edit of one layer's concatenated head outputs z, `z' = mul ⊙ z + add`; at least one
+/// The edit of one layer's concatenated head outputs z, `z' = factor ⊙ z + add`; at least one
 /// row is there.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DenseEdit {
-    /// Factors `[head_count * head_dim]`, 1 where nothing is edited. `None`: all ones.
-    pub mul: Option<Vec<f32>>,
+    /// Whole factors `[head_count * head_dim]`, 1 where nothing is edited; a sidecar's `mul` is
+    /// the difference from 1. `None`: all ones.
+    pub factor: Option<Vec<f32>>,
     /// Offsets `[head_count * head_dim]`, 0 where nothing is edited. `None`: all zeros.
     pub add: Option<Vec<f32>>,
 }
@@ -37,39 +38,55 @@ pub struct DenseEdit {
 impl DenseEdit {
     /// Length of the rows.
     pub fn width(&self) -> usize {
-        self.mul.as_ref().or(self.add.as_ref()).map_or(0, Vec::len)
+        let row = self.factor.as_ref().or(self.add.as_ref());
+        row.map_or(0, Vec::len)
+    }
+
+    /// Edits head outputs in place, one token's after another's, on the host: product and sum
+    /// are each rounded, as in a graph. What is left over behind the last whole row stays.
+    pub fn apply(&self, head_outputs: &mut [f32]) {
+        for row in head_outputs.chunks_exact_mut(self.width().max(1)) {
+            if let Some(factor) = &self.factor {
+                row.iter_mut()
+                    .zip(factor)
+                    .for_each(|(z, factor)| *z *= factor);
+            }
+            if let Some(add) = &self.add {
+                row.iter_mut().zip(add).for_each(|(z, add)| *z += add);
+            }
+        }
     }
 }
 
 /// Why sidecars cannot be composed. Positions count from 0 in the order given.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
-    /// A scale that is infinite or not a number.
-    #[error("edit {position} has the scale {scale}, expected a finite number")]
-    Scale {
-        /// Which sidecar.
+    /// A strength that is infinite or not a number.
+    #[error("edit {position} has the strength {strength}, expected a finite number")]
+    Strength {
+        /// Position of the sidecar.
         position: usize,
-        /// Its scale.
-        scale: f32,
+        /// What was given with it.
+        strength: f32,
     },
     /// A sidecar in memory that breaks a rule of the format.
     #[error("edit {position} is invalid: {kind}")]
     Invalid {
-        /// Which sidecar.
+        /// Position of the sidecar.
         position: usize,
-        /// The rule.
+        /// The rule that it breaks.
         kind: SidecarErrorKind,
     },
     /// A sidecar for another base model than the first.
     #[error("edits 0 and {position} are for different models: {mismatch}")]
     Base {
-        /// Which sidecar.
+        /// Position of the sidecar.
         position: usize,
         /// The difference; what was expected is the sidecar's, what was found the first's.
         mismatch: BaseMismatch,
     },
     /// A composed number beyond the range of 32-bit floats.
-    #[error("the edits of layer {layer} overflow at index {index}: use smaller scales")]
+    #[error("the edits of layer {layer} overflow at index {index}: use smaller strengths")]
     Overflow {
         /// The layer, counted from 0.
         layer: u32,
@@ -79,17 +96,17 @@ pub enum ComposeError {
 }
 
 impl EditSet {
-    /// Composes sidecars, each with a user's scale `s`, in the order given: each turns `z` into
-    /// `(1 + s·mul) ⊙ z + s·add`. Computed in 64-bit floats and rounded once.
+    /// Composes sidecars, each with a user's strength `s`, in the order given: each turns `z`
+    /// into `(1 + s·mul) ⊙ z + s·add`. Computed in 64-bit floats and rounded once.
     ///
     /// # Errors
     /// Any [`ComposeError`].
     pub fn compose(edits: &[(&Sidecar, f32)]) -> Result<Self, ComposeError> {
         let mut base: Option<BaseShape> = None;
         let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
-        for (position, &(sidecar, scale)) in edits.iter().enumerate() {
-            if !scale.is_finite() {
-                return Err(ComposeError::Scale { position, scale });
+        for (position, &(sidecar, strength)) in edits.iter().enumerate() {
+            if !strength.is_finite() {
+                return Err(ComposeError::Strength { position, strength });
             }
             sidecar
                 .validate()
@@ -103,7 +120,7 @@ impl EditSet {
                 let row = rows
                     .entry(layer)
                     .or_insert_with(|| Row::identity(head_count, sidecar.head_dim));
-                row.apply(edit, sidecar.head_dim, scale.into());
+                row.apply(edit, sidecar.head_dim, strength.into());
             }
         }
         let mut layers = BTreeMap::new();
@@ -111,7 +128,7 @@ impl EditSet {
             let edit = row
                 .round()
                 .map_err(|index| ComposeError::Overflow { layer, index })?;
-            if edit.mul.is_some() || edit.add.is_some() {
+            if edit.factor.is_some() || edit.add.is_some() {
                 layers.insert(layer, edit);
             }
         }
@@ -124,9 +141,9 @@ impl EditSet {
     }
 }
 
-/// A layer's composed edit before rounding: `z' = mul ⊙ z + add`.
+/// A layer's composed edit before rounding: `z' = factor ⊙ z + add`.
 struct Row {
-    mul: Vec<f64>,
+    factor: Vec<f64>,
     add: Vec<f64>,
 }
 
@@ -134,27 +151,28 @@ impl Row {
     fn identity(head_count: u32, head_dim: u32) -> Self {
         let len = head_count as usize * head_dim as usize;
         Self {
-            mul: vec![1.0; len],
+            factor: vec![1.0; len],
             add: vec![0.0; len],
         }
     }
 
-    /// Follows this edit by another. The scale comes first, as it also scales earlier offsets.
-    fn apply(&mut self, edit: &LayerEdit, head_dim: u32, scale: f64) {
+    /// Follows this edit by another. Its factors come first, as they also multiply earlier
+    /// offsets.
+    fn apply(&mut self, edit: &LayerEdit, head_dim: u32, strength: f64) {
         for (head, vector) in edit.mul.iter().flat_map(|v| v.iter(head_dim)) {
             let start = head as usize * head_dim as usize;
-            let mul = self.mul.iter_mut().skip(start);
-            let add = self.add.iter_mut().skip(start);
-            for ((mul, add), &value) in mul.zip(add).zip(vector) {
-                let factor = 1.0 + scale * f64::from(value);
-                *mul *= factor;
-                *add *= factor;
+            let factors = self.factor.iter_mut().skip(start);
+            let adds = self.add.iter_mut().skip(start);
+            for ((factor, add), &value) in factors.zip(adds).zip(vector) {
+                let by = 1.0 + strength * f64::from(value);
+                *factor *= by;
+                *add *= by;
             }
         }
         for (head, vector) in edit.add.iter().flat_map(|v| v.iter(head_dim)) {
             let start = head as usize * head_dim as usize;
             for (add, &value) in self.add.iter_mut().skip(start).zip(vector) {
-                *add += scale * f64::from(value);
+                *add += strength * f64::from(value);
             }
         }
     }
@@ -162,7 +180,7 @@ impl Row {
     /// The row in 32-bit floats, without what changes nothing; or where it overflows.
     fn round(&self) -> Result<DenseEdit, usize> {
         Ok(DenseEdit {
-            mul: round(&self.mul, 1.0)?,
+            factor: round(&self.factor, 1.0)?,
             add: round(&self.add, 0.0)?,
         })
     }

@@ -1,6 +1,7 @@
-//! Tests of composition and of `FILE:SCALE`.
+//! Tests of composition and of `FILE:STRENGTH`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -31,9 +32,9 @@ fn small(mul: [f32; 2], add: [f32; 2]) -> Sidecar {
     }
 }
 
-fn rows(mul: Option<[f32; 2]>, add: Option<[f32; 2]>) -> BTreeMap<u32, DenseEdit> {
+fn rows(factor: Option<[f32; 2]>, add: Option<[f32; 2]>) -> BTreeMap<u32, DenseEdit> {
     let edit = DenseEdit {
-        mul: mul.map(Vec::from),
+        factor: factor.map(Vec::from),
         add: add.map(Vec::from),
     };
     BTreeMap::from([(0, edit)])
@@ -46,14 +47,14 @@ fn rows_are_neutral_where_nothing_is_edited() {
         (
             0,
             DenseEdit {
-                mul: Some(vec![1.0, 1.0, 2.0, 0.5]),
+                factor: Some(vec![1.0, 1.0, 2.0, 0.5]),
                 add: Some(vec![6.0, 8.0, 0.0, -4.0]),
             },
         ),
         (
             2,
             DenseEdit {
-                mul: None,
+                factor: None,
                 add: Some(vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]),
             },
         ),
@@ -116,12 +117,12 @@ fn numbers_are_rounded_once() {
 }
 
 #[test]
-fn scale() {
-    for scale in [f32::NAN, f32::INFINITY] {
-        let edits = [(&example(), 1.0), (&example(), scale)];
+fn strength() {
+    for strength in [f32::NAN, f32::INFINITY] {
+        let edits = [(&example(), 1.0), (&example(), strength)];
         let error = EditSet::compose(&edits).unwrap_err();
-        assert!(matches!(error, ComposeError::Scale { position: 1, .. }));
-        let expected = format!("edit 1 has the scale {scale}, expected a finite number");
+        assert!(matches!(error, ComposeError::Strength { position: 1, .. }));
+        let expected = format!("edit 1 has the strength {strength}, expected a finite number");
         assert_eq!(error.to_string(), expected);
     }
 }
@@ -178,8 +179,8 @@ fn specs() {
         ("a.gguf:", "a.gguf:", 1.0),
         ("a.gguf: 2", "a.gguf: 2", 1.0),
     ];
-    for (spec, file, scale) in cases {
-        assert_eq!(parse_spec(spec), Ok((file.into(), scale)), "{spec}");
+    for (spec, file, strength) in cases {
+        assert_eq!(parse_spec(spec), Ok((file.into(), strength)), "{spec}");
     }
 }
 
@@ -192,7 +193,7 @@ fn specs_that_cannot_be_meant() {
         "a.gguf:1e99",
     ] {
         let error = parse_spec(spec).unwrap_err();
-        assert!(matches!(error, SpecError::Scale { .. }), "{error}");
+        assert!(matches!(error, SpecError::Strength { .. }), "{error}");
     }
     for spec in ["", ":0.5"] {
         let error = parse_spec(spec).unwrap_err();
@@ -200,12 +201,55 @@ fn specs_that_cannot_be_meant() {
     }
 }
 
+#[test]
+fn specs_in_one_text() {
+    let files = [("/a b/x.gguf", 1.0), (r"C:\x.gguf", -0.5), ("/e:2", 1.0)];
+    let files = files.map(|(file, strength)| (file.into(), strength));
+    let text = join_specs(&files).unwrap();
+    assert_eq!(text, r"/a b/x.gguf:1,C:\x.gguf:-0.5,/e:2:1");
+    assert_eq!(join_specs(&[]).unwrap(), "");
+    // People may leave the strength out, and commas in.
+    let typed: Vec<&str> = split_specs(",a.gguf,,b.gguf:2,").collect();
+    assert_eq!(typed, ["a.gguf", "b.gguf:2"]);
+    assert_eq!(split_specs("").count(), 0);
+}
+
+#[test]
+fn specs_that_one_text_cannot_hold() {
+    let error = |file: &str, strength| join_specs(&[(file.into(), strength)]).unwrap_err();
+    assert_eq!(
+        error("/a,b.gguf", 1.0).to_string(),
+        "/a,b.gguf: a comma separates sidecars, the path must not have one"
+    );
+    assert!(matches!(error("", 1.0), SpecError::NoFile { .. }));
+    assert!(matches!(error("a", f32::NAN), SpecError::Strength { .. }));
+    #[cfg(unix)]
+    {
+        let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"/\xff.gguf");
+        let error = join_specs(&[(name.into(), 1.0)]).unwrap_err();
+        assert!(error.to_string().ends_with("its path is not UTF-8"));
+    }
+}
+
+#[test]
+fn rows_are_applied_token_by_token() {
+    let edit = DenseEdit {
+        factor: Some(vec![2.0, 1.0]),
+        add: Some(vec![0.0, 0.5]),
+    };
+    let mut values = [1.0, 2.0, 3.0, 4.0, 5.0];
+    edit.apply(&mut values);
+    assert_eq!(values, [2.0, 2.5, 6.0, 4.5, 5.0]);
+    DenseEdit::default().apply(&mut values);
+    assert_eq!(values, [2.0, 2.5, 6.0, 4.5, 5.0]);
+}
+
 /// Applies a sidecar to one layer's head outputs, as its definition says.
-fn apply(sidecar: &Sidecar, scale: f32, layer: u32, z: &mut [f64]) {
+fn apply(sidecar: &Sidecar, strength: f32, layer: u32, z: &mut [f64]) {
     let Some(edit) = sidecar.layers.get(&layer) else {
         return;
     };
-    let (scale, width) = (f64::from(scale), sidecar.head_dim as usize);
+    let (strength, width) = (f64::from(strength), sidecar.head_dim as usize);
     let value = |half: &Option<HeadVectors>, position: usize| {
         let half = half.as_ref()?;
         let head = (position / width) as u32;
@@ -215,7 +259,7 @@ fn apply(sidecar: &Sidecar, scale: f32, layer: u32, z: &mut [f64]) {
     for (position, z) in z.iter_mut().enumerate() {
         let mul = value(&edit.mul, position).unwrap_or(0.0);
         let add = value(&edit.add, position).unwrap_or(0.0);
-        *z = (1.0 + scale * mul) * *z + scale * add;
+        *z = (1.0 + strength * mul) * *z + strength * add;
     }
 }
 
@@ -232,9 +276,22 @@ fn tame(sidecar: &mut Sidecar) {
 
 proptest! {
     #[test]
+    fn joined_specs_come_back(
+        specs in vec(("[^,\\x00]{1,20}", any::<f32>().prop_filter("finite", |s| s.is_finite())), 0..5),
+    ) {
+        let specs: Vec<(PathBuf, f32)> = specs
+            .into_iter()
+            .map(|(file, strength)| (file.into(), strength))
+            .collect();
+        let text = join_specs(&specs).unwrap();
+        let back = split_specs(&text).map(parse_spec).collect::<Result<Vec<_>, _>>();
+        prop_assert_eq!(back, Ok(specs));
+    }
+
+    #[test]
     fn composition_is_application_one_after_the_other(
         sidecar in sidecars(),
-        scales in vec(-2f32..2.0, 1..4),
+        strengths in vec(-2f32..2.0, 1..4),
     ) {
         // Two edits of one model in turn: the second has scales and offsets exchanged.
         let mut sidecar = sidecar;
@@ -243,10 +300,10 @@ proptest! {
         for edit in swapped.layers.values_mut() {
             std::mem::swap(&mut edit.mul, &mut edit.add);
         }
-        let edits: Vec<(&Sidecar, f32)> = scales
+        let edits: Vec<(&Sidecar, f32)> = strengths
             .iter()
             .enumerate()
-            .map(|(index, &scale)| (if index % 2 == 0 { &sidecar } else { &swapped }, scale))
+            .map(|(index, &strength)| (if index % 2 == 0 { &sidecar } else { &swapped }, strength))
             .collect();
         let set = EditSet::compose(&edits).unwrap();
         for layer in 0..sidecar.block_count {
@@ -254,16 +311,16 @@ proptest! {
             let len = (heads * sidecar.head_dim) as usize;
             let z: Vec<f64> = (0..len).map(|i| i as f64 - 1.5).collect();
             let mut expected = z.clone();
-            for &(sidecar, scale) in &edits {
-                apply(sidecar, scale, layer, &mut expected);
+            for &(sidecar, strength) in &edits {
+                apply(sidecar, strength, layer, &mut expected);
             }
             let dense = set.layers.get(&layer).cloned().unwrap_or_default();
-            let mul = dense.mul.unwrap_or_else(|| vec![1.0; len]);
+            let factor = dense.factor.unwrap_or_else(|| vec![1.0; len]);
             let add = dense.add.unwrap_or_else(|| vec![0.0; len]);
-            prop_assert_eq!((mul.len(), add.len()), (len, len));
+            prop_assert_eq!((factor.len(), add.len()), (len, len));
             for i in 0..len {
-                let found = f64::from(mul[i]) * z[i] + f64::from(add[i]);
-                let size = (f64::from(mul[i]) * z[i]).abs() + f64::from(add[i]).abs();
+                let found = f64::from(factor[i]) * z[i] + f64::from(add[i]);
+                let size = (f64::from(factor[i]) * z[i]).abs() + f64::from(add[i]).abs();
                 let rounding = size * f64::from(f32::EPSILON) + f64::from(f32::MIN_POSITIVE);
                 prop_assert!((found - expected[i]).abs() <= rounding);
             }

@@ -13,7 +13,7 @@ pub enum GgufErrorKind {
     Io {
         /// What was tried, as in "cannot open".
         action: &'static str,
-        /// The system's answer.
+        /// What the system gave as its reason.
         error: std::io::Error,
     },
     /// The file ends before something that it promises.
@@ -23,7 +23,7 @@ pub enum GgufErrorKind {
         what: String,
         /// Where it begins, in bytes from the start of the file.
         offset: u64,
-        /// Bytes expected.
+        /// Bytes that it takes, as stored before it or fixed by the format.
         needed: u64,
         /// Bytes left in the file.
         available: u64,
@@ -40,7 +40,7 @@ pub enum GgufErrorKind {
     /// A GGUF version this reader does not know.
     #[error("GGUF version {found}, expected 2 or 3")]
     Version {
-        /// The version stored.
+        /// The version that the file gives.
         found: u32,
     },
     /// A count or length beyond a limit of this reader.
@@ -56,7 +56,7 @@ pub enum GgufErrorKind {
     /// Text that is not UTF-8.
     #[error("{what} is not valid UTF-8")]
     Utf8 {
-        /// Which text.
+        /// What the text was to be: a key, a name or a value.
         what: String,
     },
     /// A metadata key without a name.
@@ -65,13 +65,13 @@ pub enum GgufErrorKind {
     /// The same metadata key twice.
     #[error("metadata key `{key}` occurs twice")]
     DuplicateKey {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
     },
     /// A value type id that GGUF does not define.
     #[error("metadata key `{key}` has value type {id}, expected 0 to 12")]
     ValueType {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
         /// The stored type id.
         id: u32,
@@ -79,33 +79,33 @@ pub enum GgufErrorKind {
     /// An array of arrays; llama.cpp refuses them too.
     #[error("metadata key `{key}` is an array of arrays, which is not supported")]
     NestedArray {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
     },
     /// A bool stored as something else than 0 or 1.
     #[error("metadata key `{key}` holds the bool {found}, expected 0 or 1")]
     Bool {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
-        /// The stored byte.
+        /// The byte in the bool's place.
         found: u8,
     },
     /// An alignment that is not a power of two.
     #[error("metadata key `general.alignment` is {found}, expected a power of two")]
     Alignment {
-        /// The stored alignment.
+        /// The alignment that the file asks for, in bytes.
         found: u32,
     },
     /// A key that must be there is not.
     #[error("metadata key `{key}` is missing")]
     MissingKey {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
     },
     /// A key holds a value of another type than it must.
     #[error("metadata key `{key}` is of type {found}, expected {expected}")]
     KeyType {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
         /// The type, or types, it may have.
         expected: &'static str,
@@ -115,23 +115,23 @@ pub enum GgufErrorKind {
     /// A key holds a value that cannot be meant.
     #[error("metadata key `{key}` is {found}, expected {expected}")]
     KeyValue {
-        /// The key.
+        /// The key with its prefix, as `general.name`.
         key: String,
-        /// What it may hold.
+        /// What it may hold, in words.
         expected: String,
-        /// What it holds.
+        /// What it holds, in words.
         found: String,
     },
     /// The same tensor name twice.
     #[error("tensor `{tensor}` occurs twice")]
     DuplicateTensor {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
     },
     /// A tensor type id that ggml does not define, or no longer.
     #[error("tensor `{tensor}` has the unknown ggml type {id}")]
     TensorType {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The stored type id.
         id: u32,
@@ -141,7 +141,7 @@ pub enum GgufErrorKind {
         "tensor `{tensor}` of type {ty} has rows of {row} values, expected a multiple of {block}"
     )]
     RowLength {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Name of its ggml type.
         ty: &'static str,
@@ -153,7 +153,7 @@ pub enum GgufErrorKind {
     /// A tensor whose size in elements or bytes does not fit 63 bits.
     #[error("tensor `{tensor}` with dimensions {dims:?} is too large to address")]
     TensorSize {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Its dimensions, GGUF order.
         dims: Vec<u64>,
@@ -162,21 +162,21 @@ pub enum GgufErrorKind {
     /// a misalignment.
     #[error("tensor `{tensor}` begins at data offset {found}, expected {expected}")]
     TensorOffset {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The end of the previous tensor, rounded up to the alignment.
         expected: u64,
-        /// The stored offset.
+        /// The offset in the tensor table, in bytes.
         found: u64,
     },
     /// The writer was given another number of bytes than the tensor's shape says.
     #[error("tensor `{tensor}` was given {found} bytes of data, expected {expected}")]
     DataLength {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Bytes that its shape and type need.
         expected: u64,
-        /// Bytes given.
+        /// Bytes that there were.
         found: u64,
     },
 }

@@ -14,7 +14,7 @@ use super::{MAX_DIMS, MAX_TENSOR_NAME_LEN};
 pub struct Gguf {
     path: PathBuf,
     bytes: Bytes,
-    contents: reader::Contents,
+    header: reader::Header,
 }
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Deref for Bytes {
 /// One row of the tensor table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Unique name.
+    /// Its name, which no other tensor of the file has.
     pub name: String,
     /// Dimensions in GGUF order, the fastest first; trailing ones have no meaning in ggml.
     pub dims: Vec<u64>,
@@ -88,11 +88,11 @@ impl Gguf {
     }
 
     fn new(path: &Path, bytes: Bytes) -> Result<Self, GgufError> {
-        let contents = reader::read(&bytes).map_err(|kind| GgufError::new(path, kind))?;
+        let header = reader::read(&bytes).map_err(|kind| GgufError::new(path, kind))?;
         Ok(Self {
             path: path.to_path_buf(),
             bytes,
-            contents,
+            header,
         })
     }
 
@@ -103,28 +103,28 @@ impl Gguf {
 
     /// GGUF version of the file, 2 or 3.
     pub fn version(&self) -> u32 {
-        self.contents.version
+        self.header.version
     }
 
     /// Alignment of tensor data in bytes, a power of two.
     pub fn alignment(&self) -> u32 {
-        self.contents.alignment
+        self.header.alignment
     }
 
     /// The metadata in file order.
     pub fn metadata(&self) -> &Metadata {
-        &self.contents.metadata
+        &self.header.metadata
     }
 
     /// The tensor table in file order.
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.contents.tensors
+        &self.header.tensors
     }
 
     /// A tensor by name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let index = *self.contents.by_name.get(name)?;
-        Some(self.with_data(self.contents.tensors.get(index)?))
+        let index = *self.header.by_name.get(name)?;
+        Some(self.with_data(self.header.tensors.get(index)?))
     }
 
     /// All tensors with their data, in file order.
@@ -135,7 +135,7 @@ impl Gguf {
     /// Bytes of the file after the last tensor and its padding: 0 in every well-formed file,
     /// tolerated here as llama.cpp does.
     pub fn trailing_bytes(&self) -> u64 {
-        self.contents.trailing_bytes
+        self.header.trailing_bytes
     }
 
     /// An error about this file.
@@ -145,7 +145,7 @@ impl Gguf {
 
     fn with_data<'a>(&'a self, info: &'a TensorInfo) -> Tensor<'a> {
         // In bounds: `reader::read` compared the end of every tensor with the file's length.
-        let Range { start, end } = self.contents.range(info);
+        let Range { start, end } = self.header.range(info);
         Tensor {
             info,
             bytes: &self.bytes[start..end],

@@ -16,12 +16,12 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// No entries.
+    /// Metadata without entries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Appends an entry.
+    /// Appends an entry behind all others.
     ///
     /// # Errors
     /// [`EmptyKey`](GgufErrorKind::EmptyKey), [`Limit`](GgufErrorKind::Limit) for a key longer
@@ -117,7 +117,7 @@ impl Metadata {
             .map(|(key, value)| (key.as_str(), value))
     }
 
-    /// Number of entries.
+    /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
     }

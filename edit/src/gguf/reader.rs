@@ -12,18 +12,18 @@ use super::{MAX_ARRAY_LEN, MAX_KEY_LEN, MAX_METADATA, MAX_STRING_LEN, MAX_TENSOR
 
 /// Everything in a file but the tensor data.
 #[derive(Debug)]
-pub(super) struct Contents {
+pub(super) struct Header {
     pub version: u32,
     pub alignment: u32,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
-    /// Positions in `tensors`.
+    /// Name to position in `tensors`.
     pub by_name: HashMap<String, usize>,
     pub trailing_bytes: u64,
     data_start: u64,
 }
 
-impl Contents {
+impl Header {
     /// Where in the file a tensor's data lie; in bounds for the tensors of `self`.
     pub fn range(&self, info: &TensorInfo) -> Range<usize> {
         let start = (self.data_start + info.offset) as usize;
@@ -32,7 +32,7 @@ impl Contents {
 }
 
 /// Reads header, metadata and tensor table, and proves every tensor to lie in `bytes`.
-pub(super) fn read(bytes: &[u8]) -> Result<Contents, GgufErrorKind> {
+pub(super) fn read(bytes: &[u8]) -> Result<Header, GgufErrorKind> {
     let mut cursor = Cursor { rest: bytes, at: 0 };
     let version = read_version(&mut cursor)?;
     let n_tensors = cursor.u64(format_args!("number of tensors"))?;
@@ -60,7 +60,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, GgufErrorKind> {
         if by_name.insert(info.name.clone(), tensors.len()).is_some() {
             return Err(GgufErrorKind::DuplicateTensor { tensor: info.name });
         }
-        end = place(&info, end, alignment)?;
+        end = check_offset(&info, end, alignment)?;
         tensors.push(info);
     }
     // The header lies in memory, so rounding up its end cannot overflow.
@@ -70,7 +70,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, GgufErrorKind> {
         .checked_add(end)
         .and_then(|end| align_up(end, alignment))
         .unwrap_or(u64::MAX);
-    Ok(Contents {
+    Ok(Header {
         version,
         alignment,
         metadata,
@@ -233,7 +233,7 @@ fn read_tensor_info(cursor: &mut Cursor<'_>, index: u64) -> Result<TensorInfo, G
 }
 
 /// Checks that a tensor begins at `end`, rounded up; returns where it ends.
-fn place(info: &TensorInfo, end: u64, alignment: u32) -> Result<u64, GgufErrorKind> {
+fn check_offset(info: &TensorInfo, end: u64, alignment: u32) -> Result<u64, GgufErrorKind> {
     let too_large = || GgufErrorKind::TensorSize {
         tensor: info.name.clone(),
         dims: info.dims.clone(),
@@ -273,7 +273,7 @@ fn check_inside(
 /// What is left to read. Text about what is being read is only formatted for errors.
 struct Cursor<'a> {
     rest: &'a [u8],
-    /// Bytes already read.
+    /// How many bytes were read before `rest`.
     at: u64,
 }
 

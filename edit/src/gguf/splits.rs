@@ -6,7 +6,7 @@ use super::{Gguf, GgufError, GgufErrorKind, Metadata, Tensor, Value};
 
 /// Number of this file among its siblings, from 0.
 const SPLIT_NO: &str = "split.no";
-/// Number of files.
+/// How many files the model is split over.
 const SPLIT_COUNT: &str = "split.count";
 /// Tensors in all files together.
 const SPLIT_TENSORS: &str = "split.tensors.count";
@@ -47,7 +47,7 @@ impl Splits {
         &self.files
     }
 
-    /// The model's metadata.
+    /// The model's metadata, which the first file holds.
     pub fn metadata(&self) -> &Metadata {
         self.first().metadata()
     }

@@ -9,7 +9,7 @@ pub struct GgmlType {
     pub name: &'static str,
     /// Values per block; rows are whole numbers of blocks.
     pub block: u64,
-    /// Bytes per block.
+    /// Bytes that one block takes.
     pub bytes: u64,
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-/// One metadata value.
+/// One metadata value, of any type that GGUF defines.
 ///
 /// Serialises (serde) as the plain value, for reports in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -223,7 +223,7 @@ impl Array {
         }
     }
 
-    /// Number of elements.
+    /// How many elements there are.
     pub fn len(&self) -> usize {
         match self {
             Self::U8(v) => v.len(),

@@ -23,7 +23,7 @@ pub struct GgufWriter<'a> {
 
 /// Where a tensor's bytes come from when they are written.
 pub enum TensorData<'a> {
-    /// Bytes in memory.
+    /// Bytes in memory that the caller keeps.
     Bytes(&'a [u8]),
     /// Bytes in memory that the writer keeps.
     Owned(Vec<u8>),
@@ -32,7 +32,7 @@ pub enum TensorData<'a> {
     Stream(Box<StreamFn<'a>>),
 }
 
-/// See [`TensorData::Stream`].
+/// The function of [`TensorData::Stream`].
 pub type StreamFn<'a> = dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'a;
 
 impl<'a> TensorData<'a> {

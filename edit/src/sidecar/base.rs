@@ -8,9 +8,9 @@ use crate::gguf::{Gguf, GgufError, GgufErrorKind, Metadata, Value};
 /// What of a base model decides whether an edit fits it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseShape {
-    /// `general.architecture`.
+    /// What `general.architecture` says, as `llama`.
     pub architecture: String,
-    /// Layers.
+    /// Layers, with and without attention.
     pub block_count: u32,
     /// Query heads of each layer, 0 for layers without attention: `block_count` elements.
     pub head_count: Vec<u32>,
@@ -24,17 +24,17 @@ pub enum BaseMismatch {
     /// They are of different architectures.
     #[error("the edit is for architecture `{expected}`, the model is `{found}`")]
     Architecture {
-        /// The sidecar's.
+        /// What the sidecar was made for.
         expected: String,
-        /// The model's.
+        /// What the model has.
         found: String,
     },
     /// They have different numbers of layers.
     #[error("the edit is for {expected} layers, the model has {found}")]
     BlockCount {
-        /// The sidecar's.
+        /// What the sidecar was made for.
         expected: u32,
-        /// The model's.
+        /// What the model has.
         found: u32,
     },
     /// A layer that is edited has no attention heads in the model.
@@ -48,17 +48,17 @@ pub enum BaseMismatch {
     HeadCount {
         /// The layer, counted from 0.
         layer: u32,
-        /// The sidecar's.
+        /// What the sidecar was made for.
         expected: u32,
-        /// The model's.
+        /// What the model has.
         found: u32,
     },
     /// Their heads differ in width.
     #[error("the edit is for heads of width {expected}, the model's have {found}")]
     HeadDim {
-        /// The sidecar's.
+        /// What the sidecar was made for.
         expected: u32,
-        /// The model's.
+        /// What the model has.
         found: u32,
     },
 }

@@ -15,13 +15,13 @@ pub enum SidecarErrorKind {
     /// `general.type` says that the file is something else, for example a model.
     #[error("`general.type` is `{found}`, expected `adapter`")]
     GeneralType {
-        /// The stored text.
+        /// What the file says instead.
         found: String,
     },
     /// `adapter.type` says that the adapter is of another kind, for example `lora`.
     #[error("`adapter.type` is `{found}`, expected `jola`")]
     AdapterType {
-        /// The stored text.
+        /// What the file says instead.
         found: String,
     },
     /// The file needs a newer reader.
@@ -29,7 +29,7 @@ pub enum SidecarErrorKind {
         "`jola.format_version` is {found}, this version of the program reads up to {supported}"
     )]
     NewerFormat {
-        /// The stored version.
+        /// The version that the file was written in.
         found: u32,
         /// The newest version that is read.
         supported: u32,
@@ -37,13 +37,13 @@ pub enum SidecarErrorKind {
     /// A number that must be at least 1.
     #[error("`{key}` is 0, expected at least 1")]
     Zero {
-        /// The key.
+        /// The key with its prefix, as `jola.block_count`.
         key: &'static str,
     },
     /// More layers than any model has.
     #[error("`jola.block_count` is {found}, the limit is {limit}")]
     TooManyLayers {
-        /// The stored number.
+        /// The number of layers that the file gives.
         found: u32,
         /// The largest accepted number.
         limit: u32,
@@ -61,27 +61,27 @@ pub enum SidecarErrorKind {
     /// The array of head counts does not have one element per layer.
     #[error("`jola.head_count` has {found} elements, expected `jola.block_count` = {expected}")]
     HeadCountLength {
-        /// Layers.
+        /// Layers of the base model.
         expected: u32,
-        /// Elements.
+        /// Elements of the array.
         found: u64,
     },
     /// `jola.base.sha256` is not a digest.
     #[error("`jola.base.sha256` is `{found}`, expected 64 lowercase hexadecimal digits")]
     Sha256 {
-        /// The stored text.
+        /// What the file says instead.
         found: String,
     },
     /// A tensor that the format does not define.
     #[error("unknown tensor `{tensor}`")]
     UnknownTensor {
-        /// Its name.
+        /// Name of the tensor.
         tensor: String,
     },
     /// A tensor of another type than its role needs.
     #[error("tensor `{tensor}` is of type {found}, expected {expected}")]
     TensorType {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// ggml's name of the type it must have.
         expected: &'static str,
@@ -107,7 +107,7 @@ pub enum SidecarErrorKind {
     /// A tensor of the wrong shape; dimensions in GGUF order, the fastest first.
     #[error("tensor `{tensor}` has shape {found:?}, expected {expected:?}")]
     Shape {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The shape it must have.
         expected: Vec<u64>,
@@ -149,7 +149,7 @@ pub enum SidecarErrorKind {
     DuplicateHead {
         /// The tensor with head numbers.
         tensor: String,
-        /// The head.
+        /// The head, counted from 0.
         head: u32,
     },
     /// Heads that are not in ascending order.
@@ -159,9 +159,9 @@ pub enum SidecarErrorKind {
     HeadOrder {
         /// The tensor with head numbers.
         tensor: String,
-        /// The head before.
+        /// The head that stands first, counted from 0.
         previous: u32,
-        /// The head after, which is smaller.
+        /// The smaller head that follows it.
         found: u32,
     },
     /// A value that is not a number, or infinite.
@@ -171,13 +171,13 @@ pub enum SidecarErrorKind {
         tensor: String,
         /// Position in the tensor, counted in values from 0.
         index: usize,
-        /// The value.
+        /// The infinity or NaN.
         found: f32,
     },
     /// Bytes after the last tensor.
     #[error("{found} bytes follow the last tensor, expected none")]
     TrailingBytes {
-        /// How many.
+        /// Bytes of the file behind the last tensor and its padding.
         found: u64,
     },
 }

@@ -1,6 +1,6 @@
 //! The sidecar: a JoLA edit as a file that lies beside its base model.
 //!
-//! `docs/sidecar-format.md` states the bytes; this module is the only reader and writer of
+//! `docs/reference/sidecar-format.md` states the bytes; this module is the only reader and writer of
 //! them. Everything is checked: a sidecar that [`Sidecar::read`] returns or
 //! [`Sidecar::write`] accepts obeys every rule of [`Sidecar::validate`], so code that applies
 //! edits needs no checks of its own.
@@ -26,9 +26,9 @@ use crate::gguf::Metadata;
 
 /// The format version that is written, and the newest that is read.
 pub const FORMAT_VERSION: u32 = 1;
-/// Value of `general.type`.
+/// What `general.type` says in a sidecar.
 pub const GENERAL_TYPE: &str = "adapter";
-/// Value of `adapter.type`.
+/// What `adapter.type` says in a sidecar.
 pub const ADAPTER_TYPE: &str = "jola";
 /// Most layers of a base model.
 pub const MAX_BLOCK_COUNT: u32 = 4096;
@@ -37,7 +37,7 @@ pub const MAX_ROW_LEN: u64 = 1 << 20;
 
 /// A JoLA edit: for some heads of some layers a scale, an offset or both.
 ///
-/// With a user's scale `s`, a head's output `z` becomes `(1 + s·mul) ⊙ z + s·add`.
+/// With a user's strength `s`, a head's output `z` becomes `(1 + s·mul) ⊙ z + s·add`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sidecar {
     /// `general.architecture` of the base model, as `llama`.
@@ -96,17 +96,17 @@ impl HeadCount {
 /// The edits of one layer; at least one of the two is there.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LayerEdit {
-    /// Effective scales `g_m·m`.
+    /// Effective scales `g_m·m`, as differences from a factor of 1.
     pub mul: Option<HeadVectors>,
     /// Effective offsets `g_a·a`.
     pub add: Option<HeadVectors>,
 }
 
 impl LayerEdit {
-    /// Both halves that are there, scale before offset.
-    fn halves(&self) -> impl Iterator<Item = (Half, &HeadVectors)> {
-        let mul = self.mul.as_ref().map(|vectors| (Half::Mul, vectors));
-        let add = self.add.as_ref().map(|vectors| (Half::Add, vectors));
+    /// The vectors that are there, each with what it does: scale before offset.
+    fn operations(&self) -> impl Iterator<Item = (Operation, &HeadVectors)> {
+        let mul = self.mul.as_ref().map(|vectors| (Operation::Mul, vectors));
+        let add = self.add.as_ref().map(|vectors| (Operation::Add, vectors));
         mul.into_iter().chain(add)
     }
 }
@@ -129,21 +129,21 @@ impl HeadVectors {
     }
 }
 
-/// One of the two halves of an edit.
+/// What vectors do to head outputs, which decides their tensors' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Half {
+enum Operation {
     Mul,
     Add,
 }
 
-impl Half {
+impl Operation {
     /// Name of the tensor with the vectors, F32 `[head_dim, k]`.
     fn vectors_name(self, layer: u32) -> String {
-        let half = match self {
+        let role = match self {
             Self::Mul => "jola_mul",
             Self::Add => "jola_add",
         };
-        format!("blk.{layer}.attn_output.{half}")
+        format!("blk.{layer}.attn_output.{role}")
     }
 
     /// Name of the tensor with the head numbers, I32 `[k]`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{keys, Half, HeadCount, HeadVectors, Sidecar, SidecarError, SidecarErrorKind};
+use super::{keys, HeadCount, HeadVectors, Operation, Sidecar, SidecarError, SidecarErrorKind};
 use super::{ADAPTER_TYPE, FORMAT_VERSION, GENERAL_TYPE};
 use crate::gguf::{self, Array, GgmlType, Gguf, Metadata, Tensor, Value};
 
@@ -45,12 +45,12 @@ impl Sidecar {
 fn read(gguf: &Gguf) -> Result<Sidecar, SidecarErrorKind> {
     let mut sidecar = read_metadata(gguf.metadata())?;
     sidecar.check_header()?;
-    for ((layer, half), pair) in pair_tensors(gguf, &sidecar)? {
-        let vectors = read_vectors(layer, half, pair, &sidecar)?;
+    for ((layer, operation), pair) in pair_tensors(gguf, &sidecar)? {
+        let vectors = read_vectors(layer, operation, pair, &sidecar)?;
         let edit = sidecar.layers.entry(layer).or_default();
-        match half {
-            Half::Mul => edit.mul = Some(vectors),
-            Half::Add => edit.add = Some(vectors),
+        match operation {
+            Operation::Mul => edit.mul = Some(vectors),
+            Operation::Add => edit.add = Some(vectors),
         }
     }
     match gguf.trailing_bytes() {
@@ -129,7 +129,7 @@ fn read_extras(metadata: &Metadata) -> Result<(Metadata, Vec<String>), SidecarEr
     Ok((train, warnings))
 }
 
-/// The two tensors that make one half of one layer's edit.
+/// The two tensors of one operation on one layer.
 #[derive(Default)]
 struct Pair<'a> {
     vectors: Option<Tensor<'a>>,
@@ -139,17 +139,17 @@ struct Pair<'a> {
 fn pair_tensors<'a>(
     gguf: &'a Gguf,
     sidecar: &Sidecar,
-) -> Result<BTreeMap<(u32, Half), Pair<'a>>, SidecarErrorKind> {
-    let mut pairs: BTreeMap<(u32, Half), Pair<'_>> = BTreeMap::new();
+) -> Result<BTreeMap<(u32, Operation), Pair<'a>>, SidecarErrorKind> {
+    let mut pairs: BTreeMap<(u32, Operation), Pair<'_>> = BTreeMap::new();
     for tensor in gguf.iter() {
-        let Some((layer, half, is_heads)) = parse_name(&tensor.info.name) else {
+        let Some((layer, operation, is_heads)) = parse_name(&tensor.info.name) else {
             return Err(SidecarErrorKind::UnknownTensor {
                 tensor: tensor.info.name.clone(),
             });
         };
         sidecar.check_layer(layer)?;
         // `check_layer` has compared it with the u32 block count.
-        let pair = pairs.entry((layer as u32, half)).or_default();
+        let pair = pairs.entry((layer as u32, operation)).or_default();
         if is_heads {
             pair.heads = Some(tensor);
         } else {
@@ -159,25 +159,25 @@ fn pair_tensors<'a>(
     Ok(pairs)
 }
 
-/// Layer, half and whether it holds head numbers; `None` for names the format does not define.
-fn parse_name(name: &str) -> Option<(u64, Half, bool)> {
+/// Layer, operation and whether it holds head numbers; `None` for names the format does not define.
+fn parse_name(name: &str) -> Option<(u64, Operation, bool)> {
     let (number, role) = name.strip_prefix("blk.")?.split_once(".attn_output.")?;
     let layer: u64 = number.parse().ok()?;
     if layer.to_string() != number {
         return None;
     }
     Some(match role {
-        "jola_mul" => (layer, Half::Mul, false),
-        "jola_mul_heads" => (layer, Half::Mul, true),
-        "jola_add" => (layer, Half::Add, false),
-        "jola_add_heads" => (layer, Half::Add, true),
+        "jola_mul" => (layer, Operation::Mul, false),
+        "jola_mul_heads" => (layer, Operation::Mul, true),
+        "jola_add" => (layer, Operation::Add, false),
+        "jola_add_heads" => (layer, Operation::Add, true),
         _ => return None,
     })
 }
 
 fn read_vectors(
     layer: u32,
-    half: Half,
+    operation: Operation,
     pair: Pair<'_>,
     sidecar: &Sidecar,
 ) -> Result<HeadVectors, SidecarErrorKind> {
@@ -185,14 +185,14 @@ fn read_vectors(
         (Some(vectors), Some(heads)) => (vectors, heads),
         (Some(_), None) => {
             return Err(SidecarErrorKind::VectorsWithoutHeads {
-                tensor: half.vectors_name(layer),
-                missing: half.heads_name(layer),
+                tensor: operation.vectors_name(layer),
+                missing: operation.heads_name(layer),
             })
         }
         (None, _) => {
             return Err(SidecarErrorKind::HeadsWithoutVectors {
-                tensor: half.heads_name(layer),
-                missing: half.vectors_name(layer),
+                tensor: operation.heads_name(layer),
+                missing: operation.vectors_name(layer),
             })
         }
     };
@@ -206,7 +206,7 @@ fn read_vectors(
     check_shape(&heads, &[k])?;
     if k == 0 {
         return Err(SidecarErrorKind::NoHeads {
-            tensor: half.heads_name(layer),
+            tensor: operation.heads_name(layer),
         });
     }
     check_shape(&vectors, &[sidecar.head_dim.into(), k])?;
@@ -214,7 +214,7 @@ fn read_vectors(
         .into_iter()
         .map(|head| {
             u32::try_from(head).map_err(|_| SidecarErrorKind::HeadOutOfRange {
-                tensor: half.heads_name(layer),
+                tensor: operation.heads_name(layer),
                 head: head.into(),
                 head_count: sidecar.head_count.at(layer).unwrap_or(0),
             })

@@ -1,6 +1,6 @@
 //! The rules about values, the same for sidecars in files and in memory.
 
-use super::{keys, Half, HeadCount, HeadVectors, Sidecar, SidecarErrorKind};
+use super::{keys, HeadCount, HeadVectors, Operation, Sidecar, SidecarErrorKind};
 use super::{MAX_BLOCK_COUNT, MAX_ROW_LEN};
 
 impl Sidecar {
@@ -15,8 +15,8 @@ impl Sidecar {
             if edit.mul.is_none() && edit.add.is_none() {
                 return Err(SidecarErrorKind::EmptyLayer { layer });
             }
-            for (half, vectors) in edit.halves() {
-                self.check_vectors(layer, half, vectors, head_count)?;
+            for (operation, vectors) in edit.operations() {
+                self.check_vectors(layer, operation, vectors, head_count)?;
             }
         }
         Ok(())
@@ -72,7 +72,7 @@ impl Sidecar {
     fn check_vectors(
         &self,
         layer: u32,
-        half: Half,
+        operation: Operation,
         vectors: &HeadVectors,
         head_count: u32,
     ) -> Result<(), SidecarErrorKind> {
@@ -80,21 +80,21 @@ impl Sidecar {
         let k = heads.len() as u64;
         if k == 0 {
             return Err(SidecarErrorKind::NoHeads {
-                tensor: half.heads_name(layer),
+                tensor: operation.heads_name(layer),
             });
         }
         if values.len() as u64 != k * u64::from(self.head_dim) {
             return Err(SidecarErrorKind::Shape {
-                tensor: half.vectors_name(layer),
+                tensor: operation.vectors_name(layer),
                 expected: vec![self.head_dim.into(), k],
                 found: vec![values.len() as u64],
             });
         }
-        check_heads(heads, head_count, || half.heads_name(layer))?;
+        check_heads(heads, head_count, || operation.heads_name(layer))?;
         let mut values = values.iter().enumerate();
         match values.find(|(_, value)| !value.is_finite()) {
             Some((index, &found)) => Err(SidecarErrorKind::NotFinite {
-                tensor: half.vectors_name(layer),
+                tensor: operation.vectors_name(layer),
                 index,
                 found,
             }),

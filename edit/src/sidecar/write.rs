@@ -35,11 +35,11 @@ impl Sidecar {
         self.validate()?;
         let mut writer = GgufWriter::new(self.to_metadata()?)?;
         for (&layer, edit) in &self.layers {
-            for (half, vectors) in edit.halves() {
+            for (operation, vectors) in edit.operations() {
                 let k = vectors.heads.len() as u64;
                 let values = vectors.values.iter().flat_map(|value| value.to_le_bytes());
                 writer.add_tensor(
-                    half.vectors_name(layer),
+                    operation.vectors_name(layer),
                     gguf::F32,
                     &[self.head_dim.into(), k],
                     values.collect::<Vec<u8>>(),
@@ -47,7 +47,7 @@ impl Sidecar {
                 // Heads are below MAX_ROW_LEN, so their bytes are those of an i32 as well.
                 let heads = vectors.heads.iter().flat_map(|head| head.to_le_bytes());
                 writer.add_tensor(
-                    half.heads_name(layer),
+                    operation.heads_name(layer),
                     gguf::I32,
                     &[k],
                     heads.collect::<Vec<u8>>(),

@@ -1,6 +1,4 @@
-/*!
-What happens in the functions that stand in, except for a context's creation.
-*/
+//! What happens in the functions that stand in, except for a context's creation.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -40,7 +38,7 @@ pub(super) unsafe extern "C" fn mul_mat(
     };
     if !enabled() {
         // SAFETY: the caller's arguments, passed on.
-        return unsafe { (site.mul_mat)(graph, a, b) };
+        return unsafe { (site.ggml_mul_mat)(graph, a, b) };
     }
     let build = || {
         // SAFETY: the operands are live tensors of this ggml (the caller's contract).
@@ -52,7 +50,7 @@ pub(super) unsafe extern "C" fn mul_mat(
                 }
                 Some(_) => {}
             }
-            (site.mul_mat)(graph, a, b)
+            (site.ggml_mul_mat)(graph, a, b)
         }
     };
     caught(build).unwrap_or_else(|| die("internal error while a graph was built"))
@@ -73,10 +71,10 @@ unsafe fn edited_mul_mat(
     unsafe {
         let name = |tensor| site.name(tensor).to_str().unwrap_or_default();
         let Some(product) = product(name(a), name(b)) else {
-            return (site.mul_mat)(graph, a, b);
+            return (site.ggml_mul_mat)(graph, a, b);
         };
         let b = state.operand(product, graph, a, b);
-        let result = (site.mul_mat)(graph, a, b);
+        let result = (site.ggml_mul_mat)(graph, a, b);
         if let Product::Rotation(layer) = product {
             state.name_unrotated(result, layer);
         }
@@ -93,7 +91,7 @@ unsafe fn refuse_unknown(site: &Site, a: *mut GgmlTensor) {
     // SAFETY: the caller vouches for `a`.
     let computes = unsafe {
         let name = site.name(a).to_str().unwrap_or_default();
-        is_output_projection(name) && !(site.get_data)(a).is_null()
+        is_output_projection(name) && !(site.ggml_get_data)(a).is_null()
     };
     if computes && !matches!(defaults(), Ok(None)) {
         die(

@@ -1,6 +1,4 @@
-/*!
-A context's creation: the place where edits are accepted or refused.
-*/
+//! A context's creation: the place where edits are accepted or refused.
 
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -91,9 +89,8 @@ unsafe fn followed(
     model: *mut LlamaModel,
     create: &dyn Fn() -> *mut LlamaContext,
 ) -> Result<*mut LlamaContext, String> {
-    let api = host.llama.model_api();
     // SAFETY: the caller vouches for `model`.
-    let check = |request: &Arc<Request>| unsafe { shape::check(api, model, request) }.err();
+    let check = |request: &Arc<Request>| unsafe { shape::check(host.model, model, request) }.err();
     let mismatch = request.as_ref().and_then(check);
     let wanted = if mismatch.is_some() { None } else { request };
     let edited = wanted.clone();

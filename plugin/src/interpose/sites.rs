@@ -1,29 +1,21 @@
-/*!
-The real `ggml_mul_mat` behind each place that calls it.
-*/
+//! The real `ggml_mul_mat` behind each place that calls it.
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void, CStr};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
+use jola_edit::function_table;
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
 use crate::resolve::{lookup, next, ResolveError};
 
-type MulMat =
-    unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor;
-type GetName = unsafe extern "C" fn(*const GgmlTensor) -> *const c_char;
-type GetData = unsafe extern "C" fn(*const GgmlTensor) -> *mut c_void;
-
-/// The functions of the ggml that a call was meant for.
-#[derive(Clone, Copy)]
-pub struct Site {
-    /// Its `ggml_mul_mat`.
-    pub mul_mat: MulMat,
-    /// Its `ggml_get_name`.
-    pub get_name: GetName,
-    /// Its `ggml_get_data`.
-    pub get_data: GetData,
+function_table! {
+    /// The functions of the ggml that a call was meant for.
+    pub struct Site {
+        ggml_mul_mat: unsafe extern "C" fn(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor) -> *mut GgmlTensor,
+        ggml_get_name: unsafe extern "C" fn(*const GgmlTensor) -> *const c_char,
+        ggml_get_data: unsafe extern "C" fn(*const GgmlTensor) -> *mut c_void,
+    }
 }
 
 impl Site {
@@ -43,7 +35,8 @@ impl Site {
             return Ok(*site);
         }
         drop(known);
-        let site = Self::find(caller)?;
+        // SAFETY: the functions of these names have these types in every ggml.
+        let site = unsafe { Self::find(|name| lookup(name, caller))? };
         if next(c"ggml_mul_mat").is_some() {
             return Ok(*GLOBAL.get_or_init(|| site));
         }
@@ -52,27 +45,13 @@ impl Site {
         Ok(site)
     }
 
-    fn find(caller: usize) -> Result<Self, ResolveError> {
-        let mul_mat = lookup(c"ggml_mul_mat", caller)?;
-        let get_name = lookup(c"ggml_get_name", caller)?;
-        let get_data = lookup(c"ggml_get_data", caller)?;
-        // SAFETY: the functions of these names have these types in every ggml.
-        unsafe {
-            Ok(Self {
-                mul_mat: std::mem::transmute::<usize, MulMat>(mul_mat),
-                get_name: std::mem::transmute::<usize, GetName>(get_name),
-                get_data: std::mem::transmute::<usize, GetData>(get_data),
-            })
-        }
-    }
-
-    /// A tensor's name.
+    /// The name that a tensor has now.
     ///
     /// # Safety
     /// `tensor` must be a live tensor of this ggml; the name is valid as long as it is not
     /// renamed.
     pub unsafe fn name<'a>(&self, tensor: *const GgmlTensor) -> &'a CStr {
         // SAFETY: ggml returns the tensor's own, NUL-terminated name.
-        unsafe { CStr::from_ptr((self.get_name)(tensor)) }
+        unsafe { CStr::from_ptr((self.ggml_get_name)(tensor)) }
     }
 }

@@ -1,15 +1,15 @@
-/*!
-What happens when the library is loaded: a look at the program it was loaded into.
-
-A program with llama.cpp linked in statically never calls the functions that this library
-stands in for. With edits asked for it must not run as if it had them.
-*/
+//! What happens when the library is loaded: a look at the program it was loaded into.
+//!
+//! A program with llama.cpp linked in statically never calls the functions that this library
+//! stands in for. With edits asked for it must not run as if it had them.
 
 use std::ffi::{c_int, c_void};
 use std::panic::catch_unwind;
 
+use jola_edit::SPECS_VARIABLE;
+
 use crate::log;
-use crate::request::{enabled, VARIABLE};
+use crate::request::enabled;
 
 /// A text that only llama.cpp's own code contains.
 const STATIC_MARK: &[u8] = b"failed to allocate compute pp buffers";
@@ -23,7 +23,7 @@ extern "C" fn start() {
     let is_static = catch_unwind(|| enabled() && program_contains(STATIC_MARK)).unwrap_or(false);
     if is_static {
         log::error(format_args!(
-            "this program has llama.cpp linked in statically, so the edits of {VARIABLE} cannot \
+            "this program has llama.cpp linked in statically, so the edits of {SPECS_VARIABLE} cannot \
              be brought into it: use a build with shared libraries"
         ));
         // SAFETY: nothing of the program has run yet.

@@ -7,8 +7,7 @@ use jola_edit::gguf::Gguf;
 use jola_edit::BaseShape;
 
 use crate::build::{command, compile_with, from_source, sidecar};
-use crate::forms;
-use crate::tiny::Tiny;
+use testkit::tiny::{forms, Tiny};
 
 /// What `architectures.c` says of a model with one head edited in each of `layers`.
 fn outcome(program: &Path, libraries: &Path, tiny: &Tiny, layers: &[u32]) -> String {

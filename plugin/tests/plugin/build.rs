@@ -5,12 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use jola_edit::{BaseShape, HeadVectors, LayerEdit, Sidecar};
-
-/// What `scripts/env.sh` sets.
-pub fn variable(name: &str) -> PathBuf {
-    let value = std::env::var_os(name);
-    PathBuf::from(value.unwrap_or_else(|| panic!("{name} is not set: source scripts/env.sh")))
-}
+use testkit::variable;
 
 /// The folders of shared llama.cpp libraries that `make test-plugin` installs.
 pub fn prebuilt() -> PathBuf {
@@ -65,22 +60,16 @@ fn library(folder: &Path, start: &str) -> PathBuf {
 
 /// Compiles `tests/<name>.c` into `to`.
 pub fn compile(name: &str, arguments: &[OsString], to: &Path) -> PathBuf {
-    let program = to.join(name);
-    let status = Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&program)
-        .arg(crate::package().join(format!("tests/{name}.c")))
-        .arg("-I")
-        .arg(crate::package())
-        .args(arguments)
-        .status()
-        .expect("cc");
-    assert!(status.success(), "{name}.c does not compile");
-    program
+    compile_file(&test_source(name), arguments, to)
 }
 
 /// Compiles `tests/<name>.c` into `to`, linked with libjola and the llama.cpp in `libraries`.
 pub fn compile_with(libraries: &Path, name: &str, to: &Path) -> PathBuf {
+    compile_source(libraries, &test_source(name), to)
+}
+
+/// The same for any C file.
+pub fn compile_source(libraries: &Path, file: &Path, to: &Path) -> PathBuf {
     let source = variable("JOLA_CACHE").join("hosts/python/source/vendor/llama.cpp");
     let arguments = [
         "-I".into(),
@@ -94,7 +83,26 @@ pub fn compile_with(libraries: &Path, name: &str, to: &Path) -> PathBuf {
         "-lm".into(),
         "-Wl,--allow-shlib-undefined".into(),
     ];
-    compile(name, &arguments, to)
+    compile_file(file, &arguments, to)
+}
+
+fn test_source(name: &str) -> PathBuf {
+    crate::package().join(format!("tests/{name}.c"))
+}
+
+fn compile_file(file: &Path, arguments: &[OsString], to: &Path) -> PathBuf {
+    let program = to.join(file.file_stem().expect("a file"));
+    let status = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(file)
+        .arg("-I")
+        .arg(crate::package())
+        .args(arguments)
+        .status()
+        .expect("cc");
+    assert!(status.success(), "{} does not compile", file.display());
+    program
 }
 
 /// A command that runs `program` with the libraries in `libraries` and without edits.

@@ -5,10 +5,11 @@ use std::path::Path;
 use jola_edit::gguf::Gguf;
 use jola_edit::BaseShape;
 
-use crate::build::{command, compile_with, from_source, prebuilt, sidecar, variable};
+use crate::build::{command, compile_with, from_source, prebuilt, sidecar};
+use testkit::base_model;
 
 fn run(libraries: &Path) {
-    let model = variable("JOLA_TEST_MODEL");
+    let model = base_model();
     let temp = tempfile::tempdir().expect("a temporary folder");
     let gguf = Gguf::open(&model).expect("the base model");
     let base = BaseShape::from_gguf(&gguf).expect("its shape");

@@ -8,6 +8,7 @@ fn generate() -> String {
     let bindings = cbindgen::Builder::new()
         .with_config(config)
         .with_src(folder.join("src/ffi.rs"))
+        .with_src(folder.join("src/cb_eval.rs"))
         .generate()
         .expect("bindings of ffi.rs");
     let mut text = Vec::new();
@@ -19,11 +20,12 @@ fn generate() -> String {
 /// The header with the module's own text, which is the guide for its users, at its head.
 fn with_guide(header: &str, source: &Path) -> String {
     let source = std::fs::read_to_string(source).expect("ffi.rs");
-    let guide = source
-        .strip_prefix("/*!\n")
-        .and_then(|rest| rest.split_once("*/"))
-        .expect("ffi.rs starts with a guide")
-        .0;
+    let guide: String = source
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    assert!(!guide.is_empty(), "ffi.rs starts with a guide");
     format!("/*\n{guide}*/\n\n{header}")
 }
 

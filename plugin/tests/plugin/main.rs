@@ -3,17 +3,10 @@
 mod architectures;
 mod build;
 mod consumer;
+mod example;
 mod header;
 mod library;
 mod unknown;
-
-// The small random models of the trainer's tests, which use more of both files.
-#[allow(dead_code, unused_imports)]
-#[path = "../../../trainer/tests/architectures/forms/mod.rs"]
-mod forms;
-#[allow(dead_code)]
-#[path = "../../../trainer/tests/architectures/tiny.rs"]
-mod tiny;
 
 use std::path::PathBuf;
 

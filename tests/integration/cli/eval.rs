@@ -3,8 +3,8 @@
 use llama_jola::eval::bleu;
 use serde_json::{json, Value};
 
-use crate::common::{base_model, llama_jola_on, repository, text, Cli, Folder};
-use crate::{base, logits, sidecars};
+use crate::base::f32_base;
+use testkit::{base_model, llama_jola_on, logits, repository, sidecars, text, Cli, Folder};
 
 fn eval() -> Cli {
     let data = repository("examples/routing/test.jsonl");
@@ -69,7 +69,7 @@ fn rows_answered_at_once_are_answered_the_same() {
     const ROWS: usize = 20;
     let answers = |at_once: &str| {
         let data = repository("examples/routing/test.jsonl");
-        let cli = llama_jola_on("eval", base::f32_copy())
+        let cli = llama_jola_on("eval", f32_base())
             .args(["--data", text(&data), "--json", "-n", "6", "-np", at_once])
             .args(["--jola-scaled", &logits::spec(&sidecars::golden(), 0.5)]);
         scored(cli, "exact", ROWS)

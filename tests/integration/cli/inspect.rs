@@ -6,8 +6,7 @@ use std::process::Stdio;
 use jola_edit::gguf::Gguf;
 use serde_json::{json, Value};
 
-use crate::common::{base_model, llama_jola, text, Folder};
-use crate::sidecars;
+use testkit::{base_model, llama_jola, sidecars, text, Folder};
 
 /// What tests/golden/make.py put into the golden sidecar.
 const HEADS_TOTAL: usize = 270;

@@ -1,4 +1,4 @@
-//! The commands as they are typed: exit codes, messages, results.
+//! The program as it is typed: exit codes, messages, results.
 //!
 //! 0: done. 1: something that was named cannot be used, said on stderr. 2: the command line
 //! itself is wrong. Nothing is written unless it is complete.
@@ -6,19 +6,15 @@
 mod bad_input;
 mod eval;
 mod inspect;
-mod manuals;
 mod run;
-mod trainer;
 mod with;
 
 use std::path::Path;
 
-use crate::common::{base_model, jola_train, llama_jola_on, Cli};
-use crate::logits;
-use crate::sidecars;
+use testkit::{base_model, llama_jola_on, logits, program, sidecars, Cli};
 
 fn llama_jola() -> Cli {
-    Cli::new(Path::new(env!("CARGO_BIN_EXE_llama-jola")))
+    Cli::new(&program("llama-jola"))
 }
 
 #[test]
@@ -32,14 +28,8 @@ fn help_and_version_succeed() {
         let help = llama_jola().args([command, "--help"]).succeed();
         assert!(help.stdout.contains(&format!("llama-jola {command}")));
     }
-    let help = jola_train().args(["--help"]).succeed();
-    assert!(help.stdout.contains("jola-train"));
-    let help = jola_train().args(["logits", "--help"]).succeed();
-    assert!(help.stdout.contains("--tokens"));
-    for cli in [llama_jola(), jola_train()] {
-        let version = cli.args(["--version"]).succeed().stdout;
-        assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
-    }
+    let version = llama_jola().args(["--version"]).succeed().stdout;
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
 }
 
 /// What is wrong with the line itself, whatever the files hold.
@@ -70,26 +60,10 @@ fn wrong_command_lines_exit_with_2() {
         let args = line.split_whitespace();
         llama_jola().args(args).fail(2, &["--help"]);
     }
-    let wrong = [
-        "--no-such-flag",
-        "-m base.gguf --data d",
-        "-m base.gguf -o out",
-        "-m base.gguf --data d -o out --steps 0",
-        "-m base.gguf --data d -o out --lr -1",
-        "-m base.gguf --data d -o out --method magic",
-        "-m base.gguf --data d -o out --device toaster",
-        "logits -m base.gguf -o out --tokens -1",
-    ];
-    for line in wrong {
-        let args = line.split_whitespace();
-        jola_train().args(args).fail(2, &["--help"]);
-    }
     // Without anything: the help, as a failure.
-    for cli in [llama_jola(), jola_train()] {
-        let bare = cli.run();
-        assert_eq!(bare.code, Some(2), "{bare:#?}");
-        assert!(bare.stderr.contains("Usage:"), "{bare:#?}");
-    }
+    let bare = llama_jola().run();
+    assert_eq!(bare.code, Some(2), "{bare:#?}");
+    assert!(bare.stderr.contains("Usage:"), "{bare:#?}");
 }
 
 /// llama.cpp's users know `-ngl`, `-fa` and the like.

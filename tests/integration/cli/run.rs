@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::{alone, base_model, llama_jola_on, text, Cli, Folder};
-use crate::{logits, sidecars};
+use testkit::{alone, base_model, llama_jola_on, logits, sidecars, text, Cli, Folder};
 
 const PROMPT: &str = "The ferry to the island leaves at";
 /// Tokens to generate: enough for two runs to drift apart if anything is random.

@@ -1,11 +1,10 @@
 //! `llama-jola with`: the environment in which it starts a program, and what it refuses.
 //! That the edits take effect there is shown by the plugin's own tests.
 
-use crate::common::{llama_jola, text, Folder};
-use crate::sidecars;
+use testkit::{llama_jola, sidecars, text, Folder};
 
 /// A stand-in for the library: the linker says that it cannot load it and goes on.
-fn with_library(folder: &Folder) -> crate::common::Cli {
+fn with_library(folder: &Folder) -> testkit::Cli {
     let library = folder.file("libjola.so", "not a library");
     llama_jola("with").env("JOLA_PLUGIN", library)
 }

@@ -1,11 +1,11 @@
 //! The format's bytes, so that they cannot change unnoticed. The listing was not made by this
-//! crate's writer, and is the worked example of `docs/sidecar-format.md`.
+//! crate's writer, and is the worked example of `docs/reference/sidecar-format.md`.
 
 use super::*;
 
 /// Position, bytes and meaning of everything in the file of [`golden`].
 const LISTING: &str = include_str!("golden.txt");
-const SPECIFICATION: &str = include_str!("../../../../docs/sidecar-format.md");
+const SPECIFICATION: &str = include_str!("../../../../docs/reference/sidecar-format.md");
 
 /// One layer of two heads of width 2: head 1 scaled, both heads offset.
 fn golden() -> Sidecar {

@@ -7,52 +7,22 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context as _, Result};
-use jola_edit::gguf::{Gguf, GgufWriter, Metadata, F32};
+use jola_edit::gguf::{Gguf, GgufWriter, Metadata};
 use jola_edit::sidecar::{BaseShape, HeadVectors, LayerEdit};
 use jola_edit::Sidecar;
 use llama_cpp_sys_2 as sys;
-use llama_jola::ggml;
 use serde_json::Value;
+use testkit::{Lora, Random};
 
 /// Values in the scales of the random sidecar lie in ±this: the text stays sane, and differs
 /// from the unedited model's.
 const SCALE: f32 = 0.6;
 /// Values in its offsets lie in ±this.
 const OFFSET: f32 = 0.1;
-/// llama.cpp's `general.file_type` of a model whose tensors are all F32.
-const ALL_F32: u32 = 0;
 /// Rank of the random LoRA.
-const LORA_RANK: usize = 4;
+const LORA_RANK: u64 = 4;
 /// Values of the LoRA's matrices lie in ±this: a change about as large as the sidecar's.
 const LORA_SIZE: f32 = 0.1;
-
-/// SplitMix64: the same numbers on every machine.
-pub struct Random(u64);
-
-impl Random {
-    /// A generator with this seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number in −1 … 1.
-    pub fn signed(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    /// A number in 0 … `end`−1.
-    pub fn below(&mut self, end: u32) -> u32 {
-        (self.next() % u64::from(end)) as u32
-    }
-}
 
 /// A sidecar for `base` that edits `heads` heads of every layer, scale and offset.
 pub fn random_sidecar(base: &BaseShape, seed: u64, heads: u32) -> Sidecar {
@@ -69,7 +39,7 @@ pub fn random_sidecar(base: &BaseShape, seed: u64, heads: u32) -> Sidecar {
             let all = base.head_count[layer as usize];
             let mut chosen: Vec<u32> = Vec::new();
             while chosen.len() < heads.min(all) as usize {
-                let head = choice.below(all);
+                let head = choice.below(all as usize) as u32;
                 if !chosen.contains(&head) {
                     chosen.push(head);
                 }
@@ -113,60 +83,20 @@ pub fn bad_sidecars(base: &BaseShape, folder: &Path) -> Result<Vec<(&'static str
 
 /// Writes a random LoRA of every layer's output projection, as llama.cpp reads it.
 pub fn write_lora(base: &BaseShape, seed: u64, path: &Path) -> Result<()> {
-    let mut random = Random::new(seed);
-    let mut metadata = Metadata::new();
-    metadata.insert("general.type", "adapter")?;
-    metadata.insert("general.architecture", base.architecture.as_str())?;
-    metadata.insert("adapter.type", "lora")?;
-    // alpha / rank is llama.cpp's factor on the product: 1 here.
-    metadata.insert("adapter.lora.alpha", LORA_RANK as f32)?;
-    let mut writer = GgufWriter::new(metadata)?;
-    for layer in 0..base.block_count {
-        let width = u64::from(base.head_count[layer as usize] * base.head_dim);
-        let rank = LORA_RANK as u64;
-        // W_O is square: heads times width is the model's own width in this model.
-        for (half, dims) in [("a", [width, rank]), ("b", [rank, width])] {
-            let bytes: Vec<u8> = (0..dims[0] * dims[1])
-                .flat_map(|_| (LORA_SIZE * random.signed()).to_le_bytes())
-                .collect();
-            let name = format!("blk.{layer}.attn_output.weight.lora_{half}");
-            writer.add_tensor(name, F32, &dims, bytes)?;
-        }
-    }
-    writer.write(path)?;
-    Ok(())
-}
-
-/// The base model with all tensors in 32-bit floats, made once and kept in `folder`: with it
-/// every host rounds single floats only, and is compared tightly.
-pub fn f32_copy(base: &Path, folder: &Path) -> Result<PathBuf> {
-    let file = Gguf::open(base)?;
-    let stem = base.file_stem().context("a file name")?.to_string_lossy();
-    let path = folder.join(format!("{stem}.F32.gguf"));
-    if is_f32_copy(&path, base, &file) {
-        return Ok(path);
-    }
-    let mut metadata = Metadata::new();
-    for (key, value) in file.metadata().iter() {
-        if key == "general.file_type" {
-            metadata.insert(key, ALL_F32)?;
-        } else {
-            metadata.insert(key, value.clone())?;
-        }
-    }
-    let mut writer = GgufWriter::new(metadata)?;
-    for tensor in file.iter() {
-        let mut values = vec![0f32; usize::try_from(tensor.info.elements())?];
-        ggml::dequantize(tensor.info.ty, tensor.bytes, &mut values)?;
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        writer.add_tensor(tensor.info.name.clone(), F32, &tensor.info.dims, bytes)?;
-    }
-    std::fs::create_dir_all(folder)?;
-    writer.write(&path)?;
-    Ok(path)
+    // W_O is square: heads times width is the model's own width in this model, in every layer.
+    let width = u64::from(base.head_count[0] * base.head_dim);
+    let lora = Lora {
+        architecture: &base.architecture,
+        kind: "lora",
+        // α/r is llama.cpp's factor on the product: 1 here.
+        alpha: LORA_RANK as f32,
+        rank: LORA_RANK,
+        layers: base.block_count,
+        targets: &[("attn_output", width, width)],
+        size: LORA_SIZE,
+        seed,
+    };
+    lora.write(path)
 }
 
 /// The model `base` (all in 32-bit floats) quantised to Q4_0 by llama.cpp, kept beside it: a
@@ -226,25 +156,6 @@ pub fn write_few_layers(base: &Path, layers: u32, path: &Path) -> Result<()> {
     }
     writer.write(path)?;
     Ok(())
-}
-
-/// Whether `path` is a complete copy that is not older than `base`.
-fn is_f32_copy(path: &Path, base: &Path, file: &Gguf) -> bool {
-    let modified = |path: &Path| {
-        std::fs::metadata(path)
-            .and_then(|data| data.modified())
-            .ok()
-    };
-    let Ok(copy) = Gguf::open(path) else {
-        return false;
-    };
-    modified(path) >= modified(base)
-        && copy.tensors().len() == file.tensors().len()
-        && copy
-            .tensors()
-            .iter()
-            .zip(file.tensors())
-            .all(|(copy, base)| (copy.ty, &copy.name, &copy.dims) == (F32, &base.name, &base.dims))
 }
 
 /// Prompts from the example task: `short` single messages, and `long` prompts that show

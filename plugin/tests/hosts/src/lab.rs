@@ -116,7 +116,7 @@ impl Lab {
 
     /// The base model in 32-bit floats, from the cache or made now.
     pub fn f32_copy(&self) -> Result<PathBuf> {
-        fixtures::f32_copy(&self.model_path, &self.cache)
+        testkit::f32_copy(&self.model_path, &self.cache, llama_jola::ggml::dequantize)
     }
 
     /// The base model quantised to Q4_0, from the cache or made now.

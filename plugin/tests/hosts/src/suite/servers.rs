@@ -20,7 +20,7 @@ impl Case<'_> {
     /// What only llama-server can do.
     pub(super) fn servers(&self, report: &mut Report) -> Result<()> {
         let lab = self.lab;
-        self.check(report, "edited, scale 0.5 and a second sidecar", || {
+        self.check(report, "edited, strength 0.5 and a second sidecar", || {
             let path = lab.folder.path().join("second.gguf");
             let second = fixtures::random_sidecar(lab.model.shape(), 99, 1);
             second.write(&path)?;

@@ -1,0 +1,161 @@
+//! The functions that stand in for the host's.
+//!
+//! Each is a few instructions that add the caller's address (and, for structs passed by value,
+//! their place on the stack) to the arguments and go on to a Rust function, so that the right
+//! host function is found among several.
+
+mod entry;
+mod init;
+mod sites;
+mod start;
+
+use std::arch::naked_asm;
+use std::ffi::{c_char, c_int, c_void};
+
+use jola_edit::graph::{GgmlContext, GgmlTensor};
+
+use crate::host::{ByValue, LlamaContext, LlamaModel};
+
+/// `f(pointer, struct by value)` becomes `to(pointer, &struct, caller)`.
+macro_rules! by_value_shim {
+    ($name:ident($object:ty) -> $ret:ty => $to:path) => {
+        /// Stands in for the host's function of this name.
+        ///
+        /// # Safety
+        /// As for the host's function.
+        #[unsafe(naked)]
+        #[no_mangle]
+        pub unsafe extern "C" fn $name(object: *mut $object, value: ByValue) -> $ret {
+            #[cfg(target_arch = "x86_64")]
+            naked_asm!(
+                "lea rsi, [rsp + 8]", // large structs lie behind the return address
+                "mov rdx, [rsp]",
+                "jmp {to}",
+                to = sym $to,
+            );
+            #[cfg(target_arch = "aarch64")]
+            naked_asm!(
+                "mov x2, x30", // large structs come as a pointer, in x1
+                "b {to}",
+                to = sym $to,
+            );
+        }
+    };
+}
+
+by_value_shim!(llama_init_from_model(LlamaModel) -> *mut LlamaContext => init::init_from_model);
+by_value_shim!(llama_new_context_with_model(LlamaModel) -> *mut LlamaContext => init::new_context_with_model);
+by_value_shim!(llama_decode(LlamaContext) -> i32 => entry::decode);
+by_value_shim!(llama_encode(LlamaContext) -> i32 => entry::encode);
+
+/// Stands in for ggml's function of this name.
+///
+/// # Safety
+/// As for ggml's function.
+#[unsafe(naked)]
+#[no_mangle]
+pub unsafe extern "C" fn ggml_mul_mat(
+    graph: *mut GgmlContext,
+    a: *mut GgmlTensor,
+    b: *mut GgmlTensor,
+) -> *mut GgmlTensor {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!("mov rcx, [rsp]", "jmp {to}", to = sym entry::mul_mat);
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!("mov x3, x30", "b {to}", to = sym entry::mul_mat);
+}
+
+/// Stands in for llama.cpp's function of this name, which newer versions call in place of
+/// `llama_decode` and `llama_encode`.
+///
+/// # Safety
+/// As for llama.cpp's function.
+#[unsafe(naked)]
+#[no_mangle]
+pub unsafe extern "C" fn llama_process(
+    context: *mut LlamaContext,
+    kind: c_int,
+    batch: *mut c_void,
+) -> i32 {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!("mov rcx, [rsp]", "jmp {to}", to = sym entry::process);
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!("mov x3, x30", "b {to}", to = sym entry::process);
+}
+
+/// Stands in for llama.cpp's function of this name.
+///
+/// # Safety
+/// As for llama.cpp's function.
+#[unsafe(naked)]
+#[no_mangle]
+pub unsafe extern "C" fn llama_free(context: *mut LlamaContext) {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!("mov rsi, [rsp]", "jmp {to}", to = sym entry::free);
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!("mov x1, x30", "b {to}", to = sym entry::free);
+}
+
+/// Stands in for llama.cpp's function of this name.
+///
+/// # Safety
+/// As for llama.cpp's function.
+#[no_mangle]
+pub unsafe extern "C" fn llama_set_adapter_cvec(
+    context: *mut LlamaContext,
+    data: *const f32,
+    len: usize,
+    n_embd: i32,
+    il_start: i32,
+    il_end: i32,
+) -> i32 {
+    // SAFETY: the caller's arguments, passed on.
+    unsafe { entry::set_adapter_cvec(context, data, len, n_embd, il_start, il_end) }
+}
+
+/// Stands in for the C library's function of this name: who looks up one of the functions
+/// above by name (Python's ctypes, plugins of all kinds) gets ours. Everything else goes on
+/// to the C library as if called directly, which keeps `RTLD_NEXT` right.
+///
+/// # Safety
+/// As for the C library's function.
+#[unsafe(naked)]
+#[no_mangle]
+pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!(
+        "push rdi",
+        "push rsi",
+        "sub rsp, 8",
+        "call {ours}",
+        "add rsp, 8",
+        "pop rsi",
+        "pop rdi",
+        "test rax, rax",
+        "jne 2f",
+        "mov rax, qword ptr [rip + {real}]",
+        "jmp rax",
+        "2:",
+        "ret",
+        ours = sym entry::looked_up,
+        real = sym crate::resolve::REAL_DLSYM,
+    );
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(
+        "stp x29, x30, [sp, #-32]!",
+        "stp x0, x1, [sp, #16]",
+        "bl {ours}",
+        "mov x16, x0",
+        "ldp x0, x1, [sp, #16]",
+        "ldp x29, x30, [sp], #32",
+        "cbz x16, 2f",
+        "mov x0, x16",
+        "ret",
+        "2:",
+        "adrp x16, {real}",
+        "ldr x16, [x16, :lo12:{real}]",
+        "br x16",
+        ours = sym entry::looked_up,
+        real = sym crate::resolve::REAL_DLSYM,
+    );
+}

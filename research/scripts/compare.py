@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Methods x tasks x seeds: which way of adapting the base model does best?
+
+    research/scripts/compare.py run   DATA OUT -m BASE.gguf [--tasks a,b] [--methods c,d] [--seeds 3]
+    research/scripts/compare.py table OUT
+    research/scripts/compare.py agree OUT -m BASE.gguf
+
+DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
+rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.
+`jola` runs at its default settings. All other methods are tried at the learning rates of
+GRID on the first seed, the one that does best on the validation rows serves the other seeds
+too: most rows exact, then the lowest loss.
+With `--tuned-on TASK` they are tried on that task only, and its rates serve all tasks.
+`--rates lora=1e-3,2e-3` tries a method at other rates, where the base model asks for them.
+
+A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
+again. `table` writes OUT/table.md from it. `agree` takes the adapters that are still there,
+counts in llama.cpp how many of their validation rows they answer exactly, and writes that
+beside what the trainer counted in libtorch to OUT/agree.md. Only the standard library is
+needed.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Learning rates that each method is tried at; the same number for all but `jola`.
+EDITS = [0.1, 0.2]
+GRID = {
+    "jola": EDITS[:1],
+    "additive": EDITS,
+    "multiplicative": EDITS,
+    "shared-gate": EDITS,
+    "ungated": EDITS,
+    "lofit": EDITS,
+    "lora": [4e-3, 8e-3],
+}
+# Methods that train nothing.
+PROMPTS = ["zero-shot", "few-shot"]
+SHOTS = 8
+# All, in the order of the table.
+METHODS = [*PROMPTS, *GRID]
+# How a task is scored and the answer's length in tokens. `match` is the paper's way: the
+# first of the allowed answers that the model names counts.
+CLASSES = ("match", 24)
+METRICS = {"e2e_nlg": ("bleu", 96)}
+
+# As in the library (src/data.rs): only the few-shot prompts are put together here.
+TEMPLATE = (
+    "Below is an instruction that describes a task. Write a response that appropriately "
+    "completes the request.\n ### Instruction:\n{}\n\n### Response:\n"
+)
+
+
+def lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [line for line in file if line.strip()]
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(rows), encoding="utf-8")
+    return path
+
+
+def completion(row):
+    return row.get("answer") or row["output"]
+
+
+def few_shot(test, train):
+    """Test rows whose prompts begin with solved training rows."""
+    shots = [json.loads(line) for line in train[:SHOTS]]
+    intro = "".join(TEMPLATE.format(s["instruction"]) + completion(s) + "\n\n" for s in shots)
+    for line in test:
+        row = json.loads(line)
+        prompt = intro + TEMPLATE.format(row["instruction"])
+        shot = {"prompt": prompt, "completion": completion(row)}
+        if "references" in row:
+            shot["references"] = row["references"]
+        yield json.dumps(shot, ensure_ascii=False) + "\n"
+
+
+def validation_file(out, key):
+    return out / "data" / key["task"] / f"valid-{key['rows']}-{key['seed']}.jsonl"
+
+
+def adapter_file(out, key, rate):
+    name = f"{key['task']}-{key['method']}-{key['rows']}-{key['seed']}-{rate}.gguf"
+    return out / "adapters" / name
+
+
+class Data:
+    """The rows of one task and seed, as files."""
+
+    def __init__(self, args, task, seed):
+        rows = lines(args.data / task / "train.jsonl")
+        test = lines(args.data / task / "test.jsonl")
+        random.Random(seed).shuffle(rows)
+        random.Random(0).shuffle(test)
+        needed = args.rows + args.valid
+        if len(rows) < needed:
+            sys.exit(f"compare: {task} has {len(rows)} rows, of {needed} to train on and validate with")
+        train, test = rows[: args.rows], test[: args.test]
+        stem = args.out / "data" / task
+        self.train = write(stem / f"train-{args.rows}-{seed}.jsonl", train)
+        key = {"task": task, "rows": args.rows, "seed": seed}
+        self.valid = write(validation_file(args.out, key), rows[args.rows : needed])
+        self.test = write(stem / "test.jsonl", test)
+        self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(test, train))
+
+
+def command(args, name, *words):
+    """Runs one of our programs; returns its output and its log."""
+    words = [str(args.bin / name), *map(str, words)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"compare: {' '.join(words)}\nended with {done.returncode}:\n{done.stderr}")
+    return done.stdout, done.stderr
+
+
+def applied(method, adapter):
+    return ["--lora" if method == "lora" else "--jola", adapter]
+
+
+def evaluate(args, data, metric, length, adapter):
+    words = ["eval", "-m", args.model, "-d", data, "--metric", metric, "-n", length, "--json"]
+    out, _ = command(args, "llama-jola", *words, *adapter)
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def score(args, task, data, adapter):
+    metric, length = METRICS.get(task, CLASSES)
+    report = evaluate(args, data, metric, length, adapter)
+    value = report["score"] * 100 if "accuracy" in report else report["score"]
+    return {"metric": metric, "score": value, "n": report["n"]}
+
+
+def train(args, method, rate, data, seed, output):
+    words = ["-m", args.model, "--data", data.train, "--valid", data.valid, "-o", output]
+    # A run that was interrupted with this script goes on where it stopped: its seconds count
+    # from there.
+    words += ["--method", method, "--lr", rate, "--seed", seed, "--resume", *args.train]
+    start = time.monotonic()
+    _, log = command(args, "jola-train", *words)
+    seconds = time.monotonic() - start
+    found = re.search(r"kept the best: validation loss ([0-9.]+), ([0-9.]+) % of rows exact", log)
+    if not found:
+        sys.exit(f"compare: no validation in the log of jola-train:\n{log}")
+    valid = {"valid_loss": float(found[1]), "valid_exact": float(found[2])}
+    return {**valid, "train_seconds": seconds}
+
+
+def described(args, method, output):
+    """Size of what was learned."""
+    about = {"bytes": output.stat().st_size}
+    if method != "lora":
+        out, _ = command(args, "llama-jola", "inspect", output, "--json")
+        seen = json.loads(out.strip().splitlines()[-1])
+        about["heads_edited"] = seen["heads_edited"]
+        about["heads_total"] = seen["heads_total"]
+    return about
+
+
+class Results:
+    """What was measured so far, one JSON object a line."""
+
+    def __init__(self, path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = [json.loads(line) for line in lines(path)] if path.exists() else []
+
+    def find(self, **key):
+        return [r for r in self.rows if all(r.get(k) == v for k, v in key.items())]
+
+    def names(self, key):
+        return list(dict.fromkeys(row[key] for row in self.rows))
+
+    def methods(self):
+        return [method for method in METHODS if self.find(method=method)]
+
+    def add(self, row):
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(json.dumps(row), flush=True)
+
+
+def run_prompt(args, results, key, data):
+    if results.find(**key) or (key["method"] == "zero-shot" and key["seed"] != 0):
+        return  # without training rows there is nothing for the seed to draw
+    test = data.test if key["method"] == "zero-shot" else data.few_shot
+    results.add({**key, **score(args, key["task"], test, [])})
+
+
+def rank(row):
+    """The best run on the validation rows comes first, by rows
+    exact, where they are a twentieth or more, then by the loss. Runs of before this was noted
+    have their loss alone, and prompts nothing."""
+    exact = row.get("valid_exact", 0)
+    return -exact if exact >= 5 else 0, row.get("valid_loss", 0)
+
+
+def best_rate(results, task, method):
+    """The learning rate that did best on the task's first seed."""
+    tried = results.find(task=task, method=method, seed=0)
+    if not tried:
+        sys.exit(f"compare: {method} was not yet tried on {task}: run that first")
+    return min(tried, key=rank)["lr"]
+
+
+def run_method(args, results, key, data):
+    """Trains and scores one method on one task and seed; on the first seed at every rate."""
+    method, seed = key["method"], key["seed"]
+    rates = args.rates.get(method, GRID[method])
+    tuned_on = args.tuned_on or key["task"]
+    if seed != 0 or key["task"] != tuned_on:
+        rates = [best_rate(results, tuned_on, method)]
+    for rate in rates:
+        if results.find(**key, lr=rate):
+            continue
+        output = adapter_file(args.out, key, rate)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        trained = train(args, method, rate, data, seed, output)
+        scored = score(args, key["task"], data.test, applied(method, output))
+        results.add({**key, "lr": rate, **trained, **scored, **described(args, method, output)})
+
+
+def run(args):
+    results = Results(args.out / "results.jsonl")
+    for seed in range(args.seeds):
+        for task in args.tasks:
+            data = Data(args, task, seed)
+            for method in args.methods:
+                key = {"task": task, "method": method, "rows": args.rows, "seed": seed}
+                if method in PROMPTS:
+                    run_prompt(args, results, key, data)
+                else:
+                    run_method(args, results, key, data)
+    table(args)
+
+
+def counted_in_training(adapter):
+    """The share of validation rows that the trainer found answered exactly by what it kept."""
+    records = map(json.loads, lines(adapter.with_suffix(".run") / "metrics.jsonl"))
+    return [r["validation"]["exact"] for r in records if r.get("best")][-1]
+
+
+def table_line(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def table_head(names):
+    return [table_line(names), "|---" * len(names) + "|"]
+
+
+def agree(args):
+    text = table_head(["adapter", "rows", "libtorch", "llama.cpp", "difference"])
+    differences = []
+    for row in Results(args.out / "results.jsonl").rows:
+        if row["method"] in PROMPTS or row["task"] in METRICS:
+            continue
+        adapter = adapter_file(args.out, row, row["lr"])
+        if not adapter.exists():
+            continue
+        own = counted_in_training(adapter) * 100
+        valid = validation_file(args.out, row)
+        report = evaluate(args, valid, "exact", CLASSES[1], applied(row["method"], adapter))
+        served = report["score"] * 100
+        differences.append(served - own)
+        cells = [adapter.stem, f"{report['n']}", f"{own:.1f}", f"{served:.1f}", f"{served - own:+.1f}"]
+        text.append(table_line(cells))
+        print(text[-1], flush=True)
+    if not differences:
+        sys.exit(f"compare: no adapters in {args.out / 'adapters'}: run `compare.py run` first")
+    text.append("")
+    text.append(f"{len(differences)} adapters; mean difference {statistics.mean(differences):+.2f} points")
+    (args.out / "agree.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    print(text[-1])
+
+
+def chosen(results, task, method, rows):
+    """The runs that count: on the first seed only the best on the validation rows."""
+    found = results.find(task=task, method=method, rows=rows)
+    first = [row for row in found if row["seed"] == 0]
+    best = min(first, key=rank, default=None)
+    others = [row for row in found if row["seed"] != 0]
+    return ([best] if best else []) + others
+
+
+def cell(values):
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def table(args):
+    results = Results(args.out / "results.jsonl")
+    text = []
+    for rows in sorted(results.names("rows")):
+        tasks = [task for task in results.names("task") if results.find(task=task, rows=rows)]
+        text.append(f"{rows} training rows; mean ± standard deviation over seeds\n")
+        text += table_head(["method", *tasks, "mean", "bytes", "heads edited", "seconds"])
+        for method in results.methods():
+            if not results.find(method=method, rows=rows):
+                continue
+            runs = {task: chosen(results, task, method, rows) for task in tasks}
+            scores = {task: [row["score"] for row in runs[task]] for task in tasks}
+            means = [statistics.mean(values) for values in scores.values() if values]
+            whole = f"{statistics.mean(means):.1f}" if len(means) == len(tasks) else "–"
+            every = [row for task in tasks for row in runs[task]]
+
+            def mean(key):
+                values = [row[key] for row in every if key in row]
+                return f"{statistics.mean(values):.0f}" if values else "–"
+
+            cells = [cell(scores[task]) for task in tasks]
+            extra = [mean("bytes"), mean("heads_edited"), mean("train_seconds")]
+            text.append(table_line([method, *cells, whole, *extra]))
+        text.append("")
+    (args.out / "table.md").write_text("\n".join(text), encoding="utf-8")
+    print("\n".join(text))
+
+
+def method_rates(text):
+    """`lora=1e-3,2e-3`"""
+    method, rates = text.split("=")
+    return method, [float(rate) for rate in rates.split(",")]
+
+
+def main():
+    split = lambda text: text.split(",")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    scoring = argparse.ArgumentParser(add_help=False)
+    scoring.add_argument("-m", "--model", type=Path, required=True)
+    scoring.add_argument("--bin", type=Path, default=Path("target/release"))
+    work = "train and score what is missing, then the table"
+    runs = commands.add_parser("run", help=work, parents=[scoring])
+    runs.add_argument("data", type=Path)
+    runs.add_argument("out", type=Path)
+    runs.add_argument("--tasks", type=split, required=True)
+    runs.add_argument("--methods", type=split, default=METHODS)
+    runs.add_argument("--seeds", type=int, default=3)
+    runs.add_argument("--rows", type=int, default=200, help="training rows")
+    runs.add_argument("--valid", type=int, default=100, help="validation rows")
+    runs.add_argument("--test", type=int, default=500, help="test rows")
+    runs.add_argument("--tuned-on", help="the task whose learning rates serve all")
+    runs.add_argument("--rates", type=method_rates, nargs="+", default=[], help="method=rate,rate")
+    runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
+    shown = commands.add_parser("table", help="only the table")
+    shown.add_argument("out", type=Path)
+    work = "exact answers in libtorch and in llama.cpp"
+    agreeing = commands.add_parser("agree", help=work, parents=[scoring])
+    agreeing.add_argument("out", type=Path)
+    args = parser.parse_args()
+    args.rates = dict(getattr(args, "rates", []))
+    unknown = set(getattr(args, "methods", [])) - set(METHODS) | set(args.rates) - set(GRID)
+    if unknown:
+        parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
+    {"run": run, "table": table, "agree": agree}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+//! What the trainer asks of a frozen base model, whatever it is stored in: metadata and
+//! tensors as the GGUF has them, a tokenizer, and what tells one file from another.
+
+use std::path::Path;
+
+use jola_edit::gguf::{GgufError, Metadata};
+use jola_edit::BaseShape;
+use llama_jola::Vocabulary;
+
+use super::tensor::BaseTensor;
+use crate::Error;
+
+/// A stored base model. Names and metadata are GGUF's in every case.
+pub trait Base {
+    /// The file or directory.
+    fn path(&self) -> &Path;
+
+    /// Metadata, `general.architecture` and what stands under it at least.
+    fn metadata(&self) -> &Metadata;
+
+    /// Names of all tensors.
+    fn tensor_names(&self) -> Vec<&str>;
+
+    /// A tensor by name.
+    fn tensor(&self, name: &str) -> Option<BaseTensor<'_>>;
+
+    /// How to name a tensor that is not there, so that its user finds it.
+    fn describe(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// The tokenizer and the chat template.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error>;
+
+    /// SHA-256 of the GGUF file that the base is; `None` where it is no such file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    fn gguf_sha256(&self) -> Result<Option<String>, Error>;
+
+    /// What a sidecar must agree with.
+    ///
+    /// # Errors
+    /// [`Error::Gguf`] for metadata that are missing or contradict each other.
+    fn shape(&self) -> Result<BaseShape, Error> {
+        let shape = BaseShape::from_metadata(self.metadata());
+        Ok(shape.map_err(|kind| GgufError::new(self.path(), kind))?)
+    }
+}

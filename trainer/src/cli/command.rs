@@ -1,0 +1,68 @@
+//! The command line of `jola-train`: its commands, and which code does them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use llama_jola::manuals;
+
+use super::logits::{self, LogitsArgs};
+use super::method_args::MethodArgs;
+use super::run_args::RunArgs;
+use super::train::train;
+use super::train_args::TrainArgs;
+
+/// Train a JoLA edit on the GGUF model that llama.cpp serves.
+///
+/// The result is a small sidecar file with a scale and an offset for the few attention
+/// heads that matter for the task. The base model is never changed.
+///
+/// Example: jola-train -m base.gguf --data train.jsonl --valid valid.jsonl -o edit.gguf
+#[derive(Debug, Parser)]
+#[command(
+    name = "jola-train",
+    // The program that runs is `jola-train-core`, which users do not start themselves.
+    bin_name = "jola-train",
+    version,
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: Option<TrainArgs>,
+    // Not within `train`: clap takes no account of nested options when it looks whether
+    // there are any.
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    method: MethodArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the reference model's logits, to compare with llama.cpp's.
+    Logits(LogitsArgs),
+    /// Write man pages and shell completions to a folder.
+    #[command(hide = true)]
+    Manuals {
+        /// Folder to write to; `man` and `completions` are made in it.
+        folder: PathBuf,
+    },
+}
+
+impl Cli {
+    /// Does what was typed.
+    ///
+    /// # Errors
+    /// Whatever stopped it, with the file or option concerned.
+    pub fn run(self) -> Result<()> {
+        match (self.command, self.train) {
+            (Some(Command::Logits(args)), _) => logits::run(args),
+            (Some(Command::Manuals { folder }), _) => manuals::write(Cli::command(), &folder)
+                .with_context(|| format!("writing manuals to {}", folder.display())),
+            (None, Some(args)) => train(&args, &self.method, &self.run),
+            (None, None) => unreachable!("clap asks for the required options"),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `jola-train logits`: the reference model's logits, to compare with llama.cpp's.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use jola_edit::atomic::write_atomically;
+use jola_edit::{EditSet, Sidecar};
+use tch::{no_grad, Device, Tensor};
+
+use super::machine::{set_threads, DeviceChoice};
+use super::values::count;
+use crate::base;
+use crate::method::{export, lora_file};
+use crate::model::{Batch, Config, Model, Precision};
+use crate::Error;
+
+#[derive(Debug, Args)]
+pub(super) struct LogitsArgs {
+    /// Base model: a GGUF file, or a directory in Hugging Face's layout.
+    #[arg(short, long, value_name = "BASE.gguf|DIR")]
+    model: PathBuf,
+    /// A sidecar to apply, with a scale after the last colon; may be given several times.
+    #[arg(long, value_name = "EDIT.gguf[:S]")]
+    jola: Vec<String>,
+    /// A LoRA adapter to apply, with a scale after the last colon; may be given several times.
+    #[arg(long, value_name = "LORA.gguf[:S]")]
+    lora: Vec<String>,
+    /// Token ids, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    tokens: Vec<u32>,
+    /// Where to write them: little-endian float32, [n_tokens, n_vocab].
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// CPU threads [default: all cores].
+    #[arg(short, long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+}
+
+/// Does what was typed.
+pub(super) fn run(args: LogitsArgs) -> Result<()> {
+    set_threads(args.threads);
+    let mut sidecars = Vec::with_capacity(args.jola.len());
+    for spec in &args.jola {
+        let (path, strength) = jola_edit::parse_spec(spec)?;
+        let sidecar = Sidecar::read(&path)?;
+        sidecars.push(Applied {
+            path,
+            sidecar,
+            strength,
+        });
+    }
+    let loras = args.lora.iter().map(|spec| jola_edit::parse_spec(spec));
+    let loras = loras.collect::<Result<Vec<_>, _>>()?;
+    let device = args.device.resolve()?;
+    let (model, tokens) = (&args.model, &args.tokens);
+    write(model, &sidecars, &loras, tokens, &args.output, device)?;
+    Ok(())
+}
+
+/// A sidecar to apply.
+#[derive(Clone, Debug)]
+struct Applied {
+    /// Its file, for messages.
+    path: PathBuf,
+    /// What the file holds.
+    sidecar: Sidecar,
+    /// By how much.
+    strength: f32,
+}
+
+/// Computes the logits of `tokens` in float32 under composed sidecars and LoRA adapters, each
+/// with a strength, and writes them to `out`: little-endian float32, [n_tokens, n_vocab].
+///
+/// # Errors
+/// Base, sidecars or adapters that cannot be read or do not fit each other, a token outside the
+/// vocabulary, an output that cannot be written.
+fn write(
+    path: &Path,
+    sidecars: &[Applied],
+    loras: &[(PathBuf, f32)],
+    tokens: &[u32],
+    out: &Path,
+    device: Device,
+) -> Result<(), Error> {
+    let base = base::open(path)?;
+    Config::read(&*base)?; // before its shape: this names what is not covered
+    let shape = base.shape()?;
+    for applied in sidecars {
+        let fits = applied.sidecar.check_base(&shape);
+        fits.map_err(|mismatch| Error::BaseMismatch {
+            sidecar: applied.path.clone(),
+            base: path.to_path_buf(),
+            mismatch,
+        })?;
+    }
+    let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|a| (&a.sidecar, a.strength)).collect();
+    let set = EditSet::compose(&pairs)?;
+    let model = Model::from_base(&*base, Precision::F32, device)?;
+    let n_vocab = model.config.n_vocab;
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
+        return Err(Error::Token { token, n_vocab });
+    }
+    let mut changes =
+        export::from_edit_set(&set, model.config.n_layer, Precision::F32.math, device);
+    for (lora, strength) in loras {
+        lora_file::add_to(
+            &mut changes,
+            lora,
+            f64::from(*strength),
+            &model,
+            &shape.architecture,
+        )?;
+    }
+    let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+    let logits = no_grad(|| model.forward(&Batch::all_rows(&tokens, device), &changes));
+    write_f32(&logits.to_device(Device::Cpu), out).map_err(|source| Error::Write {
+        path: out.to_path_buf(),
+        source,
+    })
+}
+
+fn write_f32(logits: &Tensor, out: &Path) -> std::io::Result<()> {
+    write_atomically(out, |file| {
+        for row in 0..logits.size()[0] {
+            for value in Vec::<f32>::try_from(logits.get(row)).expect("a row of float32") {
+                file.write_all(&value.to_le_bytes())?;
+            }
+        }
+        Ok(())
+    })
+}

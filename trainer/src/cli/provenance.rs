@@ -1,0 +1,90 @@
+//! What the result and the run directory say about where they come from.
+
+use std::path::Path;
+
+use anyhow::Result;
+use jola_edit::gguf::Metadata;
+use jola_edit::sidecar;
+
+use super::job::Job;
+use crate::base::tensors_sha256;
+use crate::method::{ClosedShares, Method, Provenance, Sparsity};
+use crate::report::RunConfig;
+
+/// Everything that was set, and what tells whether a run is the same.
+pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunConfig> {
+    let Job { args, machine, .. } = job;
+    let mut config = RunConfig::default();
+    config.set("version", env!("CARGO_PKG_VERSION"));
+    config.set("base", &args.model);
+    let tensors = || tensors_sha256(&*job.base);
+    config.set("base_sha256", base_sha256.unwrap_or_else(tensors));
+    config.set("data", &args.data);
+    config.set("data_sha256", sidecar::sha256(&args.data)?);
+    config.set("rows", job.train.len());
+    if let Some(valid) = &args.valid {
+        config.set("valid", valid);
+        config.set("valid_sha256", sidecar::sha256(valid)?);
+    }
+    config.set("valid_rows", job.valid.len());
+    config.set("chat", args.chat);
+    config.set("output", &args.output);
+    config.set_all(&job.settings);
+    config.set("dtype", machine.precision.name());
+    config.set("threads", machine.threads);
+    config.set("device", format!("{:?}", machine.device).to_lowercase());
+    Ok(config)
+}
+
+/// Where the sidecar comes from; nothing in it changes between two runs of one command.
+pub(super) fn provenance(job: &Job) -> Result<Provenance> {
+    let Job { args, settings, .. } = job;
+    let stem = |path: &Path| {
+        path.file_stem()
+            .map_or(String::new(), |s| s.to_string_lossy().into())
+    };
+    let mut train = Metadata::new();
+    let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
+    note("version", env!("CARGO_PKG_VERSION").into())?;
+    if args.model.is_file() {
+        // What llama-jola compares at every start, where hashing the base would take too long.
+        note("base_bytes", std::fs::metadata(&args.model)?.len().into())?;
+    }
+    note("data_sha256", sidecar::sha256(&args.data)?.into())?;
+    note("rows", (job.train.len() as u64).into())?;
+    note("steps", (settings.steps as u64).into())?;
+    note("batch_size", (settings.batch_size as u64).into())?;
+    note("lr", settings.lr.into())?;
+    if let Some(gate_lr) = settings.gate_lr {
+        note("gate_lr", gate_lr.into())?;
+    }
+    match &settings.method {
+        Method::Lofit { heads, l1 } => {
+            note("heads", (*heads as u64).into())?;
+            note("lambda", (*l1).into())?;
+        }
+        Method::Lora(lora) => note("lora_rank", (lora.rank as u64).into())?,
+        method if method.gated() => match settings.sparsity {
+            Sparsity::Target(ClosedShares { scale, offset }) => {
+                note("sparsity", scale.into())?;
+                note("sparsity_offset", offset.into())?;
+            }
+            Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
+        },
+        _ => {}
+    }
+    note("seed", settings.seed.into())?;
+    note("dtype", job.machine.precision.name().into())?;
+    note("threads", (job.machine.threads as u64).into())?;
+    let base_name = job
+        .base
+        .metadata()
+        .get("general.name")
+        .and_then(|name| name.as_str());
+    Ok(Provenance {
+        name: stem(&args.output),
+        base_model_name: base_name.map_or_else(|| stem(&args.model), str::to_owned),
+        base_sha256: job.base.gguf_sha256()?,
+        train,
+    })
+}

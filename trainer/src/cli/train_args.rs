@@ -1,0 +1,167 @@
+//! The options of a training run, and the settings that they mean.
+
+use std::path::PathBuf;
+
+use anyhow::{ensure, Result};
+use clap::Args;
+
+use super::machine::{DeviceChoice, DtypeChoice};
+use super::method_args::{MethodArgs, RecipeName};
+use super::values::{count, positive, share, shares};
+use crate::data::Sampler;
+use crate::method::{ClosedShares, Method, Sparsity};
+use crate::model::Config;
+use crate::train::{Recipe, Settings};
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Base model: a GGUF file of any quantisation, trained on as llama.cpp dequantises it,
+    /// or a directory in Hugging Face's layout.
+    #[arg(short, long, value_name = "BASE.gguf|DIR")]
+    pub(super) model: PathBuf,
+    /// Training rows, one JSON object a line: {"prompt","completion"}, {"messages":[…]} or
+    /// {"instruction","input","answer"}.
+    #[arg(long, value_name = "TRAIN.jsonl")]
+    pub(super) data: PathBuf,
+    /// Validation rows. The run keeps the edit that answers most of them exactly. If the best
+    /// edits differ by fewer than two rows, it keeps the one with the lowest loss among them. With
+    /// free text and with --recipe paper, the loss alone decides.
+    #[arg(long, value_name = "VALID.jsonl", conflicts_with = "valid_share")]
+    pub(super) valid: Option<PathBuf>,
+    /// Without --valid: the share of the training rows held out for validation.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
+    pub(super) valid_share: f64,
+    /// Where to write the sidecar (with --method lora: the LoRA adapter).
+    #[arg(short, long, value_name = "EDIT.gguf")]
+    pub(super) output: PathBuf,
+    /// Share of the gates to close: each head has a gate for its scale and one for its
+    /// offset. Two numbers, as 0.9,0.85, are for scales and for offsets. A closed gate leaves
+    /// no trace in the sidecar. Lower it for tasks with many classes [default: 0.9,0.85].
+    #[arg(long, value_name = "SHARE[,SHARE]", value_parser = shares)]
+    pub(super) sparsity: Option<ClosedShares>,
+    /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
+    /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
+    #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
+    pub(super) lambda: Option<f64>,
+    /// Use only the first N training rows.
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(super) limit: Option<usize>,
+    /// Times that every row is seen [default: 12; with --recipe paper: 20].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(super) epochs: Option<usize>,
+    /// Instead of --epochs: optimiser steps.
+    #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = count)]
+    pub(super) steps: Option<usize>,
+    /// Rows per optimiser step [default: 4; with --recipe paper: 8].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(super) batch_size: Option<usize>,
+    /// Learning rate at its peak, of scales and offsets or of low-rank factors; three times
+    /// as much once gates have chosen heads (not with --recipe paper)
+    /// [default: 0.1; lora: 0.002; with --recipe paper: 0.005].
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(super) lr: Option<f64>,
+    /// Learning rate of the gates (of log alpha) [default: by the number of steps].
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(super) gate_lr: Option<f64>,
+    /// Seed of everything random. The same seed and thread count give the same file on a CPU.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub(super) seed: u64,
+    /// Stop when so many validations in a row were no better than the best before; 0: never.
+    /// Validation begins where the choice of heads ends [default: 3; with --recipe paper: 2].
+    #[arg(long, value_name = "N")]
+    pub(super) patience: Option<usize>,
+    /// Leave out rows of more tokens [default: the base model's context].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(super) max_length: Option<usize>,
+    /// Number format of frozen weights and activations.
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
+    pub(super) dtype: DtypeChoice,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub(super) device: DeviceChoice,
+    /// CPU threads [default: all cores].
+    #[arg(short, long, value_name = "N", value_parser = count)]
+    pub(super) threads: Option<usize>,
+    /// Most memory to use, in GiB. If need be, lower layers are computed again in the backward
+    /// pass: less memory, the same result, up to half more time.
+    #[arg(long, value_name = "GIB", value_parser = positive)]
+    pub(super) max_memory: Option<f64>,
+    /// Send plain prompts through the model's chat template, as one user message.
+    #[arg(long)]
+    pub(super) chat: bool,
+    /// Print the number of rows, tokens, steps and trained numbers and the memory that the
+    /// run will need, and stop.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+impl TrainArgs {
+    /// What the options mean for `n_rows` training rows of a model like `config`.
+    ///
+    /// # Errors
+    /// Options that do not go together.
+    pub(super) fn settings(
+        &self,
+        options: &MethodArgs,
+        config: &Config,
+        n_rows: usize,
+    ) -> Result<Settings> {
+        let method = options.method(self.lambda, config)?;
+        let paper = options.recipe == RecipeName::Paper;
+        let defaults = options.recipe.defaults();
+        let sampler = Sampler {
+            n_rows,
+            batch_size: self.batch_size.unwrap_or(defaults.batch_size),
+            seed: self.seed,
+        };
+        let of_gates = [
+            ("--recipe paper", paper),
+            ("--sparsity", self.sparsity.is_some()),
+            ("--gate-lr", self.gate_lr.is_some()),
+            (
+                "--lambda",
+                self.lambda.is_some() && !matches!(method, Method::Lofit { .. }),
+            ),
+        ];
+        for (option, given) in of_gates {
+            let name = method.name();
+            ensure!(
+                method.gated() || !given,
+                "{option} is for gates: --method {name} has none"
+            );
+        }
+        if paper {
+            ensure!(
+                self.gate_lr.is_none(),
+                "--recipe paper trains gates at --lr"
+            );
+            ensure!(
+                self.sparsity.is_none(),
+                "--recipe paper goes by --lambda, not --sparsity"
+            );
+        }
+        let epochs = self.epochs.unwrap_or(defaults.epochs);
+        let steps = self.steps.unwrap_or(epochs * sampler.steps_per_epoch());
+        let epochs = steps.div_ceil(sampler.steps_per_epoch());
+        let lr = self.lr.or(defaults.lr);
+        Ok(Settings {
+            lr: lr.unwrap_or_else(|| method.default_lr()),
+            method,
+            sparsity: match (self.lambda, self.sparsity) {
+                (Some(lambda), _) => Sparsity::Lambda(lambda),
+                (None, Some(shares)) => Sparsity::Target(shares),
+                (None, None) => defaults.sparsity,
+            },
+            steps,
+            batch_size: sampler.batch_size,
+            gate_lr: self.gate_lr,
+            patience: self.patience.unwrap_or(defaults.patience),
+            recomputed: 0,
+            seed: self.seed,
+            recipe: match options.recipe {
+                RecipeName::Default => Recipe::default(),
+                RecipeName::Paper => Recipe::paper(steps, epochs, config.n_head),
+            },
+        })
+    }
+}

@@ -1,0 +1,38 @@
+//! How the values of options are read.
+
+use crate::method::ClosedShares;
+
+/// A number in [0, 1).
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err("expected a share from 0 up to, but not including, 1".to_owned()),
+    }
+}
+
+/// One share for both kinds of gates, or one for each.
+pub(super) fn shares(text: &str) -> Result<ClosedShares, String> {
+    Ok(match text.split_once(',') {
+        None => ClosedShares::both(share(text)?),
+        Some((scale, offset)) => ClosedShares {
+            scale: share(scale.trim())?,
+            offset: share(offset.trim())?,
+        },
+    })
+}
+
+/// A positive number.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("expected a positive number".to_owned()),
+    }
+}
+
+/// A whole number from 1.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
+        Ok(value) => Ok(value),
+    }
+}

@@ -1,0 +1,74 @@
+//! The rows of a run, and what the layers below all edits make of them.
+//!
+//! Once heads are chosen, nothing that is trained reaches the layers below the lowest edited
+//! one: what they make of a row is the same in every step. It is computed once and kept, if
+//! it takes no more memory than the estimate of the run counts for those layers.
+
+use tch::{no_grad, Device, Tensor};
+
+use crate::model::{bytes_of, passes, Batch, Model, Sequence};
+
+/// Tokenised rows, and their residual streams before a layer where those are kept.
+#[derive(Debug)]
+pub struct CachedRows<'a> {
+    sequences: &'a [Sequence],
+    /// The layer that the streams enter; 0: none are kept.
+    layer: usize,
+    /// [t, d] of each row, as far as [`Batch::pack`] packs it
+    streams: Vec<Tensor>,
+}
+
+impl<'a> CachedRows<'a> {
+    /// CachedRows of which nothing is kept.
+    pub fn new(sequences: &'a [Sequence]) -> CachedRows<'a> {
+        CachedRows {
+            sequences,
+            layer: 0,
+            streams: Vec::new(),
+        }
+    }
+
+    /// The rows themselves.
+    pub fn sequences(&self) -> &'a [Sequence] {
+        self.sequences
+    }
+
+    /// Packs the rows with these indices. Where their residual streams are kept, the batch
+    /// enters the model behind the layers that need not be computed again.
+    pub fn pack(&self, rows: &[usize], device: Device) -> Batch {
+        let mut batch = Batch::pack(rows.iter().map(|&row| &self.sequences[row]), device);
+        if self.layer > 0 {
+            let own =
+                |(&row, &length): (&usize, &i64)| self.streams[row].narrow(0, batch.prefix, length);
+            let prefix = self.streams[rows[0]].narrow(0, 0, batch.prefix);
+            let rest = rows.iter().zip(&batch.lengths).map(own);
+            let pieces: Vec<Tensor> = std::iter::once(prefix).chain(rest).collect();
+            batch.entry = Some((self.layer, Tensor::cat(&pieces, 0)));
+        }
+        batch
+    }
+
+    /// Bytes that the streams take.
+    pub fn stream_bytes(&self, model: &Model) -> u64 {
+        let tokens: usize = self.sequences.iter().map(|row| row.tokens.len() - 1).sum();
+        (tokens * model.config.n_embd) as u64 * bytes_of(model.precision.math)
+    }
+
+    /// Computes the streams before `layer`, with no edit below it, and keeps them. They
+    /// depend on nothing but the rows, so that a resumed run keeps the same.
+    pub fn keep(&mut self, model: &Model, layer: usize) {
+        let mut streams = Vec::with_capacity(self.sequences.len());
+        for pass in passes(self.sequences) {
+            let batch = Batch::pack(&self.sequences[pass], model.device());
+            let x = no_grad(|| model.enter(&batch, layer)); // [T, d]
+            let prefix = x.narrow(0, 0, batch.prefix);
+            let mut start = batch.prefix;
+            for &length in &batch.lengths {
+                let own = x.narrow(0, start, length);
+                streams.push(Tensor::cat(&[&prefix, &own], 0));
+                start += length;
+            }
+        }
+        (self.layer, self.streams) = (layer, streams);
+    }
+}

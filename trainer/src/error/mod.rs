@@ -1,0 +1,199 @@
+//! Everything that can stop the trainer, by cause.
+
+use std::path::PathBuf;
+
+use jola_edit::{BaseMismatch, ComposeError, GgufError, SidecarError};
+
+mod hugging_face;
+
+pub use hugging_face::{HfError, HfErrorKind};
+
+/// An error of the trainer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The base model's file is not a sound GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A directory in Hugging Face's layout cannot be used.
+    #[error(transparent)]
+    HuggingFace(#[from] HfError),
+    /// The base model's architecture is not covered.
+    #[error(
+        "{}: architecture `{found}` cannot be trained yet; supported: {}",
+        path.display(),
+        jola_edit::architectures::trainable_names()
+    )]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// `general.architecture`.
+        found: String,
+    },
+    /// The base model uses something that the reference model does not compute.
+    #[error("{}: the trainer does not know {what}", path.display())]
+    Base {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        what: String,
+    },
+    /// A tensor of the base model.
+    #[error("{}: tensor `{name}` {reason}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A data file or one of its rows.
+    #[error(transparent)]
+    Data(#[from] llama_jola::data::DataError),
+    /// The tokenizer or the chat template.
+    #[error(transparent)]
+    Engine(#[from] llama_jola::Error),
+    /// A GPU that libtorch does not see.
+    #[error(
+        "cuda:{index} is not there: libtorch sees {count} GPUs (is this libtorch built for CUDA?)"
+    )]
+    NoCuda {
+        /// The GPU asked for.
+        index: usize,
+        /// GPUs that there are.
+        count: usize,
+    },
+    /// No row is short enough.
+    #[error("{}: no row has at most {max_length} tokens (--max-length)", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        max_length: usize,
+    },
+    /// A sidecar cannot be read or written.
+    #[error(transparent)]
+    Sidecar(#[from] SidecarError),
+    /// A sidecar belongs to another base model.
+    #[error("{} does not fit {}: {mismatch}", sidecar.display(), base.display())]
+    BaseMismatch {
+        /// The sidecar's file.
+        sidecar: PathBuf,
+        /// The base model's file.
+        base: PathBuf,
+        /// The difference.
+        mismatch: BaseMismatch,
+    },
+    /// Sidecars do not go together.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// A target of LoRA that the base model does not have.
+    #[error(
+        "there is no matrix `{target}` to adapt in this base model's layers, which have: {targets}"
+    )]
+    LoraTarget {
+        /// The name.
+        target: String,
+        /// The names that there are.
+        targets: String,
+    },
+    /// A LoRA adapter does not fit the base model or the reference model.
+    #[error("{}: {reason}", path.display())]
+    LoraFile {
+        /// The adapter's file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {n_vocab}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A checkpoint that cannot be used.
+    #[error("{} is no sound checkpoint: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A new run would wipe out one that is not finished.
+    #[error(
+        "{} holds an unfinished run, {step} steps done: continue it with --resume, or remove \
+         the folder to start anew", folder.display()
+    )]
+    Unfinished {
+        /// The run directory.
+        folder: PathBuf,
+        /// Steps done.
+        step: usize,
+    },
+    /// A run cannot be continued with other settings.
+    #[error(
+        "{} cannot be continued exactly (--allow-changes lets settings differ, but not base, \
+         data or method):{differences}", folder.display()
+    )]
+    Changed {
+        /// The run directory.
+        folder: PathBuf,
+        /// One line for each setting.
+        differences: String,
+    },
+    /// Another process uses the run directory.
+    #[error("{} is in use by another jola-train", folder.display())]
+    Busy {
+        /// The run directory.
+        folder: PathBuf,
+    },
+    /// Saved optimiser state that does not belong to this run.
+    #[error("saved state: {what}")]
+    State {
+        /// What does not fit.
+        what: String,
+    },
+    /// The loss is no longer a number.
+    #[error(
+        "the loss is {loss} at step {step}: lower --lr (or --gate-lr), or train with --dtype f32"
+    )]
+    Diverged {
+        /// First such step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
+    /// A limit of memory that the run cannot keep.
+    #[error(
+        "the run needs at least {:.2} GiB, --max-memory allows {:.2}: lower --batch-size or \
+         --max-length, or train with --dtype bf16", gib(*.least), gib(*.limit)
+    )]
+    Memory {
+        /// What is allowed, in bytes.
+        limit: u64,
+        /// What is needed with every layer computed again, in bytes.
+        least: u64,
+    },
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}

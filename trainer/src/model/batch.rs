@@ -1,0 +1,259 @@
+//! Packing: the sequences of a batch laid end to end, without padding, and what all of
+//! them begin with only once.
+//!
+//! The prompts of a task mostly share their first part (a template, an instruction, a list
+//! of labels). In a causal model what comes later changes nothing there, so that part is
+//! computed once for the whole batch, forwards and backwards. The result is the same.
+
+use std::ops::Range;
+
+use tch::{Device, Tensor};
+
+/// Shared prefixes of fewer tokens are not worth the wider attention of what follows.
+const SHORTEST_PREFIX: usize = 8;
+
+/// A tokenised row: the prompt's tokens, then the response's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Prompt and response.
+    pub tokens: Vec<i64>,
+    /// How many of them are the prompt; the loss is on the others.
+    pub n_prompt: usize,
+}
+
+impl Sequence {
+    /// Tokens that the loss is on; the first token of a sequence cannot be predicted.
+    pub fn n_targets(&self) -> usize {
+        self.tokens.len() - self.n_prompt.max(1)
+    }
+}
+
+/// Sequences ready for one forward pass. T tokens in all, R rows whose logits are wanted.
+#[derive(Debug)]
+pub struct Batch {
+    /// [T] token ids: the shared prefix, then the rest of each sequence
+    pub tokens: Tensor,
+    /// [T] position of each token in its own sequence
+    pub positions: Tensor,
+    /// P, tokens that all sequences begin with and that are computed once; 0 without.
+    pub prefix: i64,
+    /// What each sequence has beyond the prefix; P and their sum make T.
+    pub lengths: Vec<i64>,
+    /// [R] rows of the packed tokens whose logits are wanted
+    pub rows: Tensor,
+    /// [R] the token that follows each of `rows`; [0] without targets
+    pub targets: Tensor,
+    /// A layer and the residual stream [T, d] before it, where it is known already
+    pub entry: Option<(usize, Tensor)>,
+}
+
+impl Batch {
+    /// Packs training sequences: `rows` are the positions that predict a response token.
+    /// The last token of a sequence predicts nothing and is left out.
+    pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a Sequence>, device: Device) -> Batch {
+        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
+        let mut packer = Packer::new(shared_prefix(&sequences));
+        for Sequence { tokens, n_prompt } in sequences {
+            let first = (*n_prompt).max(1);
+            packer.push(&tokens[..tokens.len() - 1], first - 1);
+            packer.targets.extend_from_slice(&tokens[first..]);
+        }
+        packer.finish(device)
+    }
+
+    /// One sequence with every row selected and no targets.
+    pub fn all_rows(tokens: &[i64], device: Device) -> Batch {
+        let mut packer = Packer::new(0);
+        packer.push(tokens, 0);
+        packer.finish(device)
+    }
+
+    /// Tokens of all sequences, each with its prefix.
+    pub fn n_tokens(&self) -> usize {
+        (self.lengths.iter().sum::<i64>() + self.prefix * self.lengths.len() as i64) as usize
+    }
+
+    /// R, the tokens that the loss is on.
+    pub fn n_rows(&self) -> usize {
+        self.rows.numel()
+    }
+}
+
+/// Size of a packed batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchSize {
+    /// T, tokens that are computed: what all sequences begin with counts once.
+    pub tokens: usize,
+    /// Tokens of all sequences.
+    pub context: usize,
+    /// R, tokens that the loss is on.
+    pub targets: usize,
+}
+
+impl BatchSize {
+    /// Of these sequences together.
+    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> BatchSize {
+        let batch = Batch::pack(sequences, Device::Cpu);
+        BatchSize {
+            tokens: batch.tokens.numel(),
+            context: batch.n_tokens(),
+            targets: batch.n_rows(),
+        }
+    }
+}
+
+/// How many tokens all of the sequences begin with, as far as no row is selected there.
+fn shared_prefix(sequences: &[&Sequence]) -> usize {
+    let [first, others @ ..] = sequences else {
+        return 0;
+    };
+    let unselected = |sequence: &Sequence| sequence.n_prompt.max(1) - 1;
+    let mut shared = unselected(first);
+    for other in others {
+        let pairs = first.tokens.iter().zip(&other.tokens);
+        let same = pairs.take_while(|(a, b)| a == b).count();
+        shared = shared.min(same).min(unselected(other));
+    }
+    if others.is_empty() || shared < SHORTEST_PREFIX {
+        return 0;
+    }
+    shared
+}
+
+/// Tokens of one forward pass without a gradient.
+const PASS_TOKENS: usize = 2048;
+
+/// The numbers of the sequences of each forward pass without a gradient, in order.
+pub(crate) fn passes(sequences: &[Sequence]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let rest = &sequences[start..];
+        let end = start + fitting(rest, PASS_TOKENS).min(rest.len());
+        let pass = std::mem::replace(&mut start, end)..end;
+        (!pass.is_empty()).then_some(pass)
+    })
+}
+
+/// How many of the first sequences have at most `tokens` tokens together; at least one.
+pub(crate) fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
+    let mut sum = 0;
+    let fits = sequences.iter().take_while(|sequence| {
+        sum += sequence.tokens.len();
+        sum <= tokens
+    });
+    fits.count().max(1)
+}
+
+#[derive(Default)]
+struct Packer {
+    prefix: usize,
+    tokens: Vec<i64>,
+    positions: Vec<i64>,
+    lengths: Vec<i64>,
+    rows: Vec<i64>,
+    targets: Vec<i64>,
+}
+
+impl Packer {
+    fn new(prefix: usize) -> Packer {
+        Packer {
+            prefix,
+            ..Packer::default()
+        }
+    }
+
+    /// Adds a sequence whose rows from `first` on are selected.
+    fn push(&mut self, tokens: &[i64], first: usize) {
+        let start = if self.tokens.is_empty() {
+            0
+        } else {
+            self.prefix
+        };
+        let shift = self.tokens.len() as i64 - start as i64;
+        self.tokens.extend_from_slice(&tokens[start..]);
+        self.positions.extend(start as i64..tokens.len() as i64);
+        self.lengths.push((tokens.len() - self.prefix) as i64);
+        let rows = first as i64..tokens.len() as i64;
+        self.rows.extend(rows.map(|row| row + shift));
+    }
+
+    fn finish(self, device: Device) -> Batch {
+        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        Batch {
+            tokens: tensor(&self.tokens),
+            positions: tensor(&self.positions),
+            prefix: self.prefix as i64,
+            rows: tensor(&self.rows),
+            targets: tensor(&self.targets),
+            lengths: self.lengths,
+            entry: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_without_padding_and_selects_what_predicts_the_response() {
+        let a = Sequence {
+            tokens: vec![5, 6, 7, 8],
+            n_prompt: 2,
+        };
+        let b = Sequence {
+            tokens: vec![9, 10],
+            n_prompt: 1,
+        };
+        let batch = Batch::pack([&a, &b], Device::Cpu);
+        let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
+        assert_eq!(list(&batch.tokens), [5, 6, 7, 9]);
+        assert_eq!(list(&batch.positions), [0, 1, 2, 0]);
+        assert_eq!(batch.lengths, [3, 1]);
+        assert_eq!(list(&batch.rows), [1, 2, 3]);
+        assert_eq!(list(&batch.targets), [7, 8, 10]);
+        assert_eq!((batch.n_tokens(), batch.n_rows()), (4, 3));
+    }
+
+    #[test]
+    fn an_empty_prompt_predicts_from_its_first_token_on() {
+        let a = Sequence {
+            tokens: vec![5, 6, 7],
+            n_prompt: 0,
+        };
+        let batch = Batch::pack([&a], Device::Cpu);
+        assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [6, 7]);
+    }
+
+    #[test]
+    fn a_shared_prefix_is_packed_once() {
+        let start: Vec<i64> = (20..30).collect();
+        let row = |rest: &[i64], n_prompt| Sequence {
+            tokens: [&start, rest].concat(),
+            n_prompt,
+        };
+        let batch = Batch::pack([&row(&[1, 2, 3], 12), &row(&[4, 5], 11)], Device::Cpu);
+        let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
+        assert_eq!((batch.prefix, &batch.lengths[..]), (10, &[2, 1][..]));
+        assert_eq!(list(&batch.tokens), [&start[..], &[1, 2, 4]].concat());
+        assert_eq!(
+            list(&batch.positions),
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 10]
+        );
+        assert_eq!(list(&batch.rows), [11, 12]);
+        assert_eq!(list(&batch.targets), [3, 5]);
+        assert_eq!(batch.n_tokens(), 23);
+    }
+
+    #[test]
+    fn a_prefix_ends_before_the_first_selected_row() {
+        let row = |n_prompt| Sequence {
+            tokens: (0..20).collect(),
+            n_prompt,
+        };
+        assert_eq!(shared_prefix(&[&row(15), &row(12)]), 11);
+        assert_eq!(shared_prefix(&[&row(8), &row(15)]), 0, "too short");
+        assert_eq!(shared_prefix(&[&row(15)]), 0, "nobody to share with");
+        assert_eq!(shared_prefix(&[]), 0);
+    }
+}

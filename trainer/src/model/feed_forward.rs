@@ -1,0 +1,109 @@
+//! Feed-forward layers: one gated pair of matrices, or a mixture of experts.
+
+use tch::{Kind, Tensor};
+
+use crate::architectures::Activation;
+
+use super::linear::Linear;
+use super::low_rank::{JoinedMatrix, LowRankChanges};
+
+/// Frozen weights of a feed-forward layer.
+#[derive(Debug)]
+pub enum FeedForward {
+    /// W_down (f(W_gate h) ⊙ W_up h)
+    Dense {
+        /// [2F, d]: gate, then up
+        gate_up: Linear,
+        /// [d, F]
+        down: Linear,
+    },
+    /// A few such layers per token, chosen and weighted by a router.
+    Experts {
+        /// [E, d]
+        router: Tensor,
+        /// Experts per token.
+        used: usize,
+        /// [E, F, d]
+        gate: Tensor,
+        /// [E, F, d]
+        up: Tensor,
+        /// [E, d, F]
+        down: Tensor,
+    },
+}
+
+/// Smallest sum of expert weights that they are divided by: ggml's, the least normal f16.
+const MIN_WEIGHT_SUM: f64 = 6.103_515_625e-5;
+
+impl FeedForward {
+    /// Output [T, d] for input `h` [T, d], without experts with low-rank changes; routing in
+    /// number format `math`.
+    pub fn forward(
+        &self,
+        h: &Tensor,
+        changes: &LowRankChanges,
+        activation: Activation,
+        math: Kind,
+    ) -> Tensor {
+        match self {
+            FeedForward::Dense { gate_up, down } => {
+                let gate_up = gate_up
+                    .forward(h, changes.of(JoinedMatrix::GateUp))
+                    .chunk(2, -1); // 2 × [T, F]
+                let inner = gated(&gate_up[0], &gate_up[1], activation);
+                down.forward(&inner, changes.of(JoinedMatrix::Down))
+            }
+            FeedForward::Experts {
+                router,
+                used,
+                gate,
+                up,
+                down,
+            } => {
+                let (weights, chosen) = route(h, router, *used, math); // [T, used] both
+                let mut output = h.zeros_like().to_kind(math); // [T, d]
+                for expert in 0..router.size()[0] {
+                    let hits = chosen.eq(expert).nonzero(); // [n, 2]: token, place
+                    if hits.size()[0] == 0 {
+                        continue;
+                    }
+                    let (tokens, places) = (hits.select(1, 0), hits.select(1, 1));
+                    let x = h.index_select(0, &tokens); // [n, d]
+                    let matrix = |all: &Tensor| all.get(expert);
+                    let linear = |x: &Tensor, m: &Tensor| x.linear::<Tensor>(&matrix(m), None);
+                    let y = gated(&linear(&x, gate), &linear(&x, up), activation); // [n, F]
+                    let y = linear(&y, down).to_kind(math); // [n, d]
+                    let weight = weights.index(&[Some(&tokens), Some(&places)]); // [n]
+                    output = output.index_add(0, &tokens, &(y * weight.unsqueeze(1)));
+                }
+                output.to_kind(h.kind())
+            }
+        }
+    }
+
+    /// Gate-and-up and down matrices of a layer without experts.
+    pub fn dense(&self) -> Option<(&Linear, &Linear)> {
+        match self {
+            FeedForward::Dense { gate_up, down } => Some((gate_up, down)),
+            FeedForward::Experts { .. } => None,
+        }
+    }
+}
+
+/// Weights and numbers of the experts that each token uses: [T, used] both.
+fn route(h: &Tensor, router: &Tensor, used: usize, math: Kind) -> (Tensor, Tensor) {
+    let scores = h.linear::<Tensor>(router, None); // [T, E]
+    let shares = scores.softmax(-1, math);
+    let (weights, chosen) = shares.topk(used as i64, -1, true, false);
+    let sum = weights.sum_dim_intlist(-1, true, math);
+    (weights / sum.clamp_min(MIN_WEIGHT_SUM), chosen)
+}
+
+/// f(gate) ⊙ up
+fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Tensor {
+    let gate = match activation {
+        Activation::Silu => gate.silu(),
+        Activation::Gelu => gate.gelu("tanh"),
+    };
+    gate * up
+}

@@ -1,0 +1,41 @@
+//! The reference model: what the base model computes, written to be read beside llama.cpp's
+//! graph, and what may change in each of its layers.
+//!
+//! `config` (with `keys` and `rope`) says what the base is like, `loading` reads its weights,
+//! `decoder` computes logits of a `batch` with `attention`, `feed_forward` and, in each layer,
+//! a `change`: an edit of head outputs and low-rank changes of matrices.
+
+mod arithmetic;
+mod attention;
+mod batch;
+mod change;
+mod config;
+mod decoder;
+mod feed_forward;
+mod head_edit;
+mod keys;
+mod layer;
+mod linear;
+mod loading;
+mod low_rank;
+mod pass_context;
+mod precision;
+mod rope;
+mod rotation;
+mod tensor_reader;
+
+pub(crate) use batch::{fitting, passes, BatchSize};
+pub use batch::{Batch, Sequence};
+pub use change::LayerChange;
+pub use config::{Config, ExpertCount, LayerConfig};
+pub use decoder::Model;
+pub use feed_forward::FeedForward;
+pub use head_edit::HeadEdit;
+pub(crate) use layer::adaptable_matrices;
+pub use layer::Layer;
+pub use linear::Linear;
+pub use low_rank::{JoinedMatrix, LowRank, LowRankChanges};
+pub(crate) use precision::bytes_of;
+pub use precision::Precision;
+pub use rope::Rope;
+pub use rotation::Frequencies;

@@ -1,0 +1,25 @@
+//! What watches a run.
+
+use super::state::State;
+use super::step_record::{StepRecord, ValidationRecord};
+
+/// Watches a run.
+pub trait Observer {
+    /// Whether the records of the last steps are wanted now; asked after every step.
+    fn due(&mut self) -> bool {
+        false
+    }
+    /// Records of the last steps, in order; every step comes once.
+    fn steps(&mut self, _records: &[StepRecord]) {}
+    /// A validation.
+    fn validated(&mut self, _record: &ValidationRecord) {}
+    /// A line for the log.
+    fn log(&mut self, _line: &str) {}
+    /// Whether [`checkpoint`](Self::checkpoint) is wanted now; asked after every step.
+    fn checkpoint_due(&mut self) -> bool {
+        false
+    }
+    /// Where the run stood after the steps that records have come for; the loss that its
+    /// parameters lead to is finite.
+    fn checkpoint(&mut self, _state: &State) {}
+}

@@ -1,0 +1,6 @@
+//! The reference model, its training and its base models, on small seeded random models.
+
+mod architectures;
+mod decoder;
+mod huggingface;
+mod training;

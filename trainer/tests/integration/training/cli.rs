@@ -1,0 +1,232 @@
+//! The programs: exit codes, messages, and no output file where something is wrong.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use jola_edit::Sidecar;
+use tempfile::TempDir;
+
+use super::support::write_model;
+
+const ROWS: &str = r#"{"prompt": "t4t5t6", "completion": "t7"}
+{"prompt": "t5t5", "completion": "t8"}
+{"prompt": "t6t9t4t4", "completion": "t9"}
+"#;
+
+/// A folder with a model and rows.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path());
+    std::fs::write(folder.path().join("rows.jsonl"), ROWS).unwrap();
+    folder
+}
+
+fn run(program: &str, folder: &Path, args: &str) -> Output {
+    let mut command = Command::new(program);
+    command.current_dir(folder).args(args.split_whitespace());
+    command.output().unwrap()
+}
+
+/// On one thread: threads that wait for each other are slow where the machine is busy.
+fn train(folder: &Path, args: &str) -> Output {
+    let args = format!("{args} -t 1");
+    run(env!("CARGO_BIN_EXE_jola-train-core"), folder, &args)
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs a training that must fail, and checks that no output is left behind.
+fn failure(folder: &Path, args: &str) -> (i32, String) {
+    let output = train(folder, &format!("{args} -o edit.gguf"));
+    assert!(!folder.join("edit.gguf").exists(), "{args}");
+    (output.status.code().unwrap(), stderr(&output))
+}
+
+#[test]
+fn a_run_writes_a_sidecar_and_says_how_fast_it_was() {
+    let folder = folder();
+    let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 8 --batch-size 2";
+    let output = train(folder.path(), args);
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.contains(" tokens/s") && text.contains("trained in "),
+        "{text}"
+    );
+    let sidecar = Sidecar::read(folder.path().join("edit.gguf")).unwrap();
+    assert_eq!(
+        (
+            sidecar.block_count,
+            sidecar.head_dim,
+            sidecar.method.as_str()
+        ),
+        (2, 16, "jola")
+    );
+    let first = std::fs::read(folder.path().join("edit.gguf")).unwrap();
+    assert!(train(folder.path(), args).status.success());
+    assert_eq!(
+        first,
+        std::fs::read(folder.path().join("edit.gguf")).unwrap()
+    );
+
+    let args = "logits -m tiny.gguf --jola edit.gguf:0.5 --tokens 1,5,6 -o logits.bin";
+    assert!(train(folder.path(), args).status.success());
+    let logits = std::fs::read(folder.path().join("logits.bin")).unwrap();
+    assert_eq!(logits.len(), 3 * testkit::tiny::VOCABULARY * 4);
+}
+
+#[test]
+fn rows_that_are_too_long_are_named() {
+    let folder = folder();
+    let args =
+        "-m tiny.gguf --data rows.jsonl --steps 2 --max-length 6 --valid-share 0 -o edit.gguf";
+    let output = train(folder.path(), args);
+    let text = stderr(&output);
+    assert!(output.status.success(), "{}: {text}", output.status);
+    assert!(
+        text.contains("left out 1 rows of more than 6 tokens, lines 3"),
+        "{text}"
+    );
+}
+
+#[test]
+fn bad_input_is_exit_code_1() {
+    let folder = folder();
+    let path = folder.path();
+    std::fs::write(path.join("empty.jsonl"), "").unwrap();
+    std::fs::write(path.join("half.jsonl"), "{\"prompt\": \"t4\"}\n").unwrap();
+    std::fs::write(path.join("no.gguf"), "GGUF").unwrap();
+    let model = std::fs::read(path.join("tiny.gguf")).unwrap();
+    std::fs::write(path.join("short.gguf"), &model[..model.len() / 2]).unwrap();
+    let cases = [
+        ("-m none.gguf --data rows.jsonl", "none.gguf"),
+        ("-m no.gguf --data rows.jsonl", "no.gguf"),
+        ("-m short.gguf --data rows.jsonl", "short.gguf"),
+        ("-m tiny.gguf --data none.jsonl", "none.jsonl"),
+        (
+            "-m tiny.gguf --data empty.jsonl",
+            "empty.jsonl holds no rows",
+        ),
+        (
+            "-m tiny.gguf --data half.jsonl",
+            "half.jsonl, line 1: no completion",
+        ),
+        (
+            "-m tiny.gguf --data rows.jsonl --valid empty.jsonl",
+            "empty.jsonl holds no rows",
+        ),
+        (
+            "-m tiny.gguf --data rows.jsonl --max-length 2",
+            "no row has at most 2 tokens",
+        ),
+        (
+            "-m tiny.gguf --data rows.jsonl --device cuda:77",
+            "cuda:77 is not there",
+        ),
+        ("-m tiny.gguf --data rows.jsonl --chat", "chat template"),
+        (
+            "-m tiny.gguf --data rows.jsonl --lr 1e39 --steps 9",
+            "the loss is",
+        ),
+    ];
+    for (args, message) in cases {
+        let (code, text) = failure(path, args);
+        assert_eq!(code, 1, "{args}: {text}");
+        assert!(
+            text.starts_with("error: ") || text.contains("\nerror: "),
+            "{args}: {text}"
+        );
+        assert!(text.contains(message), "{args}: {text}");
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_found_before_the_training() {
+    let folder = folder();
+    for output in ["none/edit.gguf", "."] {
+        let args = format!("-m tiny.gguf --data rows.jsonl -o {output}");
+        let output = train(folder.path(), &args);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains("cannot write") && !text.contains("step"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn wrong_options_are_exit_code_2() {
+    let folder = folder();
+    for args in [
+        "-m tiny.gguf",
+        "-m tiny.gguf --data rows.jsonl --sparsity 1",
+        "-m tiny.gguf --data rows.jsonl --sparsity 0.9,1",
+        "-m tiny.gguf --data rows.jsonl --sparsity 0.9,0.8,0.7",
+        "-m tiny.gguf --data rows.jsonl --sparsity ,0.9",
+        "-m tiny.gguf --data rows.jsonl --sparsity 0.5 --lambda 1",
+        "-m tiny.gguf --data rows.jsonl --lr 0",
+        "-m tiny.gguf --data rows.jsonl --lr nan",
+        "-m tiny.gguf --data rows.jsonl --epochs 0",
+        "-m tiny.gguf --data rows.jsonl --device gpu",
+        "-m tiny.gguf --data rows.jsonl --method best",
+    ] {
+        let (code, text) = failure(folder.path(), args);
+        assert_eq!(code, 2, "{args}: {text}");
+    }
+}
+
+#[test]
+fn logits_refuse_what_does_not_fit() {
+    let folder = folder();
+    std::fs::write(folder.path().join("no.gguf"), "GGUF").unwrap();
+    for (args, message) in [
+        ("--tokens 96", "token 96 is outside the vocabulary of 96"),
+        ("--tokens 1 --jola no.gguf", "no.gguf"),
+        ("--tokens 1 --jola tiny.gguf", "tiny.gguf"),
+    ] {
+        let output = train(
+            folder.path(),
+            &format!("logits -m tiny.gguf {args} -o out.bin"),
+        );
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains(message) && !folder.path().join("out.bin").exists(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn without_libtorch_the_launcher_says_what_to_do() {
+    let launcher = env!("CARGO_BIN_EXE_jola-train");
+    let output = Command::new(launcher)
+        .env("LIBTORCH", "/nowhere")
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in [
+        "/nowhere/lib has no libtorch_cpu",
+        "make build",
+        "libtorch 2.13",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn the_launcher_starts_the_trainer() {
+    let output = Command::new(env!("CARGO_BIN_EXE_jola-train"))
+        .arg("--version")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        output.stdout,
+        format!("jola-train {}\n", env!("CARGO_PKG_VERSION")).as_bytes()
+    );
+}

@@ -1,0 +1,214 @@
+//! A run that is cut off and continued gives what it would have given in one go.
+
+use jola_trainer::method::{LoraConfig, Method};
+use jola_trainer::model::{Model, Precision};
+use jola_trainer::train::{
+    Observer, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
+};
+use jola_trainer::Error;
+
+use super::runs::{bytes, SETTINGS};
+use super::support::{model, rows};
+
+/// Keeps all records, and the state after some steps.
+#[derive(Default)]
+struct Keeper {
+    steps: Vec<StepRecord>,
+    validations: Vec<ValidationRecord>,
+    /// Steps after which the state is kept.
+    keep: Vec<usize>,
+    states: Vec<State>,
+    asked: usize,
+}
+
+impl Observer for Keeper {
+    fn steps(&mut self, records: &[StepRecord]) {
+        self.steps.extend_from_slice(records);
+    }
+
+    fn validated(&mut self, record: &ValidationRecord) {
+        self.validations.push(*record);
+    }
+
+    fn checkpoint_due(&mut self) -> bool {
+        self.asked += 1;
+        self.keep.contains(&self.asked)
+    }
+
+    fn checkpoint(&mut self, state: &State) {
+        let tensors = state.tensors.iter();
+        self.states.push(State {
+            counters: state.counters.clone(),
+            tensors: tensors.map(|(n, t)| (n.clone(), t.copy())).collect(),
+        });
+    }
+}
+
+/// A run from `state` on: the sidecar's bytes, and what was watched.
+fn run(
+    model: &Model,
+    settings: &Settings,
+    state: Option<&State>,
+    keep: &[usize],
+) -> (Vec<u8>, Keeper) {
+    let (train, valid) = (rows(24, 1), rows(8, 2));
+    let mut trainer = Trainer::new(model, settings, &train, &valid).unwrap();
+    if let Some(state) = state {
+        trainer.restore(state).unwrap();
+    }
+    let mut keeper = Keeper {
+        keep: keep.to_vec(),
+        ..Keeper::default()
+    };
+    let (trained, _) = trainer.run(&mut keeper).unwrap();
+    (bytes(model, &trained), keeper)
+}
+
+/// What a record says apart from the clock.
+fn without_clock(record: &StepRecord) -> StepRecord {
+    StepRecord {
+        tokens_per_second: 0.0,
+        ..record.clone()
+    }
+}
+
+/// Steps of the learn phase, its end, the prune phase, its end, and the polish phase before
+/// and after validations: 60 steps are 15 + 24 + 21.
+#[test]
+fn a_run_continues_exactly_from_any_step() {
+    let model = model(Precision::F32);
+    let methods = [
+        Method::Jola,
+        Method::Ungated,
+        Method::Lofit { heads: 3, l1: 1e-3 },
+        Method::Lora(LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            targets: vec!["attn_v".to_owned()],
+        }),
+    ];
+    for method in methods {
+        let settings = Settings {
+            method: method.clone(),
+            ..SETTINGS
+        };
+        let keep = [1, 7, 15, 16, 30, 39, 40, 47, 52, 59];
+        let (whole, watched) = run(&model, &settings, None, &keep);
+        assert_eq!(watched.states.len(), keep.len());
+        for state in &watched.states {
+            let step = state.counters.step;
+            let (rest, resumed) = run(&model, &settings, Some(state), &[]);
+            assert_eq!(whole, rest, "{method:?} continued after step {step}");
+            let steps: Vec<StepRecord> = resumed.steps.iter().map(without_clock).collect();
+            let expected: Vec<StepRecord> =
+                watched.steps[step..].iter().map(without_clock).collect();
+            assert_eq!(steps, expected, "{method:?} continued after step {step}");
+            let later = watched.validations.iter().filter(|v| v.step > step);
+            assert_eq!(
+                resumed.validations,
+                later.copied().collect::<Vec<_>>(),
+                "{method:?} continued after step {step}"
+            );
+        }
+    }
+}
+
+#[test]
+fn records_tell_when_each_gate_closed() {
+    let model = model(Precision::F32);
+    let (_, watched) = run(&model, &SETTINGS, None, &[]);
+    let steps: Vec<usize> = watched.steps.iter().map(|record| record.step).collect();
+    assert_eq!(steps, (1..=SETTINGS.steps).collect::<Vec<_>>());
+    let mut open = [[true; 8]; 2]; // two layers of four heads
+    for record in &watched.steps {
+        for (half, name) in ["scale", "offset"].iter().enumerate() {
+            let turned = [(&record.opened, true), (&record.closed, false)];
+            for (list, now) in turned {
+                for &(layer, head) in list.get(*name).into_iter().flatten() {
+                    assert_ne!(open[half][layer * 4 + head], now, "{record:?}");
+                    open[half][layer * 4 + head] = now;
+                }
+            }
+            let count = open[half].iter().filter(|open| **open).count();
+            assert_eq!(record.open[*name], count, "{record:?}");
+        }
+    }
+    assert_eq!(open.as_flattened().iter().filter(|open| **open).count(), 4);
+    assert!(watched.steps.iter().any(|record| record.lambda > 0.0));
+}
+
+#[test]
+fn a_state_of_other_parameters_is_refused() {
+    let model = model(Precision::F32);
+    let (_, watched) = run(&model, &SETTINGS, None, &[3]);
+    let settings = Settings {
+        method: Method::Ungated,
+        ..SETTINGS
+    };
+    let (train, valid) = (rows(24, 1), rows(8, 2));
+    let mut additive = watched.states[0]
+        .tensors
+        .iter()
+        .map(|(n, t)| (n.clone(), t.copy()))
+        .collect::<Vec<_>>();
+    additive.retain(|(name, _)| !name.starts_with("scale.vectors"));
+    let state = State {
+        counters: watched.states[0].counters.clone(),
+        tensors: additive,
+    };
+    let mut trainer = Trainer::new(&model, &settings, &train, &valid).unwrap();
+    match trainer.restore(&state) {
+        Err(Error::State { what }) => assert_eq!(what, "scale.vectors.value is missing"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// With a rate this high the loss on held-out rows grows at once.
+#[test]
+fn patience_stops_a_run_and_the_best_is_kept() {
+    let model = model(Precision::F32);
+    let settings = |patience| Settings {
+        method: Method::Ungated,
+        lr: 0.3,
+        patience,
+        ..SETTINGS
+    };
+    let (patient, all) = run(&model, &settings(0), None, &[]);
+    let (hasty, some) = run(&model, &settings(1), None, &[]);
+    assert_eq!(all.validations.len(), SETTINGS.recipe.validations);
+    let first_worse = all.validations.iter().position(|v| !v.best).unwrap();
+    assert_eq!(some.validations, all.validations[..=first_worse]);
+    assert_eq!(some.steps.len(), all.validations[first_worse].step);
+    let best_later = all.validations[first_worse..].iter().any(|v| v.best);
+    assert_eq!(patient == hasty, !best_later);
+}
+
+/// The recipe says which validation is the best: the paper's goes by the loss.
+#[test]
+fn the_best_has_most_rows_exact_or_the_lowest_loss() {
+    let (model, valid) = (model(Precision::F32), rows(64, 2));
+    let validations = |best_by_loss| {
+        let settings = Settings {
+            method: Method::Ungated,
+            lr: 0.3,
+            recipe: Recipe {
+                best_by_loss,
+                validations: 30,
+                ..Recipe::DEFAULT
+            },
+            ..SETTINGS
+        };
+        let (train, mut keeper) = (rows(24, 1), Keeper::default());
+        let trainer = Trainer::new(&model, &settings, &train, &valid).unwrap();
+        trainer.run(&mut keeper).unwrap();
+        keeper.validations
+    };
+    let (by_rows, by_loss) = (validations(false), validations(true));
+    let kept = |all: &[ValidationRecord]| all.iter().rfind(|v| v.best).unwrap().validation;
+    let (most, lowest) = (kept(&by_rows), kept(&by_loss));
+    assert!(by_loss.iter().all(|v| v.validation.loss >= lowest.loss));
+    assert!(by_rows
+        .iter()
+        .all(|v| !v.validation.is_better(&most, valid.len())));
+    assert!(most.exact > lowest.exact && most.loss > lowest.loss);
+}
