@@ -88,7 +88,7 @@ fn read(path: &Path, text: &str) -> Page {
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_GFM;
     let (mut heading, mut block): (Option<String>, Option<Block>) = (None, None);
     for (event, span) in Parser::new_ext(text, options).into_offset_iter() {
-        let line = text[..span.start].lines().count().max(1);
+        let line = text[..span.start].matches('\n').count() + 1;
         match event {
             Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                 let what = dest_url.into_string();
