@@ -27,11 +27,18 @@ mod ffi {
 /// Edits attached to a raw `llama_context`.
 ///
 /// Dropping it takes the edits out again and must happen before `llama_free`.
-#[derive(Debug)]
 pub struct Hook {
     ctx: NonNull<sys::llama_context>,
     /// Boxed: llama.cpp holds its address. Freed after the graphs that use it.
     edits: Box<DeviceEdits>,
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hook")
+            .field("ctx", &self.ctx)
+            .finish_non_exhaustive()
+    }
 }
 
 // SAFETY: the hook's own state is Send and Sync; the context pointer is only used where the

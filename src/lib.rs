@@ -6,7 +6,7 @@
 //! edits to a context and runs it.
 //!
 //! ```no_run
-//! use llama_jola::{Context, ContextParams, EditSet, Model, ModelParams, Sidecar};
+//! use llama_jola::{CompletionParams, Context, ContextParams, Model, ModelParams, Sidecar};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let model = Model::load("base.gguf", &ModelParams::default())?;
@@ -14,14 +14,22 @@
 //! let edits = model.compose(&[(&sidecar, 1.0)])?;
 //! let mut context = Context::new(&model, &ContextParams::default())?;
 //! context.set_edits(&edits)?;
-//! let tokens = model.tokenize_prompt("Message: where is my parcel?\nTeam:")?;
-//! let logits = context.logits_of(&tokens)?; // [n_tokens, n_vocab]
+//! let prompt = "Message: where is my parcel?\nTeam:";
+//! println!("{}", context.complete(prompt, &CompletionParams::default())?);
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! [`generate`](generate::generate) continues many prompts at once, in tokens;
+//! [`Context::decode`] and [`Context::logits`] are llama.cpp's own steps.
+//!
+//! A program that embeds the library needs no command line: without the default feature `cli`
+//! neither clap nor what else only the command uses is compiled.
+//!
 //! How the edit gets into llama.cpp's graph is told in [`hook`]; the file format in
 //! `docs/reference/sidecar-format.md`.
+
+#![deny(missing_debug_implementations)]
 
 pub mod bake;
 pub mod bench;
@@ -38,6 +46,8 @@ pub mod import;
 mod jinja;
 mod logging;
 pub mod lora;
+#[cfg(feature = "cli")]
+pub mod manuals;
 pub mod model;
 pub mod sampler;
 pub mod stats;

@@ -1,7 +1,7 @@
 // Edits in a C program of your own: one context that writes without an edit, with it, and
-// without it again.
+// without it again. To build it, on one line, and to run it:
 //
-//     cc -o switch examples/c/switch.c -I plugin -I LLAMA_CPP/include -I LLAMA_CPP/ggml/include \
+//     cc -o switch examples/c/switch.c -I plugin -I LLAMA_CPP/include -I LLAMA_CPP/ggml/include
 //         -L target/release -ljola -L LLAMA_CPP/build/bin -lllama -lggml -lggml-base
 //     ./switch base.gguf edit.gguf 'Message: Where is my parcel?'
 //

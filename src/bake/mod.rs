@@ -191,7 +191,9 @@ fn baked_metadata(base: &Metadata, baked: &[Ingredient]) -> Result<Metadata, Ggu
     };
     let mut metadata = Metadata::new();
     for (key, value) in base.iter() {
-        if !jola_edit::gguf::SPLIT_KEYS.contains(&key) && ![NAMES, STRENGTHS, DIGESTS].contains(&key) {
+        if !jola_edit::gguf::SPLIT_KEYS.contains(&key)
+            && ![NAMES, STRENGTHS, DIGESTS].contains(&key)
+        {
             metadata.insert(key, value.clone())?;
         }
     }

@@ -12,6 +12,7 @@ use crate::model::Model;
 use crate::Error;
 
 /// The edits, at an address that a context may hold.
+#[derive(Debug)]
 pub(super) struct CallbackEdits {
     edits: EditSet,
     values: Vec<f32>,

@@ -64,7 +64,8 @@ pub fn load_times(
             .iter()
             .map(|(path, strength)| Ok((Sidecar::read(path)?, *strength)));
         let loaded: Vec<(Sidecar, f32)> = loaded.collect::<Result<_, Error>>()?;
-        let pairs: Vec<(&Sidecar, f32)> = loaded.iter().map(|(s, strength)| (s, *strength)).collect();
+        let pairs: Vec<(&Sidecar, f32)> =
+            loaded.iter().map(|(s, strength)| (s, *strength)).collect();
         let edits = model.compose(&pairs)?;
         read.push(start.elapsed().as_secs_f64() * 1e3);
         let start = Instant::now();

@@ -80,6 +80,7 @@ pub struct Cost {
 }
 
 /// A context that takes a [`Route`].
+#[derive(Debug)]
 pub struct Routed {
     /// Freed before what it calls, and never handed out without it.
     context: Context,

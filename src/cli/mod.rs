@@ -15,10 +15,12 @@ mod progress;
 mod run;
 mod with;
 
-pub use advice::advice;
+use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use advice::advice;
 
 #[derive(Parser)]
 #[command(
@@ -55,6 +57,12 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Run a program that has its own llama.cpp, such as llama-server, with edits
     With(with::WithArgs),
+    /// Write man pages and shell completions to a folder
+    #[command(hide = true)]
+    Manuals {
+        /// Folder to write to; `man` and `completions` are made in it
+        folder: PathBuf,
+    },
 }
 
 /// Parses the command line and runs the command.
@@ -72,5 +80,7 @@ pub fn run() -> Result<()> {
         Command::Bake(args) => bake::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::With(args) => with::run(&args),
+        Command::Manuals { folder } => llama_jola::manuals::write(Cli::command(), &folder)
+            .with_context(|| format!("writing manuals to {}", folder.display())),
     }
 }

@@ -1,12 +1,21 @@
 //! Trains JoLA edits with libtorch on the GGUF file that llama.cpp will serve.
 //!
-//! The way through: [`base`] opens the frozen base model (a GGUF, or by [`hf`] a Hugging
-//! Face directory), [`arch`], [`config`] and [`weights`] read it, [`model`]
-//! computes it, [`edits`] with [`gates`] or [`lora`] hold what is trained, [`dataset`] and [`batch`]
-//! bring the [`rows`], [`train`] runs the three phases of [`schedule`] with [`optim`] and
-//! [`penalty`] as [`recipe`] says, and [`export`] writes the sidecar, or [`lora_file`] the adapter. [`run_dir`]
-//! keeps a run's metrics and its [`checkpoint`]. [`logits`] checks the result against
-//! llama.cpp.
+//! The crate is a staircase. Each step uses only those before it, and no two files use each
+//! other; the test in `staircase.rs` sees to that:
+//!
+//! 1. `error`: everything that can stop the trainer.
+//! 2. `rng`: randomness that is keyed by seed, purpose and step.
+//! 3. [`architectures`]: what differs between the models that can be trained, a row for each.
+//! 4. [`base`]: the frozen base model as it is stored, a GGUF or a Hugging Face directory.
+//! 5. [`model`]: what the base model computes, and what a layer changes in it.
+//! 6. [`data`]: the rows, tokenised, split and ordered.
+//! 7. [`method`]: what is trained, from its first values to the file that it ends in.
+//! 8. [`train`]: the loop over steps, with its schedule, penalty and optimiser.
+//! 9. `report`: progress, and the run directory with its checkpoint and pictures.
+//! 10. [`cli`]: the command line, which puts a run together.
+//!
+//! What is public is what the integration tests compare with llama.cpp and with the published
+//! method, part by part, and [`cli::Cli`], which the program runs.
 
 // Shapes such as [T] stand in brackets in the docs; they are no links.
 #![allow(rustdoc::broken_intra_doc_links)]
@@ -20,6 +29,8 @@ pub mod method;
 pub mod model;
 mod report;
 mod rng;
+#[cfg(test)]
+mod staircase;
 pub mod train;
 
 pub use error::Error;

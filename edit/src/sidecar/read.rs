@@ -10,6 +10,21 @@ use crate::gguf::{self, Array, GgmlType, Gguf, Metadata, Tensor, Value};
 impl Sidecar {
     /// Reads and checks a file.
     ///
+    /// ```no_run
+    /// use jola_edit::Sidecar;
+    ///
+    /// # fn main() -> Result<(), jola_edit::SidecarError> {
+    /// let sidecar = Sidecar::read("edit.gguf")?;
+    /// let stats = sidecar.stats();
+    /// println!("{}: {} of {} heads", sidecar.name, stats.edited_heads, stats.heads);
+    /// // What is odd about the file, but no reason to refuse it.
+    /// for warning in &sidecar.warnings {
+    ///     eprintln!("warning: {warning}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Any [`SidecarErrorKind`] but `EmptyLayer`, with the path.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, SidecarError> {

@@ -11,8 +11,7 @@ use svg::Node;
 
 use super::chart::{legend, picture, text, Chart, Mark, Scale, INK, MARGIN, SOFT, WIDTH};
 use super::run_dir::METRICS;
-use crate::train::Phase;
-use crate::train::{StepRecord, ValidationRecord};
+use crate::train::{Phase, StepRecord, ValidationRecord};
 
 /// The loss of steps and validations.
 pub const LOSS: &str = "loss.svg";

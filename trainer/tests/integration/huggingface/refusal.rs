@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
-use jola_trainer::cli::command::Cli;
+use jola_trainer::cli::Cli;
 use safetensors::Dtype;
 use serde_json::{json, Value as Json};
 use tempfile::TempDir;

@@ -4,7 +4,7 @@ use clap::Parser;
 use jola_edit::gguf::Gguf;
 use jola_edit::{BaseShape, Sidecar};
 use jola_trainer::base;
-use jola_trainer::cli::command::Cli;
+use jola_trainer::cli::Cli;
 use serde_json::json;
 
 use super::fixture::{write_gguf, Golden};

@@ -79,7 +79,7 @@ fn lofit_edits_the_heads_with_the_largest_scales_by_offsets_alone() {
     let first_stage = edits.final_changes();
     assert!(first_stage
         .iter()
-        .all(|edit| edit.factor.is_some() && edit.offset.is_none()));
+        .all(|edit| edit.heads.factor.is_some() && edit.heads.offset.is_none()));
     no_grad(|| {
         for (layer, head, value) in [(1, 3, -0.5), (0, 1, 0.25), (1, 0, 0.125)] {
             let _ = edits.halves[0].vectors.get(layer).get(head).fill_(value);

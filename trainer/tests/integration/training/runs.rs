@@ -189,8 +189,8 @@ fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     let trained = edits.layer_changes(&edits.fixed_gates());
     for (composed, trained) in composed.iter().zip(&trained) {
         for (a, b) in [
-            (&composed.factor, &trained.factor),
-            (&composed.offset, &trained.offset),
+            (&composed.heads.factor, &trained.heads.factor),
+            (&composed.heads.offset, &trained.heads.offset),
         ] {
             match (a, b) {
                 (Some(a), Some(b)) => assert!(a.allclose(b, 1e-6, 1e-6, false)),
