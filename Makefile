@@ -29,7 +29,7 @@ manuals: build ## man pages and shell completions, in target/manuals
 demo: build ## train an edit on example data, evaluate without and with it
 	scripts/demo.sh
 
-test: build ## all tests
+test: build ## all tests: what the examples print and the documentation shows, too
 	$(ENV) cargo test $(FLAGS)
 
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
