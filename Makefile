@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header clean
+.PHONY: help setup build manuals demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -21,10 +21,15 @@ setup: ## install system packages, download libtorch and the test model
 build: setup ## all release binaries, in target/release
 	$(ENV) cargo build $(FLAGS)
 
+MANUALS = $${CARGO_TARGET_DIR:-target}/manuals
+manuals: build ## man pages and shell completions, in target/manuals
+	$(ENV) for program in llama-jola jola-train; do \
+		"$${CARGO_TARGET_DIR:-target}/release/$$program" manuals "$(MANUALS)"; done
+
 demo: build ## train an edit on example data, evaluate without and with it
 	scripts/demo.sh
 
-test: build ## all tests
+test: build ## all tests: what the examples print and the documentation shows, too
 	$(ENV) cargo test $(FLAGS)
 
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)

@@ -101,7 +101,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
 
 /// The format of Python's `json.dumps`.
 struct Python {
-    /// Between items.
+    /// What stands between items.
     item: String,
     /// Between key and value.
     key: String,

@@ -20,7 +20,7 @@ pub enum Between {
     Norm,
 }
 
-/// One architecture.
+/// What llama.cpp does in one architecture, as far as baking depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Architecture {
     /// `general.architecture`.

@@ -42,15 +42,15 @@ pub enum BakeError {
     MissingTensor {
         /// The model's (first) file.
         file: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
     },
     /// An output projection, bias or scale of unexpected dimensions.
     #[error("{}: tensor `{tensor}` has dimensions {found:?}, expected {expected:?}", file.display())]
     Shape {
-        /// The file.
+        /// The file that holds it.
         file: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// What the edit and the other tensors ask for.
         expected: Vec<u64>,
@@ -60,17 +60,17 @@ pub enum BakeError {
     /// A tensor that cannot have the type asked for.
     #[error("tensor `{tensor}` cannot be written as {outtype}: {reason}")]
     OutType {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// What was asked for.
         outtype: OutType,
-        /// Why not.
+        /// What about the tensor forbids it.
         reason: String,
     },
     /// The output would replace the base while it is read.
     #[error("{} is the base model: choose another output file", path.display())]
     OverBase {
-        /// The path.
+        /// The path, which both were given.
         path: PathBuf,
     },
     /// No type is close enough to the live edit.
@@ -79,7 +79,7 @@ pub enum BakeError {
         list(measured)
     )]
     TooFar {
-        /// The limit.
+        /// Largest mean divergence that was allowed, in nats.
         limit: f64,
         /// Mean divergence of each type, in nats.
         measured: Vec<(OutType, f64)>,

@@ -26,7 +26,7 @@ pub enum OutType {
     Q8_0,
     /// 16-bit floats.
     F16,
-    /// bfloat16.
+    /// bfloat16, a 32-bit float without its lower half.
     Bf16,
     /// 32-bit floats.
     F32,
@@ -61,7 +61,7 @@ impl fmt::Display for OutType {
 /// A tensor that differs from the base's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// Its name.
+    /// Name of the tensor.
     pub tensor: String,
     /// ggml's name of its type in the base, `None` if it is new.
     pub from: Option<&'static str>,
@@ -268,7 +268,7 @@ impl<'a> Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// The model.
+    /// The model that is baked into.
     pub(super) fn base(&self) -> &Splits {
         self.base
     }

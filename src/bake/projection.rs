@@ -12,22 +12,22 @@ const CHUNK: usize = 1 << 18;
 /// What goes wrong while a tensor is written.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
-    /// ggml refused.
+    /// ggml cannot turn the stored type into floats, or floats into it.
     #[error("{tensor}: {error}")]
     Ggml {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its reason.
+        /// What ggml said.
         error: Error,
     },
     /// The result leaves the range of 32-bit floats, or the base's values were never in it.
     #[error("{tensor}: value {index} of the result is {value}")]
     NotFinite {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Position in the tensor.
         index: usize,
-        /// The value.
+        /// The value that is not finite.
         value: f32,
     },
     /// The system refused.

@@ -47,7 +47,7 @@ pub struct ContextParams {
     /// Tokens held of all sequences together, those that sequences share counted once;
     /// 0: `n_ctx` for each.
     pub n_cells: u32,
-    /// Most tokens in one call of [`Context::decode`].
+    /// Most tokens in one call of [`Context::decode`](crate::Context::decode).
     pub n_batch: u32,
     /// Most tokens computed at once.
     pub n_ubatch: u32,

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Longest n-gram.
+/// Words of the longest n-grams that are counted.
 const ORDER: usize = 4;
 /// Counts of a row: matched n-grams, n-grams, tokens of the output, tokens of the reference.
 pub const COUNTS: usize = 2 * ORDER + 2;

@@ -11,9 +11,9 @@ use crate::Error;
 /// Two reports on the same rows.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// Without edits.
+    /// The report without edits.
     pub unedited: Report,
-    /// With edits.
+    /// The report with edits.
     pub edited: Report,
     /// Edited minus unedited score.
     pub difference: f64,

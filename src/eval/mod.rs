@@ -67,7 +67,7 @@ impl Metric {
 /// How to score.
 #[derive(Clone, Debug)]
 pub struct Params {
-    /// The metric.
+    /// What an answer is measured by.
     pub metric: Metric,
     /// Most tokens of an answer that is generated.
     pub n_predict: usize,
@@ -148,7 +148,7 @@ impl Prediction {
 pub struct Report {
     /// What was measured.
     pub metric: Metric,
-    /// Rows scored.
+    /// How many rows were scored.
     pub n: usize,
     /// Rows answered with an accepted text, for metrics that are accuracies.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,7 +160,7 @@ pub struct Report {
     pub score: f64,
     /// 95 % interval of the score: Wilson's for accuracies, else by bootstrap.
     pub ci95: [f64; 2],
-    /// Wall time.
+    /// How long it took on the clock.
     pub seconds: f64,
     /// Row by row, in the order of the file.
     #[serde(skip)]

@@ -54,43 +54,43 @@ pub enum ImportErrorKind {
     /// A NumPy array that breaks its format.
     #[error("`{name}` is not a valid NumPy array")]
     Npy {
-        /// The array.
+        /// Name of the array.
         name: String,
     },
     /// An element type that edits are never stored as.
     #[error("tensor `{tensor}` is of type {found}, expected a float of 16, 32 or 64 bits")]
     ElementType {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its type.
+        /// Type of its elements.
         found: String,
     },
     /// An array beyond what an edit needs.
     #[error("tensor `{tensor}` has shape {shape:?}, more than {limit} values")]
     TooLarge {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Length of each of its dimensions.
         shape: Vec<u64>,
-        /// Most values.
+        /// Most values that are read.
         limit: u64,
     },
     /// A tensor whose data are not all there.
     #[error("tensor `{tensor}` needs {needed} bytes of `{storage}`, which has {found}")]
     Truncated {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Where its data lie.
         storage: String,
-        /// Bytes needed.
+        /// Bytes that its shape asks for.
         needed: u64,
-        /// Bytes there.
+        /// Bytes that there are.
         found: u64,
     },
     /// The same tensor in two of the files.
     #[error("tensor `{tensor}` is also in {other}")]
     Duplicate {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The other file.
         other: String,
@@ -122,7 +122,7 @@ pub enum ImportErrorKind {
     /// A tensor whose shape is not the model's.
     #[error("tensor `{tensor}` has shape {found:?}, expected {expected}")]
     Shape {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// What the model asks for.
         expected: String,
@@ -132,7 +132,7 @@ pub enum ImportErrorKind {
     /// A layer or head that the model does not have.
     #[error("tensor `{tensor}` is for {what} {found}, the model has {count}")]
     OutOfRange {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// `layer` or `head`.
         what: &'static str,
@@ -144,11 +144,11 @@ pub enum ImportErrorKind {
     /// A value that is infinite or not a number.
     #[error("tensor `{tensor}`: value {index} is {value}")]
     NotFinite {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its position.
+        /// Position in the array.
         index: usize,
-        /// The value.
+        /// What is stored there.
         value: f32,
     },
     /// A configuration that is not pyvene's.

@@ -45,7 +45,7 @@ pub enum Format {
 /// How to import.
 #[derive(Clone, Debug)]
 pub struct ImportParams {
-    /// The layout.
+    /// Whose layout the files have.
     pub format: Format,
     /// Free text: what the edit is.
     pub name: String,
@@ -58,7 +58,7 @@ pub struct ImportParams {
 /// The model that an edit is for.
 #[derive(Clone, Debug)]
 pub struct ImportBase<'a> {
-    /// Its shape.
+    /// Layers, heads and head width, which the edit must fit.
     pub shape: &'a BaseShape,
     /// Its name, free text.
     pub name: &'a str,

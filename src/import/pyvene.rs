@@ -61,7 +61,7 @@ enum Change {
     Zero,
 }
 
-/// One intervention.
+/// An intervention that a sidecar can express.
 struct Intervention {
     target: Target,
     layer: u32,

@@ -88,14 +88,16 @@ fn vocabulary() -> usize {
 
 /// ‖a − b‖ / ‖b‖ of the worst position; `a` and `b` are pairs of rows.
 pub fn worst_error<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> f64 {
-    let errors = pairs.map(|(a, b)| {
-        assert_eq!(a.len(), b.len());
-        let differences = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b));
-        norm(differences) / norm(b.iter().map(|v| f64::from(*v)))
-    });
-    let errors: Vec<f64> = errors.collect();
+    let errors: Vec<f64> = pairs.map(|(a, b)| relative_error(a, b)).collect();
     assert!(!errors.is_empty());
     errors.into_iter().fold(0.0, f64::max)
+}
+
+/// ‖a − b‖ / ‖b‖
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b));
+    norm(differences) / norm(b.iter().map(|v| f64::from(*v)))
 }
 
 /// The worst position's relative error between all logits of two engines.

@@ -42,7 +42,7 @@ pub fn built(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "{} is missing: run `make test`, which builds all programs first",
+        "{} is missing: run `make test`, which builds all programs and examples first",
         path.display()
     );
     path

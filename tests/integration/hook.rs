@@ -12,6 +12,8 @@ use llama_jola::hook::Hook;
 use llama_jola::{
     CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Model, ModelParams,
 };
+use testkit::logits::relative_error;
+use testkit::Random;
 
 const LAYERS: u32 = 30;
 const WIDTH: usize = 9 * 64;
@@ -19,7 +21,7 @@ const TEXT: &str = "The ferry to the island leaves at nine, and the last one bac
 
 /// Rows with values in ±`size`; every third layer lacks a scale, every fourth an offset.
 fn random_edits(seed: u64, size: f32) -> EditSet {
-    let mut random = testkit::Random::new(seed);
+    let mut random = Random::new(seed);
     let mut row = |base: f32| Some((0..WIDTH).map(|_| base + size * random.signed()).collect());
     let layers = (0..LAYERS).map(|layer| {
         let factor = if layer % 3 == 1 { None } else { row(1.0) };
@@ -46,13 +48,6 @@ fn params() -> ContextParams {
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|value| value.to_bits()).collect()
-}
-
-/// ‖a − b‖ / ‖b‖
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
-    difference / norm(&mut b.iter().map(|b| f64::from(*b)))
 }
 
 /// What the eval callback works with.
@@ -212,10 +207,10 @@ fn attach_change_and_detach_between_decodes() {
     let detached = context.logits_of(&tokens).unwrap();
 
     assert!(
-        distance(&with_a, &plain) > 0.05,
+        relative_error(&with_a, &plain) > 0.05,
         "the edit must matter for this test to mean much"
     );
-    assert!(distance(&with_b, &with_a) > 0.05);
+    assert!(relative_error(&with_b, &with_a) > 0.05);
     assert!(bits(&with_a) == bits(&fresh(&a)));
     assert!(bits(&with_b) == bits(&fresh(&b)));
     assert!(bits(&detached) == bits(&plain));
@@ -296,8 +291,8 @@ fn an_edit_means_the_same_with_a_quantised_cache() {
         context.logits_of(&tokens).unwrap()
     };
     let (none, edits) = (EditSet::default(), random_edits(7, 0.3));
-    let effect = distance(&run(CacheType::F16, &edits), &run(CacheType::F16, &none));
-    let error = distance(&run(CacheType::Q8_0, &edits), &run(CacheType::F16, &edits));
+    let effect = relative_error(&run(CacheType::F16, &edits), &run(CacheType::F16, &none));
+    let error = relative_error(&run(CacheType::Q8_0, &edits), &run(CacheType::F16, &edits));
     assert!(
         error < 0.2 * effect,
         "cache error {error}, effect of the edit {effect}"

@@ -7,6 +7,7 @@ mod base;
 mod bench;
 mod cli;
 mod describe;
+mod examples;
 mod hook;
 mod import;
 mod likelihood;

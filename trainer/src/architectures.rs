@@ -15,7 +15,7 @@ pub enum RopePairs {
 /// RMSNorm of queries and keys before the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
-    /// None.
+    /// Queries and keys are not normalised.
     No,
     /// Each head by itself.
     Head,
@@ -51,14 +51,14 @@ pub enum Window {
     No,
     /// If the metadata give a width.
     IfGiven {
-        /// Layers per group.
+        /// How many layers make a group.
         pattern: usize,
     },
     /// Always; `width` unless the metadata give another.
     Always {
-        /// Layers per group.
+        /// How many layers make a group.
         pattern: usize,
-        /// Tokens.
+        /// The width in tokens.
         width: usize,
     },
 }
@@ -77,7 +77,7 @@ pub enum LocalRope {
 /// Mixtures of experts in place of the feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Experts {
-    /// Never.
+    /// Every layer has one feed-forward layer, whatever the metadata say.
     No,
     /// If `expert_count` is given; each expert is as wide as `feed_forward_length` says.
     IfGiven,
@@ -115,7 +115,7 @@ pub struct Architecture {
     pub activation: Activation,
     /// Whether `ffn_up` holds the gate's rows too, before its own.
     pub fused_gate_up: bool,
-    /// Mixtures of experts.
+    /// Whether it has mixtures of experts.
     pub experts: Experts,
     /// Matrices besides query, key and value that may come with a bias.
     pub biases: &'static [&'static str],
@@ -129,6 +129,18 @@ pub struct Architecture {
     pub logit_cap: Option<f64>,
     /// Whether the metadata hold multipliers of embeddings, residual, scores and logits.
     pub multipliers: bool,
+}
+
+impl Architecture {
+    /// The scale of attention scores where the metadata give none: `width`^(-1/2), for one of
+    /// the models `per_head`^(-1/2), with d/H numbers per head.
+    pub fn score_scale(&self, n_layer: usize, per_head: usize, width: usize) -> f64 {
+        let width = match self.wide_scale_layers == Some(n_layer) {
+            true => per_head,
+            false => width,
+        };
+        (width as f64).powf(-0.5)
+    }
 }
 
 /// The llama architecture, from which the others are told.

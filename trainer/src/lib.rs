@@ -33,4 +33,4 @@ mod rng;
 mod staircase;
 pub mod train;
 
-pub use error::Error;
+pub use error::{Error, HfError, HfErrorKind};

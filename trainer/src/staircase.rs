@@ -47,6 +47,10 @@ fn imports(module: &Module, code: &str) -> Vec<Module> {
         for (at, _) in code.match_indices(root) {
             let name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
             let path = &code[at + root.len()..];
+            assert!(
+                !path.starts_with('{') && !path.starts_with("super::"),
+                "{module:?}: give each module a `use` of its own, by its name"
+            );
             let path = &path[..path.find(|c| !name(c)).unwrap_or(path.len())];
             let own = module[..parent].iter().cloned();
             let path = path.split("::").filter(|part| !part.is_empty());

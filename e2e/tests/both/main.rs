@@ -6,6 +6,7 @@ mod bad_input;
 mod docs;
 mod help;
 mod lora;
+mod manuals;
 mod parity;
 mod programs;
 mod quantised;

@@ -40,7 +40,9 @@ fn it_compiles_and_links_with_the_header_and_the_library() {
         .filter_map(|line| line.split_once("undefined reference to `"))
         .map(|(_, name)| name.trim_end_matches('\''))
         .collect();
-    assert!(missing.contains(&"llama_decode"), "{said}");
+    assert!(missing.contains(&"llama_tokenize"), "{said}");
+    // libjola stands in for this one, which is why it is linked first.
+    assert!(!missing.contains(&"llama_decode"), "{said}");
     let of_llama = |name: &&str| name.starts_with("llama_") || name.starts_with("ggml_");
     assert!(missing.iter().all(of_llama), "{said}");
 }

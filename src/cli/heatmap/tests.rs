@@ -15,7 +15,7 @@ fn edit(heads: &[u32]) -> Sidecar {
     let mut layers = BTreeMap::new();
     for (layer, &count) in heads.iter().enumerate() {
         let chosen = |seed: usize| -> Vec<u32> {
-            let chosen = |head: &u32| (*head as usize * 7 + layer * seed) % 5 == 0;
+            let chosen = |head: &u32| (*head as usize * 7 + layer * seed).is_multiple_of(5);
             (0..count).filter(chosen).collect()
         };
         let half = |seed| Some(vectors(chosen(seed), layer as f32)).filter(|v| !v.heads.is_empty());

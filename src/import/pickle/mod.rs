@@ -19,7 +19,7 @@ pub enum PickleError {
     /// It ends in the middle of an instruction, or uses values that are not there.
     #[error("the pickle is damaged at byte {at}: {what}")]
     Damaged {
-        /// Where.
+        /// Byte at which it shows.
         at: usize,
         /// What is wrong.
         what: &'static str,
@@ -27,9 +27,9 @@ pub enum PickleError {
     /// An instruction that dictionaries of tensors do not need.
     #[error("the pickle uses instruction {code:#04x} at byte {at}, which is not read here")]
     Instruction {
-        /// The instruction.
+        /// Number of the instruction.
         code: u8,
-        /// Where.
+        /// Byte at which it stands.
         at: usize,
     },
     /// A class or function that is not data.
@@ -41,9 +41,9 @@ pub enum PickleError {
     /// Data nested or repeated beyond what a checkpoint needs.
     #[error("the pickle is too large or too deeply nested ({what}, the limit is {limit})")]
     Limit {
-        /// Which limit.
+        /// What is counted.
         what: &'static str,
-        /// It.
+        /// Most of it that is read.
         limit: usize,
     },
 }
@@ -92,7 +92,7 @@ pub struct TensorRef {
     pub storage: String,
     /// Type of its elements.
     pub element: ElementType,
-    /// First element.
+    /// Position of the first element in the storage.
     pub offset: u64,
     /// Dimensions, the slowest first.
     pub shape: Vec<u64>,
@@ -107,9 +107,9 @@ pub enum Value {
     Other,
     /// A whole number.
     Int(i64),
-    /// Text.
+    /// Text, such as a key.
     Text(Rc<str>),
-    /// A tensor.
+    /// A tensor, whose values lie in a storage.
     Tensor(Rc<TensorRef>),
     /// A tuple or list, and its depth.
     Sequence(Rc<Vec<Value>>, u32),

@@ -30,7 +30,7 @@ pub struct StoredRows<'a> {
     pub ggml_type: u32,
     /// The stored numbers.
     pub bytes: &'a [u8],
-    /// How many rows.
+    /// How many rows there are.
     pub rows: usize,
     /// Numbers in a row.
     pub columns: usize,
@@ -43,12 +43,12 @@ pub struct StoredRows<'a> {
 /// Where a wanted row stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// As stored.
+    /// Rows are wanted as they are stored.
     Stored,
     /// Rows of `heads` heads, stored with the pairs of rotary embedding half a head apart,
     /// wanted side by side.
     PairUp {
-        /// How many heads.
+        /// How many heads the rows belong to.
         heads: usize,
     },
 }

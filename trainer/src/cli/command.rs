@@ -1,7 +1,10 @@
 //! The command line of `jola-train`: its commands, and which code does them.
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use llama_jola::manuals;
 
 use super::logits::{self, LogitsArgs};
 use super::method_args::MethodArgs;
@@ -40,6 +43,12 @@ pub struct Cli {
 enum Command {
     /// Write the reference model's logits, to compare with llama.cpp's.
     Logits(LogitsArgs),
+    /// Write man pages and shell completions to a folder.
+    #[command(hide = true)]
+    Manuals {
+        /// Folder to write to; `man` and `completions` are made in it.
+        folder: PathBuf,
+    },
 }
 
 impl Cli {
@@ -50,8 +59,28 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => logits::run(args),
+            (Some(Command::Manuals { folder }), _) => manuals::write(Cli::command(), &folder)
+                .with_context(|| format!("writing manuals to {}", folder.display())),
             (None, Some(args)) => train(&args, &self.method, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_names_the_program_that_users_start() {
+        for (words, usage) in [
+            (&["--help"][..], "Usage: jola-train [OPTIONS]"),
+            (&["logits", "--help"], "Usage: jola-train logits [OPTIONS]"),
+        ] {
+            let words = ["bin/jola-train-core"].iter().chain(words);
+            let help = Cli::try_parse_from(words).unwrap_err().to_string();
+            assert!(help.contains(usage), "{help}");
+            assert!(!help.contains("jola-train-core"), "{help}");
         }
     }
 }

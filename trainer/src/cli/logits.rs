@@ -21,10 +21,10 @@ pub(super) struct LogitsArgs {
     /// Base model: a GGUF file, or a directory in Hugging Face's layout.
     #[arg(short, long, value_name = "BASE.gguf|DIR")]
     model: PathBuf,
-    /// A sidecar to apply, with a scale after the last colon; may be given several times.
+    /// A sidecar to apply, with its strength after the last colon; may be given several times.
     #[arg(long, value_name = "EDIT.gguf[:S]")]
     jola: Vec<String>,
-    /// A LoRA adapter to apply, with a scale after the last colon; may be given several times.
+    /// A LoRA adapter to apply, with its strength after the last colon; may be given several times.
     #[arg(long, value_name = "LORA.gguf[:S]")]
     lora: Vec<String>,
     /// Token ids, separated by commas.
@@ -69,7 +69,7 @@ struct Applied {
     path: PathBuf,
     /// What the file holds.
     sidecar: Sidecar,
-    /// By how much.
+    /// How much of it is applied, by the user's choice.
     strength: f32,
 }
 

@@ -13,18 +13,18 @@ pub(super) struct Machine {
     pub threads: usize,
 }
 
-/// `--device`.
+/// What `--device` may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPU that libtorch sees, else the CPU.
     Auto,
-    /// The CPU.
+    /// The CPU, even where there is a GPU.
     Cpu,
-    /// One GPU.
+    /// The GPU of this number.
     Cuda(usize),
 }
 
-/// `--dtype`.
+/// What `--dtype` may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DtypeChoice {
     /// bf16 where it is fast, else f32.

@@ -16,7 +16,7 @@ const LORA_RANK: usize = 8;
 /// The attention matrices: what edits act on too.
 const LORA_TARGETS: [&str; 4] = ["attn_q", "attn_k", "attn_v", "attn_output"];
 
-/// What to train.
+/// The options that say what is trained.
 #[derive(Debug, Args)]
 pub struct MethodArgs {
     /// What to train.
@@ -45,7 +45,7 @@ pub struct MethodArgs {
     lora_targets: Vec<String>,
 }
 
-/// `--recipe`.
+/// What `--recipe` may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RecipeName {
     /// Learn, prune to --sparsity, polish.
@@ -67,7 +67,7 @@ impl RecipeName {
 
 const METHODS: &str = "Options of single methods";
 
-/// `--method`.
+/// What `--method` may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MethodName {
     /// Scale and offset of a head's output, each behind its own gate.

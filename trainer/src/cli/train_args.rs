@@ -84,7 +84,7 @@ pub(crate) struct TrainArgs {
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = count)]
     pub(super) threads: Option<usize>,
-    /// Most memory to use, in GiB. If need be, lower layers are computed again in the backward
+    /// Most memory to use, in GiB. If need be, lower layers are recomputed in the backward
     /// pass: less memory, the same result, up to half more time.
     #[arg(long, value_name = "GIB", value_parser = positive)]
     pub(super) max_memory: Option<f64>,
@@ -132,13 +132,41 @@ impl TrainArgs {
         n_rows: usize,
     ) -> Result<Settings> {
         let method = options.method(self.lambda, config)?;
-        let paper = options.recipe == RecipeName::Paper;
         let defaults = options.recipe.defaults();
         let sampler = Sampler {
             n_rows,
             batch_size: self.batch_size.unwrap_or(defaults.batch_size),
             seed: self.seed,
         };
+        self.refuse_options_of_others(&method, options.recipe)?;
+        let epochs = self.epochs.unwrap_or(defaults.epochs);
+        let steps = self.steps.unwrap_or(epochs * sampler.steps_per_epoch());
+        let epochs = steps.div_ceil(sampler.steps_per_epoch());
+        let lr = self.lr.or(defaults.lr);
+        Ok(Settings {
+            lr: lr.unwrap_or_else(|| method.default_lr()),
+            method,
+            sparsity: match (self.lambda, self.sparsity) {
+                (Some(lambda), _) => Sparsity::Lambda(lambda),
+                (None, Some(shares)) => Sparsity::Target(shares),
+                (None, None) => defaults.sparsity,
+            },
+            steps,
+            batch_size: sampler.batch_size,
+            gate_lr: self.gate_lr,
+            patience: self.patience.unwrap_or(defaults.patience),
+            recomputed: 0,
+            seed: self.seed,
+            recipe: match options.recipe {
+                RecipeName::Default => Recipe::default(),
+                RecipeName::Paper => Recipe::paper(steps, epochs, config.n_head),
+            },
+        })
+    }
+
+    /// Refuses what the method or the recipe has no place for.
+    fn refuse_options_of_others(&self, method: &Method, recipe: RecipeName) -> Result<()> {
+        let paper = recipe == RecipeName::Paper;
         let of_gates = [
             ("--recipe paper", paper),
             ("--sparsity", self.sparsity.is_some()),
@@ -165,28 +193,6 @@ impl TrainArgs {
                 "--recipe paper goes by --lambda, not --sparsity"
             );
         }
-        let epochs = self.epochs.unwrap_or(defaults.epochs);
-        let steps = self.steps.unwrap_or(epochs * sampler.steps_per_epoch());
-        let epochs = steps.div_ceil(sampler.steps_per_epoch());
-        let lr = self.lr.or(defaults.lr);
-        Ok(Settings {
-            lr: lr.unwrap_or_else(|| method.default_lr()),
-            method,
-            sparsity: match (self.lambda, self.sparsity) {
-                (Some(lambda), _) => Sparsity::Lambda(lambda),
-                (None, Some(shares)) => Sparsity::Target(shares),
-                (None, None) => defaults.sparsity,
-            },
-            steps,
-            batch_size: sampler.batch_size,
-            gate_lr: self.gate_lr,
-            patience: self.patience.unwrap_or(defaults.patience),
-            recomputed: 0,
-            seed: self.seed,
-            recipe: match options.recipe {
-                RecipeName::Default => Recipe::default(),
-                RecipeName::Paper => Recipe::paper(steps, epochs, config.n_head),
-            },
-        })
+        Ok(())
     }
 }

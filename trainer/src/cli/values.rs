@@ -21,7 +21,6 @@ pub(super) fn shares(text: &str) -> Result<ClosedShares, String> {
     })
 }
 
-/// A positive number.
 pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
@@ -29,7 +28,6 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A whole number from 1.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),

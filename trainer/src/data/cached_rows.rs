@@ -28,13 +28,13 @@ impl<'a> CachedRows<'a> {
         }
     }
 
-    /// The rows themselves.
+    /// The rows as tokens.
     pub fn sequences(&self) -> &'a [Sequence] {
         self.sequences
     }
 
     /// Packs the rows with these indices. Where their residual streams are kept, the batch
-    /// enters the model behind the layers that need not be computed again.
+    /// enters the model behind the layers that need no recomputation.
     pub fn pack(&self, rows: &[usize], device: Device) -> Batch {
         let mut batch = Batch::pack(rows.iter().map(|&row| &self.sequences[row]), device);
         if self.layer > 0 {

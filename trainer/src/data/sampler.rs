@@ -5,7 +5,7 @@ use crate::rng::{Purpose, Rng};
 /// Which rows each step trains on: every epoch visits every row once in a new order.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampler {
-    /// Rows in all.
+    /// How many rows there are.
     pub n_rows: usize,
     /// Rows of a step; the last step of an epoch takes what is left.
     pub batch_size: usize,

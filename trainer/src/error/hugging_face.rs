@@ -13,7 +13,7 @@ pub enum HfErrorKind {
     Io {
         /// What was tried, as in "cannot open it".
         action: &'static str,
-        /// The system's answer.
+        /// What the system answered.
         source: std::io::Error,
     },
     /// Not JSON, or not of the expected form.
@@ -40,13 +40,13 @@ pub enum HfErrorKind {
     Architecture {
         /// The first of `architectures`.
         found: String,
-        /// Those that can.
+        /// The architectures that can be trained.
         supported: String,
     },
     /// Weights that are stored in a way that is not read.
     #[error("{what}; expected safetensors in float32, float16 or bfloat16")]
     Weights {
-        /// What was found.
+        /// The way in which they are stored.
         what: String,
     },
     /// A shard that the index names is not there.
@@ -54,9 +54,9 @@ pub enum HfErrorKind {
     ShardMissing {
         /// The file that is not there.
         shard: String,
-        /// How many tensors.
+        /// How many tensors the shard holds.
         tensors: usize,
-        /// One of them.
+        /// The name of one of these tensors.
         first: String,
     },
     /// The file is not as long as its header says.

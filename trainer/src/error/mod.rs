@@ -34,7 +34,7 @@ pub enum Error {
     Base {
         /// The file.
         path: PathBuf,
-        /// What.
+        /// What it uses.
         what: String,
     },
     /// A tensor of the base model.
@@ -68,7 +68,7 @@ pub enum Error {
     NoRows {
         /// The file.
         path: PathBuf,
-        /// The limit.
+        /// The most tokens that a row may have.
         max_length: usize,
     },
     /// A sidecar cannot be read or written.
@@ -81,7 +81,7 @@ pub enum Error {
         sidecar: PathBuf,
         /// The base model's file.
         base: PathBuf,
-        /// The difference.
+        /// In what the two differ.
         mismatch: BaseMismatch,
     },
     /// Sidecars do not go together.
@@ -92,9 +92,9 @@ pub enum Error {
         "there is no matrix `{target}` to adapt in this base model's layers, which have: {targets}"
     )]
     LoraTarget {
-        /// The name.
+        /// The name that was asked for.
         target: String,
-        /// The names that there are.
+        /// The names of the matrices that can be adapted.
         targets: String,
     },
     /// A LoRA adapter does not fit the base model or the reference model.
@@ -102,13 +102,13 @@ pub enum Error {
     LoraFile {
         /// The adapter's file.
         path: PathBuf,
-        /// What is wrong.
+        /// What does not fit.
         reason: String,
     },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     Token {
-        /// The id.
+        /// The token's id.
         token: u32,
         /// Size of the vocabulary.
         n_vocab: usize,
@@ -145,7 +145,7 @@ pub enum Error {
     Unfinished {
         /// The run directory.
         folder: PathBuf,
-        /// Steps done.
+        /// Steps that it has done.
         step: usize,
     },
     /// A run cannot be continued with other settings.
@@ -178,7 +178,7 @@ pub enum Error {
     Diverged {
         /// First such step, from 1.
         step: usize,
-        /// The loss.
+        /// The loss of that step.
         loss: f64,
     },
     /// A limit of memory that the run cannot keep.
@@ -189,7 +189,7 @@ pub enum Error {
     Memory {
         /// What is allowed, in bytes.
         limit: u64,
-        /// What is needed with every layer computed again, in bytes.
+        /// What is needed with every layer recomputed, in bytes.
         least: u64,
     },
 }

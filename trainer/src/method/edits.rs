@@ -13,7 +13,7 @@ use super::methods::Method;
 use crate::model::LayerChange;
 use crate::rng::{Purpose, Rng};
 
-/// All trainable parameters.
+/// The vectors and gates of all heads.
 #[derive(Debug)]
 pub struct Edits {
     /// How they are trained.
@@ -84,7 +84,7 @@ impl Edits {
         }
     }
 
-    /// What the trained edit is now.
+    /// What the model applies with the edit as it stands, one entry per layer.
     pub fn final_changes(&self) -> Vec<LayerChange> {
         match &self.fixed {
             Some(fixed) => self.layer_changes(fixed),

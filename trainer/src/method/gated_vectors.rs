@@ -7,7 +7,7 @@ use super::half::Half;
 /// Vectors of one half with their gates.
 #[derive(Debug)]
 pub struct GatedVectors {
-    /// Which half.
+    /// Which half of the edit they are.
     pub half: Half,
     /// [L, H, D], requires a gradient; in units of `unit`
     pub vectors: Tensor,
@@ -28,7 +28,7 @@ impl GatedVectors {
 /// Values of one half's gates.
 #[derive(Debug)]
 pub struct GateValues {
-    /// [L, H]
+    /// The gates' values, [L, H]
     pub values: Tensor,
     /// Per layer, whether any gate may be open; a layer without keeps its graph unedited.
     pub layers: Vec<bool>,

@@ -3,9 +3,9 @@
 /// The two halves of an edit `z' = (1 + g_m·m) ⊙ z + g_a·a`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
-    /// m
+    /// The scale m, by which a head's output is multiplied.
     Scale,
-    /// a
+    /// The offset a, which is added to it.
     Offset,
 }
 

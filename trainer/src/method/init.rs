@@ -7,14 +7,14 @@ use super::half::Half;
 use super::methods::Method;
 use crate::rng::{Purpose, Rng};
 
-/// Initial values.
+/// The values that vectors and gates start from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Init {
     /// Standard deviation of the vectors.
     pub vector_std: f64,
     /// Value of every `log_alpha`, or the middle of them.
     pub log_alpha: f64,
-    /// They are uniform in so much below and above it.
+    /// How far below and above `log_alpha` the values are drawn, uniformly.
     pub log_alpha_spread: f64,
     /// Offsets are in the model's own units instead of those of a head's outputs.
     pub plain_offsets: bool,

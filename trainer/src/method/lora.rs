@@ -90,7 +90,7 @@ impl Lora {
                     start: target.start,
                     a,
                     b,
-                    scale: self.config.alpha / self.config.rank as f64,
+                    factor: self.config.alpha / self.config.rank as f64,
                 };
                 layer.matrices.push(target.matrix, change);
             }
@@ -98,7 +98,7 @@ impl Lora {
         changes
     }
 
-    /// Trained numbers.
+    /// How many numbers are trained.
     pub fn n_parameters(&self) -> usize {
         let of = |target: &Target| target.a.numel() + target.b.numel();
         self.targets.iter().map(of).sum()

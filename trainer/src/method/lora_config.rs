@@ -4,12 +4,12 @@ use serde::Serialize;
 
 use crate::base::Base;
 
-/// Settings of LoRA.
+/// The size and the place of the changes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LoraConfig {
-    /// r
+    /// r, the rank of each change.
     pub rank: usize,
-    /// α
+    /// α; a change is α/r·B·A.
     pub alpha: f64,
     /// Names of the matrices without layer and `.weight`, as `attn_q`.
     pub targets: Vec<String>,

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::lora::Lora;
 use super::provenance::Provenance;
-use crate::model::{adaptable_matrices, LayerChange, LowRank, Model};
+use crate::model::{adaptable_matrices, AdaptableMatrix, LayerChange, LowRank, Model};
 use crate::Error;
 
 const GENERAL_TYPE: &str = "general.type";
@@ -74,7 +74,8 @@ fn writer(
     Ok(writer)
 }
 
-/// Reads an adapter and adds it, times the user's `strength`, to what `model` of `architecture` applies.
+/// Reads an adapter and adds it, times the user's `strength`, to what `model` of `architecture`
+/// applies.
 ///
 /// # Errors
 /// [`Error::LoraFile`] for a file that is no LoRA adapter, is for another base, or changes
@@ -87,10 +88,16 @@ pub fn add_to(
     architecture: &str,
 ) -> Result<(), Error> {
     let file = Gguf::open(path)?;
-    let fail = |reason: String| Error::LoraFile {
+    let added = check_kind(&file, architecture);
+    let added = added.and_then(|()| add_matrices(changes, &file, strength, model));
+    added.map_err(|reason| Error::LoraFile {
         path: path.to_path_buf(),
         reason,
-    };
+    })
+}
+
+/// Refuses what is no LoRA adapter for this architecture.
+fn check_kind(file: &Gguf, architecture: &str) -> Result<(), String> {
     let text = |key: &str| file.metadata().get(key).and_then(|value| value.as_str());
     for (key, expected) in [
         (GENERAL_TYPE, "adapter"),
@@ -99,56 +106,78 @@ pub fn add_to(
     ] {
         let found = text(key).unwrap_or("missing");
         if found != expected {
-            return Err(fail(format!("{key} is {found}, expected {expected}")));
+            return Err(format!("{key} is {found}, expected {expected}"));
         }
     }
+    Ok(())
+}
+
+/// Adds the low-rank change of every matrix that the file has one for.
+fn add_matrices(
+    changes: &mut [LayerChange],
+    file: &Gguf,
+    strength: f64,
+    model: &Model,
+) -> Result<(), String> {
     let alpha = file.metadata().get(ALPHA).and_then(|value| value.as_f64());
     let mut used = 0;
     for (l, (layer, change)) in model.layers.iter().zip(changes).enumerate() {
-        for part in adaptable_matrices(layer) {
-            let name = format!("blk.{l}.{}.weight.lora_", part.name);
-            let factor = |which: char| {
-                let tensor = file.tensor(&format!("{name}{which}"));
-                tensor.map(|tensor| matrix(&tensor, model)).transpose()
-            };
-            let (a, b) = match (factor('a').map_err(fail)?, factor('b').map_err(fail)?) {
-                (Some(a), Some(b)) => (a, b),
-                (None, None) => continue,
-                _ => return Err(fail(format!("{name}a and {name}b do not come together"))),
+        for target in adaptable_matrices(layer) {
+            let name = format!("blk.{l}.{}.weight.lora_", target.name);
+            let Some((a, b)) = factors(file, &name, &target, model)? else {
+                continue;
             };
             used += 2;
-            let rank = a.size()[0];
-            let (found, expected) = (
-                (a.size(), b.size()),
-                (vec![rank, part.columns], vec![part.rows, rank]),
-            );
-            if found != expected {
-                return Err(fail(format!(
-                    "{name}a and {name}b have shapes {found:?}, expected {expected:?}"
-                )));
-            }
             // As llama.cpp reads it: without α the product is added as it stands.
             let own = match alpha {
-                Some(alpha) if alpha != 0.0 => alpha / rank as f64,
+                Some(alpha) if alpha != 0.0 => alpha / a.size()[0] as f64,
                 _ => 1.0,
             };
             let low_rank = LowRank {
-                start: part.start,
+                start: target.start,
                 a,
                 b,
-                scale: strength * own,
+                factor: strength * own,
             };
-            change.matrices.push(part.matrix, low_rank);
+            change.matrices.push(target.matrix, low_rank);
         }
     }
     let n_tensors = file.tensors().len();
     if used != n_tensors {
-        return Err(fail(format!(
+        return Err(format!(
             "{} of its {n_tensors} tensors are of matrices that the reference model does not adapt",
             n_tensors - used
-        )));
+        ));
     }
     Ok(())
+}
+
+/// A and B of a matrix, whose tensors' names begin with `name`; `None` where the file has
+/// neither.
+fn factors(
+    file: &Gguf,
+    name: &str,
+    target: &AdaptableMatrix,
+    model: &Model,
+) -> Result<Option<(Tensor, Tensor)>, String> {
+    let factor = |which: char| {
+        let tensor = file.tensor(&format!("{name}{which}"));
+        tensor.map(|tensor| matrix(&tensor, model)).transpose()
+    };
+    let (a, b) = match (factor('a')?, factor('b')?) {
+        (Some(a), Some(b)) => (a, b),
+        (None, None) => return Ok(None),
+        _ => return Err(format!("{name}a and {name}b do not come together")),
+    };
+    let rank = a.size()[0];
+    let found = (a.size(), b.size());
+    let expected = (vec![rank, target.columns], vec![target.rows, rank]);
+    if found != expected {
+        return Err(format!(
+            "{name}a and {name}b have shapes {found:?}, expected {expected:?}"
+        ));
+    }
+    Ok(Some((a, b)))
 }
 
 /// A stored matrix in the model's arithmetic.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::half::Half;
 use super::lora_config::LoraConfig;
 
-/// What is trained.
+/// A method: what is trained, and how heads are chosen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -13,9 +13,9 @@ pub enum Method {
     Jola,
     /// Scale and offset with one gate per head for both.
     SharedGate,
-    /// Gated offsets only.
+    /// Offsets with a gate per head, and no scales.
     Additive,
-    /// Gated scales only.
+    /// Scales with a gate per head, and no offsets.
     Multiplicative,
     /// Scale and offset of every head, without gates.
     Ungated,
@@ -28,7 +28,7 @@ pub enum Method {
     },
     /// An offset for every head of these layers.
     Layerwise {
-        /// Layers, ascending.
+        /// The numbers of the layers, ascending.
         layers: Vec<usize>,
     },
     /// Low-rank changes of weight matrices (Hu et al. 2021).

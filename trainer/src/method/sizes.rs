@@ -11,9 +11,9 @@ use crate::model::{Config, Precision};
 /// How many numbers are trained, and how many of them are gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// All of them.
+    /// Numbers that are trained, gates among them.
     pub trainable: usize,
-    /// The gates.
+    /// How many of them are gates.
     pub gates: usize,
 }
 

@@ -14,7 +14,7 @@ use crate::Error;
 pub struct Config {
     /// What is special about its architecture.
     pub architecture: &'static Architecture,
-    /// Layers.
+    /// L, layers of the model.
     pub n_layer: usize,
     /// d, width of the residual stream.
     pub n_embd: usize,
@@ -122,11 +122,8 @@ impl Config {
             rope,
             local_rope: local_rope(&keys, architecture, rope)?,
             score_scale: match factor("attention.scale")? {
-                0.0 if architecture.wide_scale_layers == Some(n_layer) => {
-                    ((n_embd / n_head) as f64).powf(-0.5)
-                }
-                0.0 => (head_dim as f64).powf(-0.5),
-                scale => scale,
+                0.0 => architecture.score_scale(n_layer, n_embd / n_head, head_dim),
+                given => given,
             },
             score_cap: match architecture.score_cap {
                 true => Some(keys.float_or("attn_logit_softcapping", 50.0)?),
@@ -135,11 +132,11 @@ impl Config {
             embedding_scale: match factor("embedding_scale")? {
                 0.0 if architecture.embedding_root => (n_embd as f64).sqrt(),
                 0.0 => 1.0,
-                scale => scale,
+                given => given,
             },
             residual_scale: match factor("residual_scale")? {
                 0.0 => 1.0,
-                scale => scale,
+                given => given,
             },
             logit_scale: match architecture.multipliers {
                 true => 1.0 / keys.float("logit_scale")?,

@@ -24,19 +24,19 @@ use super::rotation::Frequencies;
 /// The frozen base model.
 #[derive(Debug)]
 pub struct Model {
-    /// Hyper-parameters.
+    /// What the metadata say about the model.
     pub config: Config,
-    /// Number formats.
+    /// The number formats of its weights and arithmetic.
     pub precision: Precision,
-    /// [V, d]
+    /// Embedding of each token, [V, d]
     pub token_embd: Tensor,
     /// One entry per layer.
     pub layers: Vec<Layer>,
-    /// [d]
+    /// Weight of the norm before the output matrix, [d]
     pub output_norm: Tensor,
-    /// [V, d]; the same storage as `token_embd` when tied
+    /// From the residual stream to logits, [V, d]; the storage of `token_embd` when tied
     pub output: Linear,
-    /// Rotary embedding.
+    /// The frequencies of rotary embedding.
     pub frequencies: Frequencies,
 }
 

@@ -14,20 +14,20 @@ pub enum FeedForward {
     Dense {
         /// [2F, d]: gate, then up
         gate_up: Linear,
-        /// [d, F]
+        /// [d, F]: back to the width of the residual stream
         down: Linear,
     },
     /// A few such layers per token, chosen and weighted by a router.
     Experts {
-        /// [E, d]
+        /// [E, d]: scores each expert for a token
         router: Tensor,
-        /// Experts per token.
+        /// How many experts compute for one token.
         used: usize,
-        /// [E, F, d]
+        /// [E, F, d]: the gate matrix of each expert
         gate: Tensor,
-        /// [E, F, d]
+        /// [E, F, d]: the up matrix of each expert
         up: Tensor,
-        /// [E, d, F]
+        /// [E, d, F]: the down matrix of each expert
         down: Tensor,
     },
 }

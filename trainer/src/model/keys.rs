@@ -5,7 +5,7 @@ use jola_edit::gguf::{Array, GgufError, GgufErrorKind, Metadata, Value};
 use crate::base::Base;
 use crate::Error;
 
-/// Reads `<architecture>.<name>`.
+/// Reads the keys `<architecture>.<name>` of a base model.
 pub(crate) struct Keys<'a> {
     base: &'a dyn Base,
     metadata: &'a Metadata,
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
         self.optional(name, "one count for all layers", count)
     }
 
-    /// A positive count.
+    /// A positive count that must be there.
     pub fn count(&self, name: &str) -> Result<usize, Error> {
         match self.optional_count(name)? {
             Some(0) => Err(self.bad_value(name, "a positive count", "0")),
@@ -94,7 +94,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A positive float32.
+    /// A positive float32 that must be there.
     pub fn float(&self, name: &str) -> Result<f64, Error> {
         match self.optional_float(name)? {
             Some(0.0) => Err(self.bad_value(name, "a positive number", "0")),
@@ -115,12 +115,12 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A text.
+    /// A text; `None` where the key is absent.
     pub fn text(&self, name: &str) -> Result<Option<&'a str>, Error> {
         self.optional(name, "string", Value::as_str)
     }
 
-    /// A truth value.
+    /// A truth value; `None` where the key is absent.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
         self.optional(name, "bool", |value| match value {
             Value::Bool(flag) => Some(*flag),

@@ -24,7 +24,7 @@ pub struct Layer {
     pub attn_post_norm: Option<Tensor>,
     /// [d]: on what the feed-forward layer reads
     pub ffn_norm: Option<Tensor>,
-    /// Feed-forward layer.
+    /// What follows attention: one feed-forward layer or a mixture of experts.
     pub ffn: FeedForward,
     /// [d]: on what the feed-forward layer adds
     pub ffn_post_norm: Option<Tensor>,
@@ -35,13 +35,13 @@ pub struct Layer {
 pub struct AdaptableMatrix<'a> {
     /// Its name without layer and `.weight`.
     pub name: &'a str,
-    /// The joined matrix.
+    /// The joined matrix that holds it.
     pub matrix: JoinedMatrix,
-    /// First of its rows there.
+    /// The first of its rows in the joined matrix.
     pub start: i64,
-    /// out
+    /// Its rows, out.
     pub rows: i64,
-    /// in
+    /// Its columns, in.
     pub columns: i64,
 }
 

@@ -7,9 +7,9 @@ use super::low_rank::LowRank;
 /// A frozen matrix, maybe of several in the file, with a bias where the file has one.
 #[derive(Debug)]
 pub struct Linear {
-    /// [out, in]
+    /// W [out, in]
     pub weight: Tensor,
-    /// [out]
+    /// b [out]
     pub bias: Option<Tensor>,
     /// The matrices in the file, by their names without layer and `.weight`, and their share
     /// of `out`
@@ -45,13 +45,13 @@ mod tests {
             start,
             a: random(&[3, 6]),
             b: random(&[out, 3]),
-            scale: 0.7,
+            factor: 0.7,
         };
         let changes = [change(0, 4), change(6, 4)];
         let merged = linear.weight.copy();
         for change in &changes {
             let mut rows = merged.narrow(0, change.start, 4);
-            rows += change.b.matmul(&change.a) * change.scale;
+            rows += change.b.matmul(&change.a) * change.factor;
         }
         let x = random(&[5, 6]);
         let expected = x.linear(&merged, linear.bias.as_ref());

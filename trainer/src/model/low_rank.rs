@@ -5,16 +5,16 @@
 
 use tch::Tensor;
 
-/// Where the joined matrices of a layer are.
+/// The matrices of a layer as the model holds them: those that read the same input are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinedMatrix {
-    /// Query, key and value.
+    /// Queries, keys and values.
     QueryKeyValue,
-    /// W_O.
+    /// The matrix behind the heads, W_O.
     Output,
-    /// Gate and up.
+    /// Gate and up matrix of the feed-forward layer.
     GateUp,
-    /// Down.
+    /// Down matrix of the feed-forward layer.
     Down,
 }
 
@@ -27,8 +27,8 @@ pub struct LowRank {
     pub a: Tensor,
     /// B [out, r]
     pub b: Tensor,
-    /// α/r, times the user's scale
-    pub scale: f64,
+    /// α/r, times the user's strength
+    pub factor: f64,
 }
 
 /// The changes in one layer.
@@ -60,7 +60,7 @@ impl LowRankChanges {
         }
     }
 
-    /// Adds one.
+    /// Adds a change of a joined matrix.
     pub fn push(&mut self, matrix: JoinedMatrix, change: LowRank) {
         self.changes[matrix as usize].push(change);
     }
@@ -71,7 +71,7 @@ impl LowRank {
     /// their number format.
     pub fn add_to(&self, y: &Tensor, x: &Tensor) {
         let kind = x.kind();
-        let inner = x.linear::<&Tensor>(&self.a.to_kind(kind), None) * self.scale; // [T, r]
+        let inner = x.linear::<&Tensor>(&self.a.to_kind(kind), None) * self.factor; // [T, r]
         let delta = inner.linear::<&Tensor>(&self.b.to_kind(kind), None); // [T, out]
         let _ = y.narrow(-1, self.start, delta.size()[1]).g_add_(&delta);
     }

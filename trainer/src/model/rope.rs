@@ -27,7 +27,7 @@ const YARN_FAST: f64 = 32.0;
 const YARN_SLOW: f64 = 1.0;
 
 impl Rope {
-    /// Reads `rope.*`.
+    /// Reads how most layers rotate from the keys `rope.*`.
     ///
     /// # Errors
     /// [`Error::Base`] for an unknown scaling type, and for ill-typed keys.

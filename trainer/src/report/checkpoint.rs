@@ -24,7 +24,7 @@ const FORMAT: &str = "1";
 pub struct Checkpoint {
     /// What the run was told.
     pub config: RunConfig,
-    /// Where it stands.
+    /// Where the run stands.
     pub state: State,
     /// Bytes of the metrics file that belong to the steps done.
     pub metrics_bytes: u64,

@@ -153,7 +153,7 @@ impl RunDir {
         self.metrics.seek(SeekFrom::Start(self.written)).map(drop)
     }
 
-    /// The directory.
+    /// Where the directory lies.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -205,7 +205,7 @@ impl RunDir {
         self.saved.elapsed() >= self.interval
     }
 
-    /// Replaces the checkpoint.
+    /// Replaces the checkpoint by one of this state.
     ///
     /// # Errors
     /// Those of the file system; the last checkpoint stands then.

@@ -31,9 +31,9 @@ pub struct Estimate {
     pub largest: BatchSize,
     /// Numbers that are trained, and gates among them.
     pub sizes: Sizes,
-    /// Memory.
+    /// Where the memory goes at the peak.
     pub memory: Memory,
-    /// Layers that are computed again in the backward pass.
+    /// Layers that are recomputed in the backward pass.
     pub recomputed: usize,
 }
 
@@ -96,7 +96,7 @@ pub fn estimate(
 }
 
 impl Estimate {
-    /// The same run with as many layers computed again as it takes to need at most `limit`
+    /// The same run with as many layers recomputed as it takes to need at most `limit`
     /// bytes.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ fn mean_loss(logits: &Tensor, batch: &Batch) -> Tensor {
 }
 
 /// Mean cross-entropy of the batch's targets, with its backward pass done: the gradient is
-/// left on what `changes` were made from. The lowest
-/// `recomputed` layers are computed twice for it.
+/// left on what `changes` were made from. The lowest `recomputed` layers are computed twice for
+/// it.
 ///
 /// The result requires a gradient if any change does.
 pub fn backward(

@@ -7,7 +7,7 @@ use crate::model::{bytes_of, passes, BatchSize, Config, Precision, Sequence};
 pub struct Memory {
     /// libtorch and the rest of the program, and the base model's file as it is mapped.
     pub program: u64,
-    /// Frozen weights.
+    /// The frozen weights in their number format.
     pub weights: u64,
     /// What the backward pass needs, or a validation.
     pub activations: Activations,

@@ -3,7 +3,7 @@
 use super::state::State;
 use super::step_record::{StepRecord, ValidationRecord};
 
-/// Watches a run.
+/// Someone who watches a run.
 pub trait Observer {
     /// Whether the records of the last steps are wanted now; asked after every step.
     fn due(&mut self) -> bool {
@@ -11,9 +11,9 @@ pub trait Observer {
     }
     /// Records of the last steps, in order; every step comes once.
     fn steps(&mut self, _records: &[StepRecord]) {}
-    /// A validation.
+    /// The result of a validation, as soon as it is done.
     fn validated(&mut self, _record: &ValidationRecord) {}
-    /// A line for the log.
+    /// Something to tell the user, one line.
     fn log(&mut self, _line: &str) {}
     /// Whether [`checkpoint`](Self::checkpoint) is wanted now; asked after every step.
     fn checkpoint_due(&mut self) -> bool {

@@ -52,7 +52,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// No parameters yet.
+    /// An optimiser without parameters.
     pub fn new(config: AdamWConfig) -> AdamW {
         AdamW {
             config,
@@ -72,7 +72,7 @@ impl AdamW {
         });
     }
 
-    /// Removes every gradient.
+    /// Removes the gradients of all parameters.
     pub fn zero_grad(&mut self) {
         for slot in &mut self.slots {
             slot.parameter.zero_grad();

@@ -50,8 +50,8 @@ impl LearningRates<'_> {
         peak * warmup_cosine(step, steps, warmup, hold, recipe.lr_floor)
     }
 
-    /// What takes a gate from its start to closed in time. Adam moves a gate that is pushed steadily by the rate in
-    /// every step.
+    /// The rate that closes a gate within its part of the prune phase. Adam moves a gate that is
+    /// pushed steadily by the rate in every step.
     fn closing_rate(&self) -> f64 {
         let Recipe { closing, init, .. } = self.settings.recipe;
         let distance = init.log_alpha - gates::closing_log_alpha();

@@ -42,7 +42,7 @@ pub struct Recipe {
     pub validations: usize,
     /// The best validation is that of the lowest loss, not that of the most rows exact.
     pub best_by_loss: bool,
-    /// Initial values.
+    /// What vectors and gates start from.
     pub init: Init,
 }
 

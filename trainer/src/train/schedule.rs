@@ -49,7 +49,7 @@ impl Plan {
         }
     }
 
-    /// All steps.
+    /// Steps of all phases.
     pub fn steps(&self) -> usize {
         self.learn + self.prune + self.polish
     }

@@ -14,11 +14,11 @@ const LOFIT_CHOICE: f64 = 0.5;
 /// What a recipe makes of settings that the user leaves open.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Defaults {
-    /// Times that every row is seen.
+    /// How often every row is seen.
     pub epochs: usize,
-    /// Rows per step.
+    /// How many rows an optimiser step trains on.
     pub batch_size: usize,
-    /// As [`Settings::patience`].
+    /// Validations without a better one after which a run stops; 0: never.
     pub patience: usize,
     /// How many gates to close.
     pub sparsity: Sparsity,
@@ -49,7 +49,7 @@ impl Defaults {
     };
 }
 
-/// What a user sets.
+/// What a run is told.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
     /// What is trained.
@@ -58,7 +58,7 @@ pub struct Settings {
     pub sparsity: Sparsity,
     /// Optimiser steps in all.
     pub steps: usize,
-    /// Rows per step.
+    /// How many rows an optimiser step trains on.
     pub batch_size: usize,
     /// Learning rate of vectors or low-rank factors at its peak.
     pub lr: f64,
@@ -69,7 +69,7 @@ pub struct Settings {
     pub patience: usize,
     /// Everything random follows from it.
     pub seed: u64,
-    /// How many layers, from the lowest, are computed again in the backward pass.
+    /// How many layers, from the lowest, are recomputed in the backward pass.
     pub recomputed: usize,
     /// The rest of the recipe.
     pub recipe: Recipe,

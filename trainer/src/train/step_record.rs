@@ -15,7 +15,7 @@ pub type Gate = (usize, usize);
 pub struct StepRecord {
     /// The step, from 1.
     pub step: usize,
-    /// Its phase.
+    /// The phase of the run that it belongs to.
     pub phase: Phase,
     /// Mean cross-entropy per response token of its rows, before the step.
     pub loss: f64,
@@ -52,7 +52,7 @@ impl StepRecord {
 pub struct ValidationRecord {
     /// Steps done before it.
     pub step: usize,
-    /// Its result.
+    /// What it measured.
     pub validation: Validation,
     /// Whether it is the best so far.
     pub best: bool,

@@ -51,14 +51,15 @@ pub struct Trainer<'a> {
     plan: Plan,
     parameters: Parameters,
     optim: AdamW,
-    /// With gates.
+    /// `None` where no gates learn.
     penalty: Option<Penalty>,
     counters: Counters,
     /// Parameters of the best validation, under their names in saved state.
     best: Vec<(String, Tensor)>,
     unread: UnreadSteps,
     gates: GateHistory,
-    /// State for a checkpoint, which is written as soon as the losses that follow from it are finite.
+    /// The state for a checkpoint, which is handed on as soon as the losses that follow from it
+    /// are finite.
     candidate: Option<State>,
 }
 

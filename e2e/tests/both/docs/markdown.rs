@@ -13,6 +13,8 @@ pub struct Page {
     pub links: Vec<At<String>>,
     /// What a link can name after `#`.
     pub anchors: Vec<String>,
+    /// What it writes as code within a line.
+    pub code: Vec<At<String>>,
     /// Its code blocks.
     pub blocks: Vec<At<Block>>,
 }
@@ -83,12 +85,13 @@ fn read(path: &Path, text: &str) -> Page {
         path: path.to_owned(),
         links: Vec::new(),
         anchors: Vec::new(),
+        code: Vec::new(),
         blocks: Vec::new(),
     };
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_GFM;
     let (mut heading, mut block): (Option<String>, Option<Block>) = (None, None);
     for (event, span) in Parser::new_ext(text, options).into_offset_iter() {
-        let line = text[..span.start].lines().count().max(1);
+        let line = text[..span.start].matches('\n').count() + 1;
         match event {
             Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                 let what = dest_url.into_string();
@@ -121,6 +124,10 @@ fn read(path: &Path, text: &str) -> Page {
                 page.blocks.push(At { line, what });
             }
             Event::Text(part) | Event::Code(part) => {
+                if text[span].starts_with('`') {
+                    let what = part.to_string();
+                    page.code.push(At { line, what });
+                }
                 if let Some(block) = &mut block {
                     block.text.push_str(&part);
                 } else if let Some(heading) = &mut heading {
@@ -171,6 +178,8 @@ fn a_page_is_read_as_github_reads_it() {
         .map(|link| (link.line, link.what.as_str()))
         .collect();
     assert_eq!(links, [(3, "a.md#b"), (9, "c.svg")]);
+    let code: Vec<&str> = page.code.iter().map(|code| code.what.as_str()).collect();
+    assert_eq!(code, ["it"]);
     let blocks: Vec<(usize, Option<&str>, &str)> = page
         .blocks
         .iter()

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::client::{from_script, read_line, Client, Completion, Request};
 use crate::process::{free_port, tail, Process};
+use crate::recipe::Recipe;
 
 /// Threads of every host. On a machine that does something else as well, two threads that
 /// wait for each other at every operation are many times slower than one.
@@ -45,6 +46,7 @@ enum Kind {
     Script {
         program: PathBuf,
         args: Vec<PathBuf>,
+        recipe: Recipe,
     },
 }
 
@@ -110,7 +112,15 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
         cache.join("node"),
         cache.join("python"),
     );
-    let script = |program: PathBuf, args: Vec<PathBuf>| Kind::Script { program, args };
+    let script = |program: PathBuf, args, file, modules| Kind::Script {
+        program: program.clone(),
+        args,
+        recipe: Recipe {
+            program,
+            file,
+            modules,
+        },
+    };
     vec![
         Build {
             name: "llama-server b10434, prebuilt",
@@ -125,6 +135,8 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
             kind: script(
                 python.join("bin/python"),
                 vec![clients.join("python/client.py")],
+                "examples/python/complete.py",
+                None,
             ),
         },
         Build {
@@ -135,6 +147,8 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
                     clients.join("node/client.mjs"),
                     node.join("node_modules/node-llama-cpp/dist/index.js"),
                 ],
+                "examples/node/complete.mjs",
+                Some(node.join("node_modules")),
             ),
         },
     ]
@@ -158,11 +172,19 @@ impl Build {
         matches!(self.kind, Kind::Server { .. })
     }
 
+    /// The example for those who write scripts for it.
+    pub fn recipe(&self) -> Option<&Recipe> {
+        match &self.kind {
+            Kind::Server { .. } => None,
+            Kind::Script { recipe, .. } => Some(recipe),
+        }
+    }
+
     /// That its files are there: a host that is missing must not pass.
     fn ensure_installed(&self) -> Result<()> {
         let files = match &self.kind {
             Kind::Server { bin, .. } => vec![bin.join("llama-server"), bin.join("ggml-rpc-server")],
-            Kind::Script { program, args } => [vec![program.clone()], args.clone()].concat(),
+            Kind::Script { program, args, .. } => [vec![program.clone()], args.clone()].concat(),
         };
         for file in files {
             ensure!(
@@ -244,6 +266,7 @@ impl Build {
             Kind::Script {
                 program,
                 args: script,
+                ..
             } => {
                 ensure!(
                     backend == Backend::Cpu && args.is_empty(),
@@ -356,7 +379,8 @@ impl Build {
     }
 }
 
-fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -> Result<()> {
+/// Sets the variables that a host is started with.
+pub fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -> Result<()> {
     // Nothing of the caller's own settings may reach a host.
     for name in [
         "LD_PRELOAD",

@@ -35,7 +35,9 @@ pub struct Lab {
     pub sidecar_path: PathBuf,
     /// A trained sidecar, if there is one.
     pub trained: Option<PathBuf>,
-    /// Prompts as tokens: short ones first, long ones last.
+    /// Prompts: short ones first, long ones last.
+    pub texts: Vec<String>,
+    /// The same as tokens.
     pub prompts: Vec<Vec<i32>>,
     /// The engine without edits.
     pub plain: RefCell<Reference>,
@@ -79,7 +81,8 @@ impl Lab {
         let sidecar_path = folder.path().join("a random edit.gguf");
         sidecar.write(&sidecar_path)?;
         let examples = clients.join("../../../examples/routing");
-        let prompts = fixtures::prompts(&examples, 4, 2)?
+        let texts = fixtures::prompts(&examples, 4, 2)?;
+        let prompts = texts
             .iter()
             .map(|prompt| Ok(model.tokenize_prompt(prompt)?))
             .collect::<Result<Vec<_>>>()?;
@@ -105,6 +108,7 @@ impl Lab {
             sidecar,
             sidecar_path,
             trained: trained.as_deref().map(found).transpose()?,
+            texts,
             prompts,
             folder,
             library,

@@ -13,6 +13,7 @@ mod hosts;
 mod lab;
 mod lora;
 mod process;
+mod recipe;
 mod reference;
 mod report;
 mod soak;

@@ -36,7 +36,7 @@ impl Object {
         file.is_file().then(|| Object::read(file)).transpose()
     }
 
-    /// The file.
+    /// The file that it was read from.
     pub fn file(&self) -> &Path {
         &self.file
     }
@@ -124,7 +124,7 @@ impl Object {
         }
     }
 
-    /// A number.
+    /// A number; `None` where the key is absent.
     pub fn optional_float(&self, key: &str) -> Result<Option<f64>, HfError> {
         self.typed(key, "a number", Value::as_f64)
     }
@@ -134,17 +134,17 @@ impl Object {
         self.required(key, self.optional_float(key)?)
     }
 
-    /// A text.
+    /// A text; `None` where the key is absent.
     pub fn text(&self, key: &str) -> Result<Option<&str>, HfError> {
         self.typed(key, "a text", Value::as_str)
     }
 
-    /// A truth value.
+    /// A truth value; `None` where the key is absent.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, HfError> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// A list.
+    /// A list; `None` where the key is absent.
     pub fn list(&self, key: &str) -> Result<Option<&Vec<Value>>, HfError> {
         self.typed(key, "a list", Value::as_array)
     }

@@ -29,12 +29,12 @@ impl MetadataWriter {
             .push((format!("{}.{key}", self.architecture), value));
     }
 
-    /// As [`Self::set`].
+    /// Sets `<architecture>.<key>` to a count.
     pub fn count(&mut self, key: &str, value: u32) {
         self.set(key, Value::U32(value));
     }
 
-    /// As [`Self::set`].
+    /// Sets `<architecture>.<key>` to a float32.
     pub fn float(&mut self, key: &str, value: f64) {
         self.set(key, Value::F32(value as f32));
     }

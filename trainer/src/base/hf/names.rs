@@ -49,7 +49,7 @@ const LEFT_OUT: &[&str] = &[
 /// Where a stored tensor goes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Target {
-    /// Nowhere.
+    /// It goes nowhere.
     LeftOut,
     /// It is this tensor, or this part of it.
     Tensor {
@@ -57,7 +57,7 @@ pub(crate) enum Target {
         name: String,
         /// Which of the experts it is for.
         expert: Option<usize>,
-        /// Order of rows.
+        /// The order that its rows are wanted in.
         order: RowOrder,
         /// Added to each number.
         plus: f32,

@@ -21,10 +21,10 @@ const INDEX: &str = "model.safetensors.index.json";
 /// One memory-mapped file.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    /// Where it is.
+    /// The file.
     pub path: PathBuf,
     map: Mmap,
-    /// Its tensors.
+    /// The tensors in it, by name.
     pub tensors: BTreeMap<String, Stored>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Stored {
 }
 
 impl Shard {
-    /// A tensor's bytes.
+    /// The stored numbers of a tensor.
     pub fn bytes(&self, stored: &Stored) -> &[u8] {
         // In bounds: the header was checked against the file's length.
         &self.map[stored.range.clone()]

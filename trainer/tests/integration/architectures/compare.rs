@@ -11,6 +11,7 @@ use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams}
 use tch::{no_grad, Device, Tensor};
 use tempfile::TempDir;
 
+use testkit::logits::relative_error;
 use testkit::tiny::{Tiny, VOCABULARY};
 use testkit::Random;
 
@@ -75,13 +76,6 @@ fn llama_logits(path: &Path, tokens: &[i64], edits: &EditSet) -> [Vec<f32>; 2] {
     [plain, context.logits_of(&tokens).unwrap()]
 }
 
-/// ‖a − b‖ / ‖b‖
-pub fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
-    difference / norm(&mut b.iter().map(|b| f64::from(*b)))
-}
-
 /// Asserts that `a` and `b` have the same best token in every row, or tokens that `b` holds
 /// for equal within the tolerance.
 fn assert_same_best(a: &[f32], b: &[f32], what: &str) {
@@ -128,7 +122,7 @@ impl Pair {
 
     /// How much the edits change llama.cpp's logits.
     fn effect(&self) -> f64 {
-        distance(&self.llama[1], &self.llama[0])
+        relative_error(&self.llama[1], &self.llama[0])
     }
 
     /// The reference model, loaded anew.
@@ -154,7 +148,7 @@ impl Pair {
     /// Distances of `model` from llama.cpp, without and with edits.
     pub fn errors(&self, model: &Model) -> [f64; 2] {
         let reference = self.reference(model);
-        [0, 1].map(|i| distance(&reference[i], &self.llama[i]))
+        [0, 1].map(|i| relative_error(&reference[i], &self.llama[i]))
     }
 
     /// Asserts that both sides agree and that the comparison means something.

@@ -13,7 +13,8 @@ use llama_cpp_sys_2 as sys;
 use llama_jola::hook::Hook;
 use llama_jola::{Context, Error, ModelParams};
 
-use super::compare::{distance, params, tokens, CONTEXT, LENGTH};
+use super::compare::{params, tokens, CONTEXT, LENGTH};
+use testkit::logits::relative_error;
 use testkit::tiny::forms::{self, Form};
 use testkit::tiny::{Tiny, VOCABULARY};
 use testkit::Random;
@@ -163,7 +164,7 @@ fn check(form: &Form) {
     }
     let (plain, unedited) = run(&path, &EditSet::default());
     assert!(unedited.after.is_empty());
-    let effect = distance(&logits, &plain);
+    let effect = relative_error(&logits, &plain);
     println!("{name}: effect {effect:.2}");
     assert!(
         effect > 0.01 && effect.is_finite(),

@@ -6,6 +6,7 @@ use jola_trainer::model::{Batch, LayerChange, Model, Precision};
 use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams};
 use safetensors::Dtype;
 use tch::{no_grad, Device};
+use testkit::logits::relative_error;
 
 use super::fixture::{tokens, write_gguf, Golden, CASES};
 
@@ -33,14 +34,6 @@ fn llama(path: &std::path::Path) -> Vec<f32> {
     context.logits_of(&tokens).unwrap()
 }
 
-/// ‖a − b‖ / ‖b‖
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
-    difference / norm(&mut b.iter().map(|b| f64::from(*b)))
-}
-
 #[test]
 fn every_source_gives_the_same_logits() {
     for case in CASES {
@@ -50,9 +43,9 @@ fn every_source_gives_the_same_logits() {
         let directory = open(folder.path()).unwrap();
         let path = write_gguf(&*directory, folder.path().join("twin.gguf"));
         let own = reference(&*directory);
-        let twin = distance(&reference(&Gguf::open(&path).unwrap()), &own);
-        let transformers = distance(&own, &golden.logits);
-        let llama = distance(&own, &llama(&path));
+        let twin = relative_error(&reference(&Gguf::open(&path).unwrap()), &own);
+        let transformers = relative_error(&own, &golden.logits);
+        let llama = relative_error(&own, &llama(&path));
         println!(
             "{case:14} GGUF {twin:.1e}, transformers {transformers:.1e}, llama.cpp {llama:.1e}"
         );
@@ -72,7 +65,7 @@ fn every_source_gives_the_same_logits() {
 fn goldens_tell_the_scalings_apart() {
     let plain = Golden::read("llama").logits;
     for case in ["llama3", "llama-linear", "llama-yarn"] {
-        let effect = distance(&Golden::read(case).logits, &plain);
+        let effect = relative_error(&Golden::read(case).logits, &plain);
         assert!(effect > 1e-2, "{case}: {effect}");
     }
 }

@@ -240,6 +240,10 @@ impl<'a> Case<'a> {
             let answers = self.answers_on(&lab.baked(&base)?, &lab.bare(), &[])?;
             self.compare_on(&base, FLOAT, &answers)
         });
+        if let Some(recipe) = self.build.recipe() {
+            let name = format!("{}, float32 base", recipe.file);
+            self.check(report, &name, || recipe.check(lab, &lab.texts));
+        }
         Ok(())
     }
 }
