@@ -277,7 +277,10 @@ impl<'a> Written<'a> {
         let last = self.messages.len() - 1;
         let learned = |index: &usize| {
             let message = &self.messages[*index];
+            // An empty turn has nothing to learn but to say nothing.
+            let says = !message.content().is_empty() || message.calls_tools();
             message.role() == "assistant"
+                && says
                 && message.is_trained()
                 && (turns == Turns::All || *index == last)
         };
@@ -521,6 +524,9 @@ mod tests {
         let last = examples(TWO, &BPE, TURNS, Turns::Last).unwrap();
         assert_eq!(last[0].tokens, all[0].tokens);
         assert_eq!(learned(&last[0]), [vec!['t' as Token, END]]);
+        let empty = TWO.replacen(r#""r""#, r#""""#, 1);
+        let taught = examples(&empty, &BPE, TURNS, Turns::All).unwrap();
+        assert_eq!(learned(&taught[0]), [vec!['t' as Token, END]]);
         let weighed = TWO.replacen(r#""r""#, r#""r", "weight": 0"#, 1);
         assert_eq!(
             learned(&examples(&weighed, &BPE, TURNS, Turns::All).unwrap()[0]).len(),

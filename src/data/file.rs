@@ -37,6 +37,16 @@ const OTHER_KINDS: &[(&[u8], &str, &str)] = &[
     ),
 ];
 
+/// How the first line of a table begins.
+const HEADINGS: [&str; 6] = [
+    "prompt,",
+    "prompt\t",
+    "instruction,",
+    "instruction\t",
+    "\"prompt\",",
+    "text,",
+];
+
 /// Reads a text file as UTF-8, or as UTF-16 where it begins with that byte order mark; the
 /// mark itself is dropped.
 ///
@@ -105,7 +115,10 @@ pub fn read_rows(path: &Path, limit: Option<usize>) -> Result<Vec<Row>, DataErro
         });
     };
     let opens = first.trim_start();
-    if !opens.starts_with(['{', '[']) && opens.contains([',', '\t', ';']) && !is_json(opens) {
+    let extension = path.extension().unwrap_or_default();
+    let table =
+        extension == "csv" || extension == "tsv" || HEADINGS.iter().any(|h| opens.starts_with(h));
+    if table && !opens.starts_with(['{', '[']) {
         return Err(DataError::Kind {
             path: path.to_path_buf(),
             what: "not JSON; it looks like a table (CSV)",
