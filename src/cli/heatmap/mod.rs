@@ -6,8 +6,7 @@
 
 use jola_edit::sidecar::{HeadNorms, SidecarStats};
 use jola_edit::Sidecar;
-use svg::node::element::path::Data;
-use svg::node::element::{Definitions, Group, LinearGradient, Path, Rectangle, Stop, Text, Title};
+use svg::node::element::{Definitions, Group, LinearGradient, Rectangle, Stop, Text, Title};
 use svg::{Document, Node};
 
 /// Edges of a cell: the largest, and the smallest that still shows a colour.
@@ -217,32 +216,21 @@ fn heading(panel: &Panel, stats: &SidecarStats, baseline: usize, width: usize) -
     heading
 }
 
-/// All cells as heads that are not edited: a strip for each layer, and lines that part it.
+/// All cells as heads that are not edited; each says which head it is.
 fn ground(grid: &Grid, top: usize) -> Group {
-    let mut strips = Data::new();
-    for (layer, heads) in grid
-        .heads
-        .iter()
-        .enumerate()
-        .filter(|(_, heads)| **heads > 0)
-    {
-        let (width, height) = (grid.edge(), heads * grid.cell - grid.gap());
-        let strip = strips.move_to((LEFT + layer * grid.cell, top));
-        let strip = strip.horizontal_line_by(width).vertical_line_by(height);
-        strips = strip.horizontal_line_by(-(width as i64)).close();
+    let mut ground = Group::new().set("fill", CLOSED);
+    for (layer, &heads) in grid.heads.iter().enumerate() {
+        for head in 0..heads {
+            let cell = Rectangle::new()
+                .set("x", LEFT + layer * grid.cell)
+                .set("y", top + head * grid.cell)
+                .set("width", grid.edge())
+                .set("height", grid.edge());
+            let hint = format!("layer {layer}, head {head}: closed");
+            ground.append(cell.add(Title::new(hint)));
+        }
     }
-    let mut lines = Data::new();
-    for head in 1..grid.most_heads {
-        let y = (top + head * grid.cell) as f32 - grid.gap() as f32 / 2.0;
-        lines = lines
-            .move_to((LEFT as f32, y))
-            .horizontal_line_by(grid.width());
-    }
-    let lines = Path::new().set("d", lines).set("stroke", "#ffffff");
-    let strips = Path::new().set("d", strips).set("fill", CLOSED);
-    Group::new()
-        .add(strips)
-        .add(lines.set("stroke-width", grid.gap()))
+    ground
 }
 
 /// Numbers and names of layers and heads.

@@ -119,7 +119,7 @@ fn texts_have_room_at_any_size_of_model() {
 }
 
 #[test]
-fn every_vector_has_a_cell_with_its_place_and_norm() {
+fn every_head_has_a_cell_and_every_vector_one_with_its_place_and_norm() {
     let sidecar = edit(&[4, 0, 6]);
     let stats = sidecar.stats();
     let svg = draw(&sidecar);
@@ -129,7 +129,11 @@ fn every_vector_has_a_cell_with_its_place_and_norm() {
         .descendants()
         .filter(|node| node.has_tag_name("title"));
     let hints: Vec<&str> = hints.map(|node| words(&node)).collect();
-    assert_eq!(hints.len(), stats.open_mul + stats.open_add);
+    let (closed, open): (Vec<&str>, Vec<&str>) =
+        hints.iter().partition(|hint| hint.ends_with("closed"));
+    assert_eq!(open.len(), stats.open_mul + stats.open_add);
+    assert_eq!(closed.len(), 2 * (4 + 6));
+    assert!(hints.contains(&"layer 2, head 5: closed"), "{hints:?}");
     assert!(hints.contains(&"layer 2, head 2: 2.8284"), "{hints:?}");
 }
 

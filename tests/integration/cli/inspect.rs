@@ -212,7 +212,8 @@ fn plot() {
     // Open cells lie over the grid of two panels.
     assert_eq!(open, SCALES + OFFSETS);
     assert_eq!(all - open, 2 * HEADS_TOTAL);
-    assert!(svg.contains("golden edit: 10 of 270 heads edited"));
+    assert!(svg.contains("golden edit"));
+    assert!(svg.contains("10 of 270 heads edited: 6 scales, 6 offsets"));
     assert_eq!(folder.names(), ["edit.svg"]);
 }
 
