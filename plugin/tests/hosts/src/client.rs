@@ -1,6 +1,4 @@
-/*!
-What hosts are asked, and how their answers are read.
-*/
+//! What hosts are asked, and how their answers are read.
 
 use std::io::BufRead;
 use std::time::Duration;

@@ -1,6 +1,4 @@
-/*!
-What the hosts are fed: prompts, sidecars, a LoRA, broken files. All of it is seeded.
-*/
+//! What the hosts are fed: prompts, sidecars, a LoRA, broken files. All of it is seeded.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -1,9 +1,7 @@
-/*!
-The programs under test and how to start them.
-
-All of them come from packages (`scripts/setup.sh hosts`); none is compiled by this
-project's own build.
-*/
+//! The programs under test and how to start them.
+//!
+//! All of them come from packages (`scripts/setup.sh hosts`); none is compiled by this
+//! project's own build.
 
 use std::cell::RefCell;
 use std::io::{BufReader, Write as _};

@@ -1,6 +1,4 @@
-/*!
-What all checks share: the model, the references, the sidecar, the builds.
-*/
+//! What all checks share: the model, the references, the sidecar, the builds.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};

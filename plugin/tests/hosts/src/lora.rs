@@ -1,7 +1,5 @@
-/*!
-The reference for edits together with a LoRA. The engine's safe interface has no LoRA, so
-this one is made of llama.cpp's own calls and the engine's hook on a raw context.
-*/
+//! The reference for edits together with a LoRA. The engine's safe interface has no LoRA, so
+//! this one is made of llama.cpp's own calls and the engine's hook on a raw context.
 
 use std::ffi::CString;
 use std::path::Path;

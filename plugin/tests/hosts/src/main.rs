@@ -1,11 +1,9 @@
-/*!
-Tests the plugin with llama.cpp builds that no one here compiled: `make test-plugin`.
-
-Each build × backend is started without the plugin, with the plugin and no edits, with edits,
-and without the plugin on a model that has them baked in; what it answers is compared with
-`llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak`,
-`speed` and `instructions` are the slow parts: `make soak-plugin`.
-*/
+//! Tests the plugin with llama.cpp builds that no one here compiled: `make test-plugin`.
+//!
+//! Each build × backend is started without the plugin, with the plugin and no edits, with edits,
+//! and without the plugin on a model that has them baked in; what it answers is compared with
+//! `llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak`,
+//! `speed` and `instructions` are the slow parts: `make soak-plugin`.
 
 mod client;
 mod fixtures;

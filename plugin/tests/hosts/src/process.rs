@@ -1,6 +1,4 @@
-/*!
-Processes that never outlive the test, whatever ends it.
-*/
+//! Processes that never outlive the test, whatever ends it.
 
 use std::fs::File;
 use std::net::TcpListener;

@@ -1,9 +1,7 @@
-/*!
-What `llama-jola` itself computes, and how far a host is from it.
-
-A host's continuation is fed to the reference token by token ("teacher forcing"), so that
-each place is compared on its own and one close call does not spoil the rest of the text.
-*/
+//! What `llama-jola` itself computes, and how far a host is from it.
+//!
+//! A host's continuation is fed to the reference token by token ("teacher forcing"), so that
+//! each place is compared on its own and one close call does not spoil the rest of the text.
 
 use std::fmt;
 

@@ -1,6 +1,4 @@
-/*!
-The table at the end.
-*/
+//! The table at the end.
 
 use std::time::Instant;
 

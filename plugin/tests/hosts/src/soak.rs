@@ -1,7 +1,5 @@
-/*!
-Many requests to one llama-server with edits loaded: its memory stays flat after warm-up,
-and no answer ever differs from the first answer to the same prompt.
-*/
+//! Many requests to one llama-server with edits loaded: its memory stays flat after warm-up,
+//! and no answer ever differs from the first answer to the same prompt.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,12 +1,10 @@
-/*!
-What edits in every layer cost: the same prebuilt llama-server without the plugin, with the
-plugin and no edits, and with edits; and the instructions that llama-bench executes.
-
-The servers run side by side and are asked in turns, a fraction of a second each: what else
-the machine does meets them all alike. Two of them have no plugin: how they differ shows how
-far the measurement can be trusted. One start of a process can be some per cent faster than
-the next, for where its memory happens to lie, so all are started several times.
-*/
+//! What edits in every layer cost: the same prebuilt llama-server without the plugin, with the
+//! plugin and no edits, and with edits; and the instructions that llama-bench executes.
+//!
+//! The servers run side by side and are asked in turns, a fraction of a second each: what else
+//! the machine does meets them all alike. Two of them have no plugin: how they differ shows how
+//! far the measurement can be trusted. One start of a process can be some per cent faster than
+//! the next, for where its memory happens to lie, so all are started several times.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,6 +1,4 @@
-/*!
-Every build × backend × check.
-*/
+//! Every build × backend × check.
 
 mod servers;
 

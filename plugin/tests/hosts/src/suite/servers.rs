@@ -1,6 +1,4 @@
-/*!
-What only llama-server can do.
-*/
+//! What only llama-server can do.
 
 use anyhow::{ensure, Context as _, Result};
 use llama_jola::{CacheType, EditSet, FlashAttention};
