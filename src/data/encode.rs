@@ -143,7 +143,7 @@ fn plain(prompt: &str, completion: &str, vocabulary: &dyn Vocabulary) -> Result<
         notes.push(Note::NoEnd);
     }
     Ok(Example {
-        targets: vec![n_prompt..tokens.len()],
+        targets: std::iter::once(n_prompt..tokens.len()).collect(),
         tokens,
         lead: String::new(),
         notes,
