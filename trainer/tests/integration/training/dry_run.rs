@@ -19,8 +19,13 @@ fn text(bytes: &[u8]) -> String {
 fn model_and_ten_rows() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_model(folder.path());
-    let row = "{\"prompt\": \"t4t5t6\", \"completion\": \"t7\"}\n";
-    fs::write(folder.path().join("rows.jsonl"), row.repeat(10)).unwrap();
+    // All different: rows that are the same are not split.
+    let row = |i: usize| {
+        let (first, last) = (4 + i % 5, 4 + i / 5);
+        format!("{{\"prompt\": \"t{first}t5t{last}\", \"completion\": \"t7\"}}\n")
+    };
+    let rows: String = (0..10).map(row).collect();
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
     folder
 }
 
