@@ -91,7 +91,8 @@ fn chat_uses_the_models_template() {
     let folder = Folder::new();
     let question = "Name three colours.";
     let plain = |text: &str| {
-        let file = folder.file("rendered.txt", text);
+        // One line break at a file's end is not part of the prompt.
+        let file = folder.file("rendered.txt", format!("{text}\n"));
         greedy().args([Path::new("-f"), &file]).succeed().stdout
     };
     let expected = plain(&rendered(default, question));
