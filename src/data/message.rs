@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::row::{field, list};
+use super::json::{field, list};
 use super::RowError;
 use crate::chat::Message;
 

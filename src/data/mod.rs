@@ -16,6 +16,7 @@
 mod encode;
 mod error;
 mod file;
+mod json;
 mod message;
 mod row;
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::json::{list, text};
 use super::message::{messages_of, sharegpt};
 use super::{Conversation, Form, Row, RowError};
 use crate::chat::Message;
@@ -187,38 +188,6 @@ impl Fields {
                 remedy: "write the row as \"messages\" (with \"tools\" beside them), or remove it",
             }),
         }
-    }
-}
-
-fn text(key: &str, value: Value) -> Result<String, RowError> {
-    match value {
-        Value::String(text) => Ok(text),
-        other => Err(field(key, &other, "a text")),
-    }
-}
-
-/// The value as a list.
-pub(super) fn list(key: &str, value: Value) -> Result<Vec<Value>, RowError> {
-    match value {
-        Value::Array(items) => Ok(items),
-        other => Err(field(key, &other, "a list")),
-    }
-}
-
-/// The error for a value of the wrong kind.
-pub(super) fn field(key: &str, value: &Value, expected: &'static str) -> RowError {
-    let found = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    RowError::Field {
-        key: key.to_owned(),
-        found,
-        expected,
     }
 }
 
