@@ -51,11 +51,15 @@ pub(super) fn predictions(
         .collect())
 }
 
-/// An answer without what the template puts before it; all of it while it may still become that.
+/// An answer without what the template puts before it; nothing while that is still being written.
 fn said<'a>(item: &Item, text: &'a [u8]) -> &'a [u8] {
-    let lead = item.lead.trim();
+    let lead = item.lead.trim().as_bytes();
     let text = text.trim_ascii_start();
-    text.strip_prefix(lead.as_bytes()).unwrap_or(text)
+    match text.strip_prefix(lead) {
+        Some(rest) => rest,
+        None if lead.starts_with(text) => &[],
+        None => text,
+    }
 }
 
 /// `whole`: the model ended its answer itself, and said nothing else.
@@ -109,6 +113,28 @@ fn line_ended(text: &[u8], and_more: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Its line breaks must not end an answer that has not begun.
+    #[test]
+    fn what_the_template_puts_before_an_answer_is_no_answer() {
+        let item = Item {
+            prompt: vec![1],
+            response: Vec::new(),
+            accepted: vec!["red".into()],
+            lead: "<think>\n\n</think>\n\n".into(),
+            choices: Default::default(),
+            line: 1,
+        };
+        for (text, answer) in [
+            ("<think>\n", ""),
+            ("<think>\n\n</think>", ""),
+            ("<think>\n\n</think>\n\nred", "\n\nred"),
+            ("red", "red"),
+            ("<think>\nwell", "<think>\nwell"),
+        ] {
+            assert_eq!(said(&item, text.as_bytes()), answer.as_bytes(), "{text}");
+        }
+    }
 
     #[test]
     fn a_line_ends_after_its_text_only() {
