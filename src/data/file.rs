@@ -125,7 +125,7 @@ pub fn read_rows(path: &Path, limit: Option<usize>) -> Result<Vec<Row>, DataErro
             remedy: "write each of its rows as a line such as {\"prompt\": \"…\", \"completion\": \"…\"}",
         });
     }
-    let rows = if opens.starts_with('[') && whole_array(&text) {
+    let rows = if opens.starts_with('[') && is_json(&text) {
         array(&text, limit)
     } else if opens.starts_with('{') && !is_json(first) && stream(&text, 1).is_ok() {
         stream(&text, limit)
@@ -145,11 +145,6 @@ type Rows = Result<Vec<Row>, (usize, RowError)>;
 
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
-}
-
-/// Whether the text is one JSON array, not lines that begin with one.
-fn whole_array(text: &str) -> bool {
-    is_json(text)
 }
 
 /// One row a line.

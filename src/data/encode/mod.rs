@@ -25,7 +25,7 @@ pub enum Turns {
 }
 
 /// A row, or a part of its conversation, as tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Example {
     /// What is given and what is learned, in order.
     pub tokens: Vec<Token>,
@@ -222,8 +222,8 @@ impl<'a> Written<'a> {
     /// Refuses what the template writes nothing of.
     fn check(&self) -> Result<(), RowError> {
         let full = self.render(&self.messages, false)?;
-        let without_tools = self.template.render(&self.messages, false)?;
-        if self.conversation.tools.is_some() && without_tools == full {
+        let tools = self.conversation.tools.is_some();
+        if tools && self.template.render(&self.messages, false)? == full {
             return Err(RowError::NotRendered {
                 key: "tools".into(),
             });
@@ -239,7 +239,7 @@ impl<'a> Written<'a> {
                 let Some(less) = message.without(key) else {
                     continue;
                 };
-                if self.with(index, less, false)? == full {
+                if self.with(index, less)? == full {
                     return Err(named(key));
                 }
             }
@@ -247,7 +247,7 @@ impl<'a> Written<'a> {
             if spoken {
                 let mut other = message.clone();
                 other.set_content(&format!("{} {}", message.content(), message.role()));
-                if self.with(index, other, false)? == full {
+                if self.with(index, other)? == full {
                     return Err(named("content"));
                 }
             }
@@ -256,10 +256,10 @@ impl<'a> Written<'a> {
     }
 
     /// The whole conversation with another message in one place.
-    fn with(&self, index: usize, message: Message, open: bool) -> Result<String, RowError> {
+    fn with(&self, index: usize, message: Message) -> Result<String, RowError> {
         let mut messages = self.messages.clone();
         messages[index] = message;
-        self.render(&messages, open)
+        self.render(&messages, false)
     }
 
     /// The turn of message `index` when it is the last one.
@@ -293,7 +293,7 @@ impl<'a> Written<'a> {
             let given = self
                 .vocabulary
                 .tokenize(&turn.open, SpecialTokens::PROMPT)?;
-            let (target, lead, notes) = self.target(index, &turn, &given)?;
+            let (target, notes) = self.target(index, &turn, &given)?;
             let start = given.len();
             // It goes on from the turn before it if that stands there as it was learned.
             let open = examples
@@ -302,19 +302,14 @@ impl<'a> Written<'a> {
             let example = match open {
                 Some(example) => example,
                 None => {
-                    examples.push(Example {
-                        tokens: Vec::new(),
-                        targets: Vec::new(),
-                        lead: String::new(),
-                        notes: Vec::new(),
-                    });
+                    examples.push(Example::default());
                     examples.last_mut().expect("just pushed")
                 }
             };
             example.tokens = given;
             example.tokens.extend(target);
             example.targets.push(start..example.tokens.len());
-            example.lead = lead;
+            example.lead = self.lead(index, &turn.open)?;
             example.notes.extend(notes);
         }
         match examples.is_empty() {
@@ -323,14 +318,13 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// The tokens of a turn up to the first that ends generation, what the template writes
-    /// before its text, and what is not among the tokens.
+    /// The tokens of a turn up to the first that ends generation, and what is not among them.
     fn target(
         &self,
         index: usize,
         turn: &Turn,
         given: &[Token],
-    ) -> Result<(Vec<Token>, String, Vec<Note>), RowError> {
+    ) -> Result<(Vec<Token>, Vec<Note>), RowError> {
         let text = &turn.closed[turn.open.len()..];
         let vocabulary = self.vocabulary;
         let mut tokens = continuation(&turn.open, given, text, true, vocabulary)?;
@@ -350,7 +344,7 @@ impl<'a> Written<'a> {
         if spelled.iter().any(|token| vocabulary.is_eog(*token)) {
             notes.push(Note::EndInside);
         }
-        Ok((tokens, self.lead(index, &turn.open)?, notes))
+        Ok((tokens, notes))
     }
 
     /// What the template writes between the beginning of a turn and its text: found with a
