@@ -47,9 +47,9 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     let mut train = Metadata::new();
     let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
     note("version", env!("CARGO_PKG_VERSION").into())?;
-    if args.model.is_file() {
+    if let Some(bytes) = job.base.gguf_bytes() {
         // What llama-jola compares at every start, where hashing the base would take too long.
-        note("base_bytes", std::fs::metadata(&args.model)?.len().into())?;
+        note("base_bytes", bytes.into())?;
     }
     note("data_sha256", sidecar::sha256(&args.data)?.into())?;
     note("rows", (job.train.len() as u64).into())?;
