@@ -26,7 +26,7 @@ pub fn write(mut command: Command, folder: &Path) -> Result<(), OutputError> {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command, &program, &mut script);
         let path = completions.join(shell.file_name(&program));
-        output(path)?.write(|out| out.write_all(&script))?;
+        Output::without_inputs(path)?.write(|out| out.write_all(&script))?;
     }
     Ok(())
 }
@@ -37,12 +37,8 @@ fn write_pages(command: &Command, folder: &Path) -> Result<(), OutputError> {
         write_pages(subcommand, folder)?;
     }
     let page = Man::new(command.clone());
-    output(folder.join(page.get_filename()))?.write(|out| page.render(out))
-}
-
-/// A file of a manual, which is made of no other file.
-fn output(path: PathBuf) -> Result<Output, OutputError> {
-    Output::new(path, &[] as &[&Path])
+    let output = Output::without_inputs(folder.join(page.get_filename()))?;
+    output.write(|out| page.render(out))
 }
 
 fn subfolder(folder: &Path, name: &str) -> Result<PathBuf, OutputError> {

@@ -130,10 +130,10 @@ impl<'a> GgufWriter<'a> {
     /// Writes to `path`, which is created or replaced by a complete file.
     ///
     /// # Errors
-    /// As [`Output::new`] and [`GgufWriter::write_output`].
+    /// As [`Output::without_inputs`] and [`GgufWriter::write_output`].
     pub fn write(self, path: impl AsRef<Path>) -> Result<(), GgufError> {
         let path = path.as_ref();
-        let output = Output::new(path, &[] as &[&Path]);
+        let output = Output::without_inputs(path);
         self.write_output(&output.map_err(|error| GgufError::new(path, *error.kind))?)
     }
 

@@ -64,6 +64,16 @@ impl OutputErrorKind {
     }
 }
 
+impl From<OutputErrorKind> for io::Error {
+    /// The system's own error, where there is one.
+    fn from(kind: OutputErrorKind) -> Self {
+        match kind {
+            OutputErrorKind::Io { error, .. } => error,
+            other => Self::other(other),
+        }
+    }
+}
+
 fn spelt(input: &Option<PathBuf>) -> String {
     input
         .as_ref()

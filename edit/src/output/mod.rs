@@ -65,6 +65,14 @@ impl Output {
         Ok(Self { path, target })
     }
 
+    /// [`Output::new`] for a command that reads no file, or whose inputs were looked at before.
+    ///
+    /// # Errors
+    /// As [`Output::new`].
+    pub fn without_inputs(path: impl Into<PathBuf>) -> Result<Self, OutputError> {
+        Self::new(path, &[] as &[&Path])
+    }
+
     /// The path as it was given.
     pub fn path(&self) -> &Path {
         &self.path

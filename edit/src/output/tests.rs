@@ -12,7 +12,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn write(path: &Path, bytes: &[u8]) {
-    let output = Output::new(path, &NOTHING).unwrap();
+    let output = Output::without_inputs(path).unwrap();
     output.write(|out| out.write_all(bytes)).unwrap();
 }
 
@@ -28,7 +28,7 @@ fn a_complete_file_replaces_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report");
     fs::write(&path, "old").unwrap();
-    let output = Output::new(&path, &NOTHING).unwrap();
+    let output = Output::without_inputs(&path).unwrap();
     assert_eq!(
         names(folder.path()),
         ["report"],
@@ -44,7 +44,7 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report");
     fs::write(&path, "old").unwrap();
-    let failing = Output::new(&path, &NOTHING).unwrap().write(|out| {
+    let failing = Output::without_inputs(&path).unwrap().write(|out| {
         out.write_all(b"half")?;
         Err(io::Error::other("no more"))
     });
@@ -60,7 +60,7 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
 #[test]
 fn a_look_at_the_result_shows_all_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let output = Output::new(folder.path().join("model"), &NOTHING).unwrap();
+    let output = Output::without_inputs(folder.path().join("model")).unwrap();
     let mut file = output.begin().unwrap();
     file.write_all(b"weights").unwrap();
     let preview = file.preview().unwrap();
@@ -91,7 +91,7 @@ fn what_cannot_be_written_is_said_before_the_work() {
         );
     }
     assert!(refusal(&file.join("sub").join("out"), &NOTHING).contains(file.to_str().unwrap()));
-    let error = Output::new("", &NOTHING).unwrap_err();
+    let error = Output::without_inputs("").unwrap_err();
     assert!(matches!(*error.kind, OutputErrorKind::NoName));
     assert_eq!(names(folder.path()), ["file"]);
 }
@@ -216,7 +216,7 @@ mod unix {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_told_once_in_the_systems_words() {
-        let full = Output::new("/dev/full", &NOTHING).unwrap();
+        let full = Output::without_inputs("/dev/full").unwrap();
         let error = full.write(|out| out.write_all(b"x")).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -121,6 +121,12 @@ impl From<TurnsChoice> for Turns {
 }
 
 impl TrainArgs {
+    /// All files that are read.
+    pub(super) fn inputs(&self) -> Vec<PathBuf> {
+        let inputs = [&self.model, &self.data].into_iter().chain(&self.valid);
+        inputs.cloned().collect()
+    }
+
     /// What the options mean for `n_rows` training rows of a model like `config`.
     ///
     /// # Errors

@@ -176,7 +176,11 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// [`Error::Diverged`] when the loss stops being a number.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Parameters, Outcome), Error> {
-        let steps = self.plan.steps();
+        // Nothing is left of a run that had stopped early and is continued to write its result.
+        let steps = match self.out_of_patience() {
+            true => self.counters.step,
+            false => self.plan.steps(),
+        };
         if self.plan.choice() == 0 && self.counters.step == 0 && self.n_gates() > 0 {
             self.choose_heads(observer);
         }
@@ -206,6 +210,7 @@ impl<'a> Trainer<'a> {
             }
         }
         self.look(observer)?;
+        observer.finished(self.state());
         self.optim.set_values(&self.best);
         if let Some(edits) = self.parameters.edits_mut() {
             edits.fix();
@@ -351,13 +356,19 @@ impl<'a> Trainer<'a> {
             validation,
             best: better,
         });
-        let Settings { patience, .. } = *self.settings;
-        let stop = patience > 0 && self.counters.stale >= patience;
+        let stop = self.out_of_patience();
         if stop && step < self.plan.steps() {
+            let patience = self.settings.patience;
             observer.log(&format!(
                 "stopped early at step {step}: {patience} validations without a better one (--patience)"
             ));
         }
         Ok(stop)
+    }
+
+    /// Whether enough validations in a row were no better than the best before.
+    fn out_of_patience(&self) -> bool {
+        let patience = self.settings.patience;
+        patience > 0 && self.counters.stale >= patience
     }
 }
