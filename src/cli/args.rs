@@ -1,7 +1,7 @@
 //! Arguments that several commands share, in llama.cpp's spelling.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -246,14 +246,19 @@ fn multiplied<'a>(
 
 /// Points at the option that takes strengths where one stands behind the name of a file.
 fn refuse_strengths(files: &[PathBuf], option: &str) -> Result<()> {
-    for path in files.iter().filter(|path| !path.exists()) {
-        let spec = path.to_str().and_then(|text| parse_spec(text).ok());
-        if spec.is_some_and(|(file, _)| file != *path && file.exists()) {
+    for path in files {
+        if without_strength(path).is_some() {
             let spec = path.display();
             bail!("there is no file {spec}; a strength is given with {option} {spec}");
         }
     }
     Ok(())
+}
+
+/// The file that is meant by a path which is none, but would be without `:STRENGTH` at its end.
+pub fn without_strength(path: &Path) -> Option<PathBuf> {
+    let (file, _) = parse_spec(path.to_str()?).ok()?;
+    (!path.exists() && file != *path && file.exists()).then_some(file)
 }
 
 /// A warning when the sidecar was trained on a file of another size than the model's: the

@@ -12,6 +12,7 @@ use jola_edit::{Output, Sidecar};
 use serde_json::json;
 
 use super::output::{print, print_json};
+use super::args::without_strength;
 use super::{describe, heatmap};
 
 #[derive(Args)]
@@ -39,6 +40,13 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let inputs: Vec<&PathBuf> = inputs.collect();
     let plot = args.plot.as_ref().map(|path| Output::new(path, &inputs));
     let plot = plot.transpose()?;
+    if let Some(file) = without_strength(&args.edit) {
+        bail!(
+            "there is no file {}; name the file without its strength: {}",
+            args.edit.display(),
+            file.display()
+        );
+    }
     if describe::is_model(Gguf::open(&args.edit)?.metadata()) {
         if args.model.is_some() || args.plot.is_some() {
             bail!(
