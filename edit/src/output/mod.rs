@@ -59,8 +59,8 @@ impl Output {
         inputs: &[P],
     ) -> Result<Self, OutputError> {
         let path = path.into();
-        let target = find_target(&path)
-            .and_then(|target| refuse_input(&path, inputs).map(|()| target))
+        let target = refuse_input(&path, inputs)
+            .and_then(|()| find_target(&path))
             .map_err(|kind| OutputError::new(&path, kind))?;
         Ok(Self { path, target })
     }
