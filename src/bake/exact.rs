@@ -44,7 +44,9 @@ impl<'a> Exact<'a> {
             let action = "create a temporary folder in it";
             GgufError::new(&beside, GgufErrorKind::Io { action, error })
         };
-        let folder = tempfile::Builder::new().prefix(".jola-").tempdir_in(&beside);
+        let folder = tempfile::Builder::new()
+            .prefix(".jola-")
+            .tempdir_in(&beside);
         let folder = folder.map_err(at_folder)?;
         let path = |index| file(folder.path(), index);
         // 16-bit floats unless they overflow: the noise of rounding activations to them is

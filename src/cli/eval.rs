@@ -162,7 +162,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         let Comparison {
             unedited, edited, ..
         } = &comparison;
-        write_predictions(predictions.as_ref(), &[(Some(false), unedited), (Some(true), edited)])?;
+        write_predictions(
+            predictions.as_ref(),
+            &[(Some(false), unedited), (Some(true), edited)],
+        )?;
         if args.json {
             print_json(&comparison)?;
         } else {
@@ -262,10 +265,7 @@ struct Line<'a> {
     prediction: &'a Prediction,
 }
 
-fn write_predictions(
-    output: Option<&Output>,
-    reports: &[(Option<bool>, &Report)],
-) -> Result<()> {
+fn write_predictions(output: Option<&Output>, reports: &[(Option<bool>, &Report)]) -> Result<()> {
     let Some(output) = output else {
         return Ok(());
     };

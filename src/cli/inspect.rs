@@ -11,8 +11,8 @@ use jola_edit::sidecar::{BaseShape, SidecarStats};
 use jola_edit::{Output, Sidecar};
 use serde_json::json;
 
-use super::output::{print, print_json};
 use super::args::without_strength;
+use super::output::{print, print_json};
 use super::{describe, heatmap};
 
 #[derive(Args)]

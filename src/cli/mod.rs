@@ -80,8 +80,6 @@ pub fn run() -> Result<()> {
         Command::Bake(args) => bake::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::With(args) => with::run(&args),
-        Command::Manuals { folder } => {
-            Ok(llama_jola::manuals::write(Cli::command(), &folder)?)
-        }
+        Command::Manuals { folder } => Ok(llama_jola::manuals::write(Cli::command(), &folder)?),
     }
 }

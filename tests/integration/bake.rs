@@ -105,7 +105,12 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
     let again = folder.path("again.gguf");
     let to = report["changed"][0]["to"].as_str().unwrap();
     let outtype = if to == "q8_0" { to } else { "keep" };
-    let report = bake(&shards[0], &sidecars::golden(), &again, &["--outtype", outtype]);
+    let report = bake(
+        &shards[0],
+        &sidecars::golden(),
+        &again,
+        &["--outtype", outtype],
+    );
     assert_eq!(report["base_files"], 2);
     assert!(std::fs::read(&out).unwrap() == std::fs::read(&again).unwrap());
 }
@@ -180,7 +185,11 @@ fn nothing_is_written_where_nothing_can_be() {
         llama_jola_on("bake", &model).args(["--jola", text(edit), "-o", text(out)])
     };
     bake(&empty, &out).fail(1, &["nothing to bake"]);
-    bake(&golden, &model).fail(1, &["is an input of this command: choose another output file"]);
-    bake(&golden, &folder.path("no/such/folder.gguf")).fail(1, &["cannot write it: there is no folder"]);
+    bake(&golden, &model).fail(
+        1,
+        &["is an input of this command: choose another output file"],
+    );
+    bake(&golden, &folder.path("no/such/folder.gguf"))
+        .fail(1, &["cannot write it: there is no folder"]);
     assert_eq!(folder.names(), ["empty.gguf"]);
 }

@@ -18,12 +18,9 @@ fn writing_commands(model: &Path, edit: &Path, data: &Path, out: &Path) -> Vec<C
         llama_jola_on("logits", model)
             .args(jola)
             .args(["--tokens", "1", "-o", out]),
-        llama_jola_on("eval", model).args(jola).args([
-            "--data",
-            text(data),
-            "--predictions",
-            out,
-        ]),
+        llama_jola_on("eval", model)
+            .args(jola)
+            .args(["--data", text(data), "--predictions", out]),
         llama_jola_on("bake", model).args(jola).args(["-o", out]),
         llama_jola("inspect").args([text(edit), "-m", text(model), "--plot", out]),
         llama_jola("import").args([text(data), text(edit), "-m", text(model), "-o", out]),
@@ -131,7 +128,10 @@ fn the_systems_reason_is_given_once() {
 fn a_split_model() {
     let folder = Folder::new();
     let shards = split(&base_model(), folder.root(), "m", 3);
-    let (data, out) = (repository("examples/routing/test.jsonl"), folder.path("out"));
+    let (data, out) = (
+        repository("examples/routing/test.jsonl"),
+        folder.path("out"),
+    );
     let edit = sidecars::golden();
     let commands = |model: &Path| {
         let mut all = vec![
@@ -162,6 +162,9 @@ fn a_split_model() {
     std::fs::remove_file(&shards[2]).unwrap();
     refused(
         &shards[0],
-        &["m-00003-of-00003.gguf: cannot open it", "one of the 3 files"],
+        &[
+            "m-00003-of-00003.gguf: cannot open it",
+            "one of the 3 files",
+        ],
     );
 }

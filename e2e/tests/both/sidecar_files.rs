@@ -115,7 +115,11 @@ fn a_lora_instead_of_a_sidecar() {
     RawSidecar::golden()
         .set("adapter.type", "lora")
         .write(&path);
-    refused_by_all(&folder, &path, &["lora.gguf", "it is a LoRA adapter", "--lora"]);
+    refused_by_all(
+        &folder,
+        &path,
+        &["lora.gguf", "it is a LoRA adapter", "--lora"],
+    );
 }
 
 #[test]

@@ -29,7 +29,11 @@ fn files_in_each_others_places() {
     let (base, edit) = (base_model(), sidecars::golden());
     let data = repository("examples/routing/test.jsonl");
     for (option, file, text) in [
-        ("--jola", base.as_path(), "it is a base model, not a sidecar"),
+        (
+            "--jola",
+            base.as_path(),
+            "it is a base model, not a sidecar",
+        ),
         ("--lora", &base, "it is a base model, not a LoRA adapter"),
         ("--lora", &edit, "it is a sidecar with an edit, not a LoRA"),
         ("--jola", &data, "it is JSON: rows go behind --data"),
@@ -67,10 +71,12 @@ fn a_hugging_face_folder_as_a_served_model() {
     let folder = Folder::new();
     folder.file("config.json", "{}");
     for command in ["run", "bench"] {
-        llama_jola_on(command, folder.root()).args(["-p", "8"]).fail(
-            1,
-            &["a folder in Hugging Face's layout", "convert_hf_to_gguf.py"],
-        );
+        llama_jola_on(command, folder.root())
+            .args(["-p", "8"])
+            .fail(
+                1,
+                &["a folder in Hugging Face's layout", "convert_hf_to_gguf.py"],
+            );
     }
 }
 

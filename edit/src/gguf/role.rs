@@ -177,7 +177,10 @@ mod tests {
         for (bytes, said) in [
             (&b"{\"prompt\": \"a\"}"[..], "rows go behind --data"),
             (b"# Notes\n", "it is text"),
-            (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+            (
+                b"version https://git-lfs.github.com/spec/v1",
+                "git lfs pull",
+            ),
             (b"<!DOCTYPE html>", "a web page"),
             (b"PK\x03\x04zip", "a zip archive"),
             (&safetensors, "safetensors"),

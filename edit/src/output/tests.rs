@@ -100,7 +100,11 @@ fn what_cannot_be_written_is_said_before_the_work() {
 fn an_input_is_no_output_however_it_is_spelt() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    for name in ["base.gguf", "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] {
+    for name in [
+        "base.gguf",
+        "m-00001-of-00002.gguf",
+        "m-00002-of-00002.gguf",
+    ] {
         fs::write(at(name), name).unwrap();
     }
     fs::create_dir(at("hf")).unwrap();

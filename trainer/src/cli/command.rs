@@ -59,9 +59,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => logits::run(args),
-            (Some(Command::Manuals { folder }), _) => {
-                Ok(manuals::write(Cli::command(), &folder)?)
-            }
+            (Some(Command::Manuals { folder }), _) => Ok(manuals::write(Cli::command(), &folder)?),
             (None, Some(args)) => train(&args, &self.method, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
         }

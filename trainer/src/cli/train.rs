@@ -108,8 +108,9 @@ fn keep(run_dir: &mut RunDir, state: Option<State>) -> String {
             "all steps are done, but the result cannot be written; the state after step {step} \
              is in {folder}, from where the same command with --resume goes on"
         ),
-        None => "all steps are done, but neither the result nor a checkpoint can be written"
-            .to_owned(),
+        None => {
+            "all steps are done, but neither the result nor a checkpoint can be written".to_owned()
+        }
     }
 }
 

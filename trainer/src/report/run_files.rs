@@ -115,10 +115,7 @@ mod tests {
             fs::write(folder.join(name), contents).unwrap();
             let text = check(&[]).unwrap_err();
             assert!(text.contains("edit.run is no run directory"), "{text}");
-            assert!(
-                text.contains(name) && text.contains("--run-dir"),
-                "{text}"
-            );
+            assert!(text.contains(name) && text.contains("--run-dir"), "{text}");
             fs::remove_file(folder.join(name)).unwrap();
         };
         refused("notes.txt", "mine");

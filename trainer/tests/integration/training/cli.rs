@@ -175,8 +175,14 @@ fn an_input_is_never_the_output() {
     }
     let args = "logits -m tiny.gguf --tokens 1 -o same.gguf";
     let text = stderr(&train(path, args));
-    assert!(text.contains("is an input of this command (tiny.gguf)"), "{text}");
-    assert_eq!(inputs.map(|name| std::fs::read(path.join(name)).unwrap()), before);
+    assert!(
+        text.contains("is an input of this command (tiny.gguf)"),
+        "{text}"
+    );
+    assert_eq!(
+        inputs.map(|name| std::fs::read(path.join(name)).unwrap()),
+        before
+    );
 }
 
 #[test]
@@ -219,7 +225,9 @@ fn a_split_base_trains_as_the_whole() {
     assert_eq!(reports[0], reports[1]);
     let results = bases.map(|base| {
         said(&format!("-m {base} {run} -o edit.gguf"));
-        said(&format!("logits -m {base} --jola edit.gguf --tokens 1,5,6 -o out.bin"));
+        said(&format!(
+            "logits -m {base} --jola edit.gguf --tokens 1,5,6 -o out.bin"
+        ));
         let sidecar = Sidecar::read(path.join("edit.gguf")).unwrap();
         (sidecar, std::fs::read(path.join("out.bin")).unwrap())
     });
@@ -230,7 +238,10 @@ fn a_split_base_trains_as_the_whole() {
         .iter()
         .flat_map(|shard| std::fs::read(shard).unwrap())
         .collect();
-    let recorded = split.train.get("base_bytes").and_then(|bytes| bytes.as_u64());
+    let recorded = split
+        .train
+        .get("base_bytes")
+        .and_then(|bytes| bytes.as_u64());
     assert_eq!(recorded, Some(bytes.len() as u64));
     std::fs::write(path.join("all"), bytes).unwrap();
     let digest = jola_edit::sidecar::sha256(path.join("all")).unwrap();
@@ -244,12 +255,18 @@ fn a_split_base_trains_as_the_whole() {
     std::fs::remove_file(path.join("edit.gguf")).unwrap();
     refused(
         "-m s-00002-of-00003.gguf",
-        ["it is file 2 of 3", "name the first one, s-00001-of-00003.gguf"],
+        [
+            "it is file 2 of 3",
+            "name the first one, s-00001-of-00003.gguf",
+        ],
     );
     std::fs::remove_file(&shards[2]).unwrap();
     refused(
         "-m s-00001-of-00003.gguf",
-        ["s-00003-of-00003.gguf: cannot open it", "one of the 3 files"],
+        [
+            "s-00003-of-00003.gguf: cannot open it",
+            "one of the 3 files",
+        ],
     );
 }
 

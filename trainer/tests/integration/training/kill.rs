@@ -199,7 +199,11 @@ fn a_result_that_cannot_be_written_is_kept() {
     let output = child.wait_with_output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for message in ["out/edit.gguf: cannot write it", "edit.run", "with --resume"] {
+    for message in [
+        "out/edit.gguf: cannot write it",
+        "edit.run",
+        "with --resume",
+    ] {
         assert!(text.contains(message), "{message}: {text}");
     }
     assert!(path.join("edit.run/checkpoint.safetensors").exists());
@@ -220,7 +224,9 @@ fn rows_held_back_stay_held_back_under_another_seed() {
                -t 1 --method ungated --lr 1e-30 --patience 0";
     let losses = |name: &str| -> Vec<f64> {
         let records = metrics(&path.join(name).join("metrics.jsonl"));
-        let records = records.iter().filter(|record| record.get("validation").is_some());
+        let records = records
+            .iter()
+            .filter(|record| record.get("validation").is_some());
         records
             .map(|record| record["validation"]["loss"].as_f64().unwrap())
             .collect()
@@ -242,7 +248,10 @@ fn rows_held_back_stay_held_back_under_another_seed() {
     assert!(found.iter().all(|loss| *loss == one), "{found:?} {one}");
     let config = fs::read_to_string(path.join("edit.run/config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    assert_eq!((&config["seed"], &config["split_seed"]), (&1.into(), &42.into()));
+    assert_eq!(
+        (&config["seed"], &config["split_seed"]),
+        (&1.into(), &42.into())
+    );
 }
 
 #[test]
