@@ -80,12 +80,14 @@ fn spelt(input: &Option<PathBuf>) -> String {
         .map_or(String::new(), |path| format!(" ({})", path.display()))
 }
 
-/// The system's own error, without the name of a temporary file that tempfile adds to it.
+/// The system's own error, without the name of a temporary file that tempfile puts behind it
+/// and keeps no other trace of.
 fn bare(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|wrapped| wrapped.source());
-    let inner = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
-    match inner.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error,
+    let text = error.to_string();
+    match text.split_once(" at path ") {
+        Some((reason, _)) if error.raw_os_error().is_none() => {
+            io::Error::new(error.kind(), reason.to_owned())
+        }
+        _ => error,
     }
 }

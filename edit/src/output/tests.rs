@@ -217,6 +217,22 @@ mod unix {
         assert!(link.is_symlink());
     }
 
+    /// The name of a temporary file is none of the user's business.
+    #[test]
+    fn a_folder_that_goes_away_is_told_in_the_systems_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/out");
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        let output = Output::without_inputs(&path).unwrap();
+        fs::remove_dir(folder.path().join("sub")).unwrap();
+        let error = output.write(|out| out.write_all(b"x")).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.ends_with("cannot write it: No such file or directory (os error 2)"),
+            "{error}"
+        );
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_told_once_in_the_systems_words() {
