@@ -1,10 +1,11 @@
 //! Arguments that several commands share, in llama.cpp's spelling.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
+use jola_edit::gguf::{Gguf, Role, Splits};
 use jola_edit::{parse_spec, EditSet};
 use llama_jola::{
     log_to_stderr, Adapters, CacheType, Context, ContextParams, FlashAttention, LogLevel, Lora,
@@ -200,6 +201,7 @@ impl ModelArgs {
     /// # Errors
     /// Any file that is missing or broken.
     pub fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
+        refuse_strengths(&self.jola, "--jola-scaled")?;
         self.sidecar_files()
             .map(|(path, strength)| {
                 let sidecar = Sidecar::read(&path)?;
@@ -209,8 +211,26 @@ impl ModelArgs {
     }
 
     fn loras(&self, model: &Model) -> Result<Vec<(Lora, f32)>> {
+        refuse_strengths(&self.lora, "--lora-scaled")?;
+        self.lora_files()
+            .map(|(path, scale)| {
+                // llama.cpp would name the first key that it misses.
+                Gguf::open(&path)?.expect(Role::Lora)?;
+                Ok((Lora::load(model, path)?, scale))
+            })
+            .collect()
+    }
+
+    fn lora_files(&self) -> impl Iterator<Item = (PathBuf, f32)> + '_ {
         multiplied(&self.lora, &self.lora_scaled)
-            .map(|(path, scale)| Ok((Lora::load(model, path)?, scale)))
+    }
+
+    /// All files that are read, for an [`Output`](jola_edit::Output) that must be none of them.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let adapters = self.sidecar_files().chain(self.lora_files());
+        let adapters = adapters.map(|(path, _)| path);
+        std::iter::once(self.model.clone())
+            .chain(adapters)
             .collect()
     }
 }
@@ -224,12 +244,29 @@ fn multiplied<'a>(
     plain.chain(numbered.iter().cloned())
 }
 
+/// Points at the option that takes strengths where one stands behind the name of a file.
+fn refuse_strengths(files: &[PathBuf], option: &str) -> Result<()> {
+    for path in files {
+        if without_strength(path).is_some() {
+            let spec = path.display();
+            bail!("there is no file {spec}; a strength is given with {option} {spec}");
+        }
+    }
+    Ok(())
+}
+
+/// The file that is meant by a path which is none, but would be without `:STRENGTH` at its end.
+pub fn without_strength(path: &Path) -> Option<PathBuf> {
+    let (file, _) = parse_spec(path.to_str()?).ok()?;
+    (!path.exists() && file != *path && file.exists()).then_some(file)
+}
+
 /// A warning when the sidecar was trained on a file of another size than the model's: the
 /// same model in another quantisation, most likely. (Hashing the base at every start would
 /// take seconds; `inspect --model` does it.)
 fn other_base(sidecar: &Sidecar, model: &Model) -> Option<String> {
     let trained_on = sidecar.train.get("base_bytes")?.as_u64()?;
-    let found = std::fs::metadata(model.path()).ok()?.len();
+    let found = Splits::open(model.path()).ok()?.bytes();
     (trained_on != found).then(|| {
         format!(
             "trained on a base file of {trained_on} bytes, this one has {found}: \

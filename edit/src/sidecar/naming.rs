@@ -1,10 +1,9 @@
 //! How sidecars are named, and how they name their base file.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use crate::digest;
 
 /// File name by GGUF's convention, `jola-<base>-<size>-<finetune>.gguf`, as
 /// `jola-SmolLM2-135M-routing.gguf`.
@@ -29,7 +28,5 @@ pub fn file_name(base: &str, size: &str, finetune: &str) -> String {
 /// # Errors
 /// What the system reports on opening or reading it.
 pub fn sha256(path: impl AsRef<Path>) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(format!("{:x}", hasher.finalize()))
+    digest::sha256([path])
 }

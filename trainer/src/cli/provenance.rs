@@ -9,7 +9,7 @@ use jola_edit::sidecar;
 use super::job::Job;
 use crate::base::tensors_sha256;
 use crate::method::{ClosedShares, Method, Provenance, Sparsity};
-use crate::report::RunConfig;
+use crate::report::{RunConfig, SPLIT_SEED};
 use crate::train::Outcome;
 
 /// Everything that was set, and what tells whether a run is the same.
@@ -23,9 +23,12 @@ pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunCo
     config.set("data", &args.data);
     config.set("data_sha256", sidecar::sha256(&args.data)?);
     config.set("rows", job.train.len());
-    if let Some(valid) = &args.valid {
-        config.set("valid", valid);
-        config.set("valid_sha256", sidecar::sha256(valid)?);
+    match &args.valid {
+        Some(valid) => {
+            config.set("valid", valid);
+            config.set("valid_sha256", sidecar::sha256(valid)?);
+        }
+        None => config.set(SPLIT_SEED, job.split_seed),
     }
     config.set("valid_rows", job.valid.len());
     config.set("chat", args.chat);
@@ -48,9 +51,9 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     let mut train = Metadata::new();
     let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
     note("version", env!("CARGO_PKG_VERSION").into())?;
-    if args.model.is_file() {
+    if let Some(bytes) = job.base.gguf_bytes() {
         // What llama-jola compares at every start, where hashing the base would take too long.
-        note("base_bytes", std::fs::metadata(&args.model)?.len().into())?;
+        note("base_bytes", bytes.into())?;
     }
     note("data_sha256", sidecar::sha256(&args.data)?.into())?;
     note("rows", (job.train.len() as u64).into())?;

@@ -259,6 +259,10 @@ impl Base for Directory {
         Ok(Box::new(vocabulary))
     }
 
+    fn gguf_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn gguf_sha256(&self) -> Result<Option<String>, Error> {
         Ok(None)
     }
