@@ -44,14 +44,17 @@ pub(super) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
     let done = finish(&job, trainer, &mut watcher, provenance, &output);
     let (n_layer, n_head) = (model.config.n_layer, model.config.n_head);
     let drawn = plots::draw(&folder, n_layer, n_head);
-    if let Err(error) = drawn {
-        eprintln!("warning: {error:#}");
-    }
     // A result that is refused lies in the run directory: nothing is left to continue.
-    if done.as_ref().map_or_else(|error| error.is::<NoBetter>(), |_| true) {
+    if done
+        .as_ref()
+        .map_or_else(|error| error.is::<NoBetter>(), |_| true)
+    {
         watcher.run_dir.finish()?;
     }
     let written = done?;
+    if let Err(error) = drawn {
+        eprintln!("warning: {error:#}");
+    }
     eprintln!("{written}");
     eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())

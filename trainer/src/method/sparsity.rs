@@ -11,6 +11,7 @@ use super::half::Half;
 #[serde(rename_all = "lowercase")]
 pub enum Sparsity {
     /// From dense to sparse in stages; the validation says which serves.
+    #[serde(rename = "auto")]
     Path,
     /// How many gates of each kind to close.
     Target(ClosedShares),

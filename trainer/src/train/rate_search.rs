@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::Recipe;
 use super::settings::{Rate, Settings};
+use super::unedited::choice_error;
 use crate::method::{ClosedShares, Method, Sparsity};
 use crate::model::Sequence;
 
@@ -44,8 +45,7 @@ impl Trial {
     /// (`before`) comes after what does not, however well it words them.
     fn badness(&self, before: Option<f64>) -> f64 {
         let lost = before.zip(self.choice).map_or(0.0, |(before, after)| {
-            let error = (2.0 * before * (1.0 - before) / JUDGES as f64).sqrt();
-            (before - error - after).max(0.0)
+            (before - choice_error(before, JUDGES) - after).max(0.0)
         });
         // A loss is far below this for each row that is lost.
         self.loss.map_or(f64::INFINITY, |loss| loss + lost * 1e4)

@@ -1,6 +1,6 @@
 //! What a user sets, and what goes without saying.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::recipe::{Recipe, PAPER_LAMBDA, PAPER_LR};
 use super::schedule::Plan;
@@ -40,13 +40,22 @@ pub const SHORTEST_PATH: usize = 60;
 pub const PATH_EPOCHS: usize = 15;
 
 /// The learning rate at its peak, of vectors or low-rank factors.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
     /// The one that does best in short trials before the run.
     Auto,
     /// This one.
     Fixed(f64),
+}
+
+/// As on the command line.
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Rate::Auto => serializer.serialize_str("auto"),
+            Rate::Fixed(rate) => serializer.serialize_f64(*rate),
+        }
+    }
 }
 
 /// What a recipe makes of settings that the user leaves open.

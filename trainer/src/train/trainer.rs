@@ -20,6 +20,8 @@ use crate::method::{Edits, ParameterGroup, Parameters};
 use crate::model::{fitting, Batch, Model, Sequence};
 use crate::Error;
 
+/// Fewer validation rows tell nothing about how often an answer is picked right.
+const CHOOSING_ROWS: usize = 16;
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 
@@ -137,7 +139,7 @@ impl<'a> Trainer<'a> {
             best: Vec::new(),
             best_scores: RowScores::default(),
             candidates: Candidates::default(),
-            answers: Answers::of(train),
+            answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
             candidate: None,
         })

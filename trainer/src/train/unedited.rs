@@ -54,10 +54,10 @@ impl Unedited {
     /// by more than one standard error, nor be worse in what validations compare.
     pub fn verdict(&self, result: &StageResult, n_rows: usize) -> Verdict {
         let own = &self.result;
-        let chooses_worse = own.choice.zip(result.choice).is_some_and(|(own, edited)| {
-            let error = (2.0 * own * (1.0 - own) / n_rows as f64).sqrt();
-            edited < own - error
-        });
+        let chooses_worse = own
+            .choice
+            .zip(result.choice)
+            .is_some_and(|(own, edited)| edited < own - choice_error(own, n_rows));
         if chooses_worse || !result.validation.is_better(&own.validation, n_rows) {
             return Verdict::NoBetter;
         }
@@ -66,6 +66,15 @@ impl Unedited {
             _ => Verdict::Better,
         }
     }
+}
+
+/// Standard error of the difference of two shares of right answers, on `n_rows` rows each, of
+/// which one is `share`. As if there were one right and one wrong row more: a few rows that are
+/// all right are no certainty.
+pub(super) fn choice_error(share: f64, n_rows: usize) -> f64 {
+    let n = n_rows as f64;
+    let share = (share * n + 1.0) / (n + 2.0);
+    (2.0 * share * (1.0 - share) / n).sqrt()
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ fn the_memory_named_is_what_a_run_takes() {
     let rows: String = (0..4).map(row).collect();
     fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
     let args = format!(
-        "-m {model} --data rows.jsonl -o edit.gguf --steps 2 --batch-size 4 --valid-share 0 --dtype f32 --device cpu -t 2"
+        "-m {model} --data rows.jsonl -o edit.gguf --steps 2 --batch-size 4 --valid-share 0 --lr 0.1 --dtype f32 --device cpu -t 2"
     );
     let report = text(&run(folder.path(), &format!("{args} --dry-run")).stdout);
     let memory = report.lines().find_map(|line| line.strip_prefix("memory"));

@@ -11,7 +11,7 @@ use super::support::write_model;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_jola-train-core");
 const RUN: &str = "-m tiny.gguf --data rows.jsonl -o edit.gguf --epochs 30 --batch-size 2 \
-                   --checkpoint-every 0 -t 1";
+                   --sparsity 0.9,0.85 --lr 0.1 --checkpoint-every 0 -t 1";
 
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -187,7 +187,7 @@ fn a_result_that_cannot_be_written_is_kept() {
     let path = folder.path();
     let whole = undisturbed(path);
     let run = "-m tiny.gguf --data rows.jsonl -o out/edit.gguf --run-dir edit.run --epochs 30 \
-               --batch-size 2 -t 1";
+               --batch-size 2 --sparsity 0.9,0.85 --lr 0.1 -t 1";
     let (out, file) = (path.join("out"), path.join("edit.run/metrics.jsonl"));
     fs::create_dir(&out).unwrap();
     let mut command = command(path, run);
@@ -233,7 +233,12 @@ fn rows_held_back_stay_held_back_under_another_seed() {
     };
     for (name, seed) in [("one", 42), ("other", 1)] {
         let output = finish(path, &format!("{run} -o {name}.gguf --seed {seed}"));
-        assert!(output.status.success(), "{}", stderr(&output));
+        // What changes next to nothing may be no better than the unedited model.
+        assert!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "{}",
+            stderr(&output)
+        );
     }
     let (one, other) = (losses("one.run")[0], losses("other.run")[0]);
     assert!((one - other).abs() > 1e-3, "{one} {other}");
@@ -242,7 +247,11 @@ fn rows_held_back_stay_held_back_under_another_seed() {
     assert!(kill_when(start(path, &edit), || lines(&file) >= 10));
     let before = losses("edit.run").len();
     let output = finish(path, &format!("{edit} --resume --allow-changes --seed 1"));
-    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        matches!(output.status.code(), Some(0 | 3)),
+        "{}",
+        stderr(&output)
+    );
     let found = losses("edit.run");
     assert!(found.len() > before);
     assert!(found.iter().all(|loss| *loss == one), "{found:?} {one}");
@@ -269,7 +278,10 @@ fn a_run_continues_only_with_the_same_base_data_and_settings() {
     };
     refused(RUN, "edit.run holds an unfinished run");
     let resume = format!("{RUN} --resume");
-    refused(&format!("{resume} --lr 0.01"), "lr was 0.1, is 0.01");
+    refused(
+        &resume.replace("--lr 0.1", "--lr 0.01"),
+        "lr was 0.1, is 0.01",
+    );
     refused(&format!("{resume} --seed 1"), "seed was 42, is 1");
     refused(
         &format!("{resume} --method additive"),
@@ -289,7 +301,13 @@ fn a_run_continues_only_with_the_same_base_data_and_settings() {
     fs::write(path.join("tiny.gguf"), other).unwrap();
     refused(&resume, "base_sha256 was ");
     fs::write(path.join("tiny.gguf"), model).unwrap();
-    let output = finish(path, &format!("{resume} --allow-changes --lr 0.01"));
+    let output = finish(
+        path,
+        &format!(
+            "{} --allow-changes",
+            resume.replace("--lr 0.1", "--lr 0.01")
+        ),
+    );
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
@@ -302,7 +320,7 @@ fn a_loss_that_is_no_number_keeps_the_last_good_checkpoint() {
     let file = path.join("edit.run/metrics.jsonl");
     assert!(kill_when(start(path, RUN), || lines(&file) >= 20));
     let resume = format!("{RUN} --resume --allow-changes");
-    let output = finish(path, &format!("{resume} --lr 1e39"));
+    let output = finish(path, &resume.replace("--lr 0.1", "--lr 1e39"));
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
