@@ -33,6 +33,6 @@ pub use edit_set::{
 pub use error::FileError;
 pub use gguf::{Gguf, GgufError, GgufErrorKind};
 pub use sidecar::{
-    BaseMismatch, BaseShape, HeadCount, HeadVectors, LayerEdit, Sidecar, SidecarError,
-    SidecarErrorKind,
+    BaseMismatch, BaseShape, BaseWeights, Doubt, HeadCount, HeadVectors, LayerEdit, Sidecar,
+    SidecarError, SidecarErrorKind, Training,
 };

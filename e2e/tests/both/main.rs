@@ -12,3 +12,5 @@ mod programs;
 mod quantised;
 mod sidecar_files;
 mod trainer;
+mod training_notes;
+mod validation;

@@ -12,7 +12,9 @@ mod read;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
+mod training;
 mod validate;
+mod weights;
 mod write;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ pub use base::{BaseMismatch, BaseShape};
 pub use error::{SidecarError, SidecarErrorKind};
 pub use naming::{file_name, sha256};
 pub use stats::{HeadNorms, SidecarStats, SidecarSummary};
+pub use training::{Doubt, RowFormat, Training};
+pub use weights::{is_norm, norms_sha256, text_sha256, BaseWeights};
 
 use crate::gguf::Metadata;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jola_edit::gguf::{Gguf, Metadata};
-use jola_edit::sidecar;
+use jola_edit::{sidecar, BaseWeights};
 use llama_jola::Vocabulary;
 
 use super::source::Base;
@@ -56,5 +56,9 @@ impl Base for Gguf {
             source,
         })?;
         Ok(Some(digest))
+    }
+
+    fn weights(&self) -> Result<BaseWeights, Error> {
+        Ok(BaseWeights::read(Gguf::path(self))?)
     }
 }

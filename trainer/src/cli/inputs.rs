@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
+use jola_edit::Training;
 
 use super::train_args::TrainArgs;
 use crate::base::Base;
@@ -26,28 +27,29 @@ pub(super) fn check_output(output: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", output.display()))
 }
 
-/// Training and validation rows as tokens.
+/// Training and validation rows as tokens, and what the training rows are to the model.
 pub(super) fn read_data(
     args: &TrainArgs,
     base: &dyn Base,
     config: &Config,
-) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
+) -> Result<(Vec<Sequence>, Vec<Sequence>, Training)> {
     let encoding = Encoding {
         chat: args.chat,
         turns: args.turns.into(),
         max_length: args.max_length.unwrap_or(config.n_context),
     };
     let vocabulary = base.vocabulary()?;
-    let read = |path: &Path, limit| -> Result<Vec<Vec<Sequence>>> {
+    let read = |path: &Path, limit| -> Result<Encoded> {
         let encoded = data::encode_file(path, limit, encoding, &*vocabulary)?;
         tell(path, &encoded, encoding.max_length);
-        Ok(encoded.rows)
+        Ok(encoded)
     };
-    let rows = read(&args.data, args.limit)?;
+    let Encoded { rows, form, .. } = read(&args.data, args.limit)?;
     let Some(path) = &args.valid else {
-        return Ok(data::split(rows, args.valid_share, args.seed));
+        let (train, valid) = data::split(rows, args.valid_share, args.seed);
+        return Ok((train, valid, form));
     };
-    let valid = read(path, None)?;
+    let valid = read(path, None)?.rows;
     let trained: HashSet<&Vec<Sequence>> = rows.iter().collect();
     let twins = valid.iter().filter(|row| trained.contains(row)).count();
     if twins > 0 {
@@ -58,7 +60,7 @@ pub(super) fn read_data(
             path.display()
         );
     }
-    Ok((rows.concat(), valid.concat()))
+    Ok((rows.concat(), valid.concat(), form))
 }
 
 /// Says what of a file is not learned.

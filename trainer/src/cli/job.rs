@@ -1,7 +1,7 @@
 //! Everything that a run needs to know before its model is loaded.
 
 use anyhow::Result;
-use jola_edit::BaseShape;
+use jola_edit::{BaseShape, Training};
 use tch::Device;
 
 use super::inputs::{check_output, read_data};
@@ -25,6 +25,8 @@ pub(super) struct Job<'a> {
     pub train: Vec<Sequence>,
     /// Rows to validate with.
     pub valid: Vec<Sequence>,
+    /// What the training rows are to the model.
+    pub form: Training,
     pub settings: Settings,
 }
 
@@ -41,7 +43,7 @@ impl Job<'_> {
         // First: it names the architecture if that is what cannot be read.
         let config = Config::read(&*base)?;
         let shape = base.shape()?;
-        let (train, valid) = read_data(args, &*base, &config)?;
+        let (train, valid, form) = read_data(args, &*base, &config)?;
         let settings = args.settings(method, &config, train.len())?;
         Ok(Job {
             args,
@@ -55,6 +57,7 @@ impl Job<'_> {
             config,
             train,
             valid,
+            form,
             settings,
         })
     }
@@ -96,7 +99,8 @@ impl Job<'_> {
             precision,
             threads,
         } = self.machine;
-        let model = Model::from_base(&*self.base, precision, device)?;
+        let mut model = Model::from_base(&*self.base, precision, device)?;
+        model.serve_rows(self.train.iter().chain(&self.valid));
         eprintln!(
             "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
             self.train.len(),

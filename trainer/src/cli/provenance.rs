@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use jola_edit::gguf::Metadata;
-use jola_edit::sidecar;
+use jola_edit::{sidecar, Training};
 
 use super::job::Job;
 use crate::base::tensors_sha256;
@@ -47,10 +47,6 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     let mut train = Metadata::new();
     let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
     note("version", env!("CARGO_PKG_VERSION").into())?;
-    if args.model.is_file() {
-        // What llama-jola compares at every start, where hashing the base would take too long.
-        note("base_bytes", std::fs::metadata(&args.model)?.len().into())?;
-    }
     note("data_sha256", sidecar::sha256(&args.data)?.into())?;
     note("rows", (job.train.len() as u64).into())?;
     note("steps", (settings.steps as u64).into())?;
@@ -77,6 +73,12 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     note("seed", settings.seed.into())?;
     note("dtype", job.machine.precision.name().into())?;
     note("threads", (job.machine.threads as u64).into())?;
+    // What is compared at every start, where hashing the base would take too long.
+    let training = Training {
+        base: job.base.weights()?,
+        ..job.form.clone()
+    };
+    training.note(&mut train)?;
     let base_name = job
         .base
         .metadata()

@@ -159,7 +159,7 @@ impl Loader<'_> {
         let (d, f, e) = (config.n_embd, config.n_ff, experts.all);
         let name = |what: &str| format!("blk.{l}.{what}.weight");
         Ok(FeedForward::Experts {
-            router: self.reader.tensor(&name("ffn_gate_inp"), &[d, e])?,
+            router: self.reader.exact_tensor(&name("ffn_gate_inp"), &[d, e])?,
             used: experts.used,
             gate: self.reader.tensor(&name("ffn_gate_exps"), &[d, f, e])?,
             up: self.reader.tensor(&name("ffn_up_exps"), &[d, f, e])?,

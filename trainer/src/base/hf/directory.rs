@@ -139,7 +139,8 @@ impl Directory {
 
     /// Without an output matrix the token embeddings are taken, which config.json may deny.
     fn check_output(&self) -> Result<(), HfError> {
-        if self.config.tied == Some(false) && !self.tensors.contains_key("output.weight") {
+        let denied = self.config.tied == Some(false) && self.layout.reads_output();
+        if denied && !self.tensors.contains_key("output.weight") {
             let reason = "is missing, and `tie_word_embeddings` is false".to_owned();
             return Err(tensor_error(&self.path, "lm_head.weight", reason));
         }
