@@ -8,7 +8,7 @@ use anyhow::{bail, Context as _, Result};
 use clap::Args;
 use jola_edit::atomic::write_atomically;
 use jola_edit::gguf::Gguf;
-use jola_edit::sidecar::{sha256, BaseShape, SidecarStats};
+use jola_edit::sidecar::{sha256, BaseShape, BaseWeights, SidecarStats};
 use jola_edit::Sidecar;
 use serde_json::json;
 
@@ -76,6 +76,9 @@ fn check_base(sidecar: &Sidecar, base: &Path) -> Result<Option<bool>> {
     sidecar
         .check_base(&BaseShape::from_gguf(&gguf)?)
         .with_context(|| format!("the sidecar does not fit {}", base.display()))?;
+    if let Some(doubt) = sidecar.doubt_base(&BaseWeights::read(base)?) {
+        eprintln!("warning: {}: {doubt}", base.display());
+    }
     let Some(expected) = &sidecar.base_sha256 else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! How sidecars are named, and how they name their base file.
+//! How sidecars are named, and how they name files and texts.
 
 use std::fs::File;
 use std::io;
@@ -32,4 +32,9 @@ pub fn sha256(path: impl AsRef<Path>) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hasher)?;
     Ok(format!("{:x}", hasher.finalize()))
+}
+
+/// SHA-256 of a text as 64 lowercase hexadecimal digits.
+pub fn text_sha256(text: &str) -> String {
+    format!("{:x}", Sha256::digest(text))
 }

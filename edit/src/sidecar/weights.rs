@@ -5,7 +5,6 @@
 //! sample of every tensor tells files apart that store other numbers, and the norms, which no
 //! quantisation touches, tell apart what was another model before it was quantised.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -88,15 +87,6 @@ pub fn norms_sha256<N: AsRef<str>, B: AsRef<[u8]>>(
     (count > 0).then(|| hexadecimal(hasher))
 }
 
-/// SHA-256 of a text as 64 lowercase hexadecimal digits.
-pub fn text_sha256(text: &str) -> String {
-    hexadecimal(Sha256::new_with_prefix(text))
-}
-
 fn hexadecimal(hasher: Sha256) -> String {
-    let digest = hasher.finalize();
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{:x}", hasher.finalize())
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::ptr::null_mut;
 
 use crate::host::{ByValue, LlamaModel};
-use crate::request::enabled;
 use crate::resolve::lookup;
 use crate::{log, usage};
 
@@ -52,7 +51,8 @@ unsafe fn load(
         let real = std::mem::transmute::<usize, Load>(address);
         real(path, *params)
     };
-    if enabled() && !model.is_null() && !path.is_null() {
+    // Whether or not edits are wanted yet: the C API may ask for them later.
+    if !model.is_null() && !path.is_null() {
         // SAFETY: llama.cpp has just read a NUL-terminated path there.
         let file = unsafe { CStr::from_ptr(path) };
         usage::loaded(model, Path::new(OsStr::from_bytes(file.to_bytes())));
