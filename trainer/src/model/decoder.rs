@@ -34,7 +34,9 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// Weight of the norm before the output matrix, [d]
     pub output_norm: Tensor,
-    /// From the residual stream to logits, [V, d]; the storage of `token_embd` when tied
+    /// From the residual stream to logits, [V, d] in `precision.math`: rounded logits would cost
+    /// two digits of the loss, and make tokens equally likely that are not. The storage of
+    /// `token_embd` when tied
     pub output: Linear,
     /// The frequencies of rotary embedding.
     pub frequencies: Frequencies,
@@ -168,9 +170,8 @@ impl Model {
 
     /// Logits [·, V] of the residual stream `x` [·, d] behind the last layer.
     pub(crate) fn logits(&self, x: &Tensor) -> Tensor {
-        let math = self.precision.math;
-        let h = self.norm(x, Some(&self.output_norm), math);
-        let y = self.output.in_format(&h, self.precision);
+        let h = self.norm(x, Some(&self.output_norm), self.precision.math);
+        let y = self.output.forward(&h, &[]);
         let y = scaled(y, self.config.logit_scale);
         match self.config.logit_cap {
             Some(cap) => (y / cap).tanh() * cap,

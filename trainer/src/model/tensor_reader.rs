@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use tch::{no_grad, Device, Kind, Tensor};
+use tch::{no_grad, Device, Tensor};
 
 use super::linear::Linear;
 use super::precision::Precision;
@@ -117,19 +117,18 @@ impl<'a> TensorReader<'a> {
 
     /// A tensor of the given GGUF dimensions; torch's are the same in reverse.
     pub fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<Tensor, Error> {
-        self.tensor_in(name, dims, self.precision.storage)
-    }
-
-    /// [`Self::tensor`] in the format of the arithmetic.
-    pub fn exact_tensor(&mut self, name: &str, dims: &[usize]) -> Result<Tensor, Error> {
-        self.tensor_in(name, dims, self.precision.math)
-    }
-
-    fn tensor_in(&mut self, name: &str, dims: &[usize], kind: Kind) -> Result<Tensor, Error> {
-        let flat = Tensor::empty([dims.iter().product::<usize>() as i64], (kind, self.device));
+        let flat = self.empty(dims.iter().product());
         self.read(name, dims, flat.shallow_clone())?;
         let shape: Vec<i64> = dims.iter().rev().map(|&dim| dim as i64).collect();
         Ok(flat.view(shape.as_slice()))
+    }
+
+    /// Reads what `read` asks for in the format of the arithmetic.
+    pub fn exactly<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let storage = std::mem::replace(&mut self.precision.storage, self.precision.math);
+        let result = read(self);
+        self.precision.storage = storage;
+        result
     }
 
     fn empty(&self, len: usize) -> Tensor {
@@ -138,7 +137,7 @@ impl<'a> TensorReader<'a> {
 
     /// A norm's weight [len], in the format of the arithmetic.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, Error> {
-        self.exact_tensor(name, &[len])
+        self.exactly(|reader| reader.tensor(name, &[len]))
     }
 
     /// Dequantises tensor `name` of the given GGUF dimensions into `target` [product].

@@ -105,10 +105,12 @@ fn both_number_formats_train_and_are_noted() {
     let (single, single_loss) = trained("f32");
     let (half, half_loss) = trained("bf16");
     assert_ne!(single, half);
-    // A model that guesses among the vocabulary has a loss of ln 96 = 4.6.
-    for loss in [single_loss, half_loss] {
-        assert!(loss < 1.0, "{single_loss} {half_loss}");
-    }
+    // Guessing among the vocabulary has a loss of ln 96 = 4.6.
+    assert!(single_loss < 3.6, "{single_loss}");
+    assert!(
+        (half_loss - single_loss).abs() < 0.2,
+        "{half_loss} {single_loss}"
+    );
 }
 
 #[test]
