@@ -16,8 +16,8 @@ fn a_run_learns_and_writes_the_same_bytes_twice() {
     let (trained, outcome, _) = run(&model, &SETTINGS).unwrap();
     let valid = rows(8, 2);
     let none = LayerChange::none(model.config.n_layer);
-    let before = evaluate(&model, &none, &CachedRows::new(&valid)).loss;
-    let after = outcome.validation.unwrap().loss;
+    let before = evaluate(&model, &none, &CachedRows::new(&valid)).0.loss;
+    let after = outcome.validation().unwrap().loss;
     assert!(after < 0.5 * before, "{before} to {after}");
     let (again, ..) = run(&model, &SETTINGS).unwrap();
     assert_eq!(bytes(&model, &trained), bytes(&model, &again));
