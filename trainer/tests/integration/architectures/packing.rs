@@ -53,10 +53,8 @@ fn rows(prefixed: bool) -> Vec<Sequence> {
             tokens(PREFIX)
         };
         let (all, first) = (PREFIX + own, PREFIX + prompt);
-        let mut targets = vec![first..first + 1];
-        if all > first + 3 {
-            targets.push(first + 2..all);
-        }
+        let second = (all > first + 3).then_some(first + 2..all);
+        let targets = std::iter::once(first..first + 1).chain(second).collect();
         Sequence {
             tokens: [start, tokens(own)].concat(),
             targets,
