@@ -152,7 +152,13 @@ impl ChatTemplate {
             ))
         })?;
         let text = |token: Option<i32>| token.map_or(String::new(), |t| model.token_text(t));
-        let template = Self::new(&source, text(model.bos()), text(model.eos()))?;
+        let template = Self::new(&source, text(model.bos()), text(model.eos()));
+        let template = template.map_err(|error| match error {
+            Error::ChatTemplate(reason) => {
+                Error::ChatTemplate(format!("{}: {reason}", model.path().display()))
+            }
+            other => other,
+        })?;
         Ok(template.with_bos_added(model.adds_bos()))
     }
 

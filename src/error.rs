@@ -8,12 +8,12 @@ use crate::model::Token;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The model file cannot be opened.
-    #[error("cannot open model {}: {source}", path.display())]
+    #[error("cannot open model {}: {error}", path.display())]
     ModelFile {
         /// Path of the model.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The model file is not a GGUF that this llama.cpp can load.
     #[error("cannot load model {}: {reason}", path.display())]

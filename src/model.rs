@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use jola_edit::gguf::Gguf;
+use jola_edit::gguf::{GgufError, Splits};
 use jola_edit::sidecar::{BaseShape, BaseWeights, Doubt};
 use jola_edit::{EditSet, Sidecar};
 use llama_cpp_sys_2 as sys;
@@ -135,9 +135,9 @@ impl Model {
 
     fn load_raw(path: &Path, params: sys::llama_model_params) -> Result<Self, Error> {
         logging::init();
-        std::fs::File::open(path).map_err(|source| Error::ModelFile {
+        std::fs::File::open(path).map_err(|error| Error::ModelFile {
             path: path.into(),
-            source,
+            error,
         })?;
         let fail = |reason: String| Error::ModelLoad {
             path: path.into(),
@@ -145,9 +145,14 @@ impl Model {
         };
         // Our own reader looks at the file first: it names what is wrong where llama.cpp
         // would log several lines, or stop the process.
-        let gguf = Gguf::open(path).map_err(|error| fail(error.to_string()))?;
-        let shape = BaseShape::from_gguf(&gguf).map_err(|error| fail(error.to_string()))?;
-        drop(gguf);
+        let reason = |error: GgufError| match error.file == path {
+            true => fail(error.kind.to_string()),
+            // Another file of a split model.
+            false => fail(error.to_string()),
+        };
+        let splits = Splits::open(path).map_err(reason)?;
+        let shape = BaseShape::from_gguf(splits.first()).map_err(reason)?;
+        drop(splits);
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| fail("its path contains a NUL byte".into()))?;
         // SAFETY: the path is NUL-terminated, the parameters hold no dangling pointers.

@@ -11,18 +11,20 @@
 //!   and how users name them;
 //! - [`graph`]: those rows as nodes of a ggml graph, through functions that the caller brings;
 //! - [`architectures`]: what a base model must be to be edited or trained on;
-//! - [`atomic`]: files that are either complete or not there.
+//! - [`output`]: the door through which results are written.
 //!
 //! It links nothing: no llama.cpp, no libtorch.
 
 #![deny(missing_debug_implementations)]
 
 pub mod architectures;
-pub mod atomic;
+mod digest;
 pub mod edit_set;
 mod error;
 pub mod gguf;
 pub mod graph;
+pub mod output;
+mod shard_name;
 pub mod sidecar;
 
 pub use architectures::EncoderDecoder;
@@ -32,6 +34,7 @@ pub use edit_set::{
 };
 pub use error::FileError;
 pub use gguf::{Gguf, GgufError, GgufErrorKind};
+pub use output::{Output, OutputError, OutputErrorKind};
 pub use sidecar::{
     BaseMismatch, BaseShape, BaseWeights, Doubt, HeadCount, HeadVectors, LayerEdit, Sidecar,
     SidecarError, SidecarErrorKind, Training,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use jola_edit::gguf::GgufError;
+use jola_edit::OutputError;
 
 use super::architectures::Obstacle;
 use super::OutType;
@@ -67,12 +68,6 @@ pub enum BakeError {
         /// What about the tensor forbids it.
         reason: String,
     },
-    /// The output would replace the base while it is read.
-    #[error("{} is the base model: choose another output file", path.display())]
-    OverBase {
-        /// The path, which both were given.
-        path: PathBuf,
-    },
     /// No type is close enough to the live edit.
     #[error(
         "the result is too far from the live edit (mean KL {}, limit {limit:e})",
@@ -87,6 +82,9 @@ pub enum BakeError {
     /// The result runs, but not to numbers.
     #[error("the result's logits are not numbers")]
     NotFinite,
+    /// The result cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// A file that cannot be read or written.
     #[error(transparent)]
     Gguf(#[from] GgufError),

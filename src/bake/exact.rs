@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::{self, GgmlType, GgufError, GgufErrorKind, GgufWriter, Metadata, TensorData};
-use jola_edit::EditSet;
+use jola_edit::{EditSet, Output};
 use tempfile::TempDir;
 
 use super::compare::{Comparison, Sample};
@@ -35,20 +35,19 @@ impl<'a> Exact<'a> {
     pub fn new(
         plan: &'a Plan<'a>,
         edits: &EditSet,
-        out: &Path,
+        out: &Output,
         model: &'a ModelParams,
         context: &'a ContextParams,
     ) -> Result<Self, BakeError> {
-        let at_out = |error| {
-            let action = "create a temporary folder beside it";
-            GgufError::new(out, GgufErrorKind::Io { action, error })
+        let beside = out.scratch_folder();
+        let at_folder = |error| {
+            let action = "create a temporary folder in it";
+            GgufError::new(&beside, GgufErrorKind::Io { action, error })
         };
-        let beside = match out.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let folder = tempfile::Builder::new().prefix(".jola-").tempdir_in(beside);
-        let folder = folder.map_err(at_out)?;
+        let folder = tempfile::Builder::new()
+            .prefix(".jola-")
+            .tempdir_in(&beside);
+        let folder = folder.map_err(at_folder)?;
         let path = |index| file(folder.path(), index);
         // 16-bit floats unless they overflow: the noise of rounding activations to them is
         // a hundred times below the limit.

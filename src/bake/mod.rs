@@ -13,11 +13,8 @@ mod exact;
 mod plan;
 mod projection;
 
-use std::path::Path;
-
-use jola_edit::atomic::AtomicFile;
 use jola_edit::gguf::{Array, GgufError, GgufErrorKind, Metadata, Splits, Value};
-use jola_edit::EditSet;
+use jola_edit::{EditSet, Output};
 
 pub use compare::Comparison;
 pub use error::BakeError;
@@ -84,7 +81,7 @@ pub struct Report {
     pub base_files: usize,
 }
 
-/// Writes `base` with `edits` as weights to `out`.
+/// Writes `base` with `edits` as weights to `out`, which must know the base as an input.
 ///
 /// Nothing appears at `out` unless llama.cpp has loaded and run the result and, for
 /// [`OutType::Auto`], its weights are as close to the live edit as asked for. `ingredients` go
@@ -96,17 +93,10 @@ pub fn bake(
     base: &Model,
     edits: &EditSet,
     ingredients: &[Ingredient],
-    out: &Path,
+    out: &Output,
     params: &BakeParams,
 ) -> Result<Report, BakeError> {
     let splits = Splits::open(base.path())?;
-    if splits
-        .files()
-        .iter()
-        .any(|file| same_file(file.path(), out))
-    {
-        return Err(BakeError::OverBase { path: out.into() });
-    }
     let plan = Plan::new(&splits, base.shape(), edits)?;
     let metadata = baked_metadata(splits.metadata(), ingredients)
         .map_err(|kind| splits.first().error(kind))?;
@@ -123,17 +113,17 @@ pub fn bake(
     let (candidate, weights_only) = candidate;
 
     let live = compare::Sample::live(base, edits, &context)?;
-    let at_out = |kind| GgufError::new(out, kind);
-    let io = |action| move |error| at_out(GgufErrorKind::Io { action, error });
-    let mut file = AtomicFile::create(out).map_err(io("create it"))?;
+    let at_out = |kind| GgufError::new(out.path(), kind);
+    let mut file = out.begin()?;
     let writer = plan.writer(&candidate, metadata)?;
     writer.write_to(&mut file).map_err(at_out)?;
-    let preview = file.preview().map_err(io("write it"))?;
-    let as_run = live.compare(&Model::load(preview, &params.model)?, &context)?;
+    let preview = Model::load(file.preview()?, &params.model)?;
+    let as_run = live.compare(&preview, &context)?;
+    drop(preview);
     if !as_run.is_within(f64::MAX) {
         return Err(BakeError::NotFinite);
     }
-    file.commit().map_err(io("replace it"))?;
+    file.commit()?;
     Ok(Report {
         outtype: candidate.outtype,
         changed: plan.changed(&candidate),
@@ -149,7 +139,7 @@ pub fn bake(
 fn choose(
     plan: &Plan<'_>,
     edits: &EditSet,
-    out: &Path,
+    out: &Output,
     params: &BakeParams,
     context: &ContextParams,
     rejected: &mut Vec<(OutType, Comparison)>,
@@ -166,14 +156,6 @@ fn choose(
         limit: params.max_kl,
         measured: rejected.iter().map(|(t, c)| (*t, c.mean_kl)).collect(),
     })
-}
-
-/// Whether both paths lead to one existing file.
-fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    }
 }
 
 /// The base's metadata in their order, without what only made sense in one of several files,

@@ -1,10 +1,11 @@
 //! Arguments that several commands share, in llama.cpp's spelling.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
+use jola_edit::gguf::{Gguf, Role};
 use jola_edit::sidecar::text_sha256;
 use jola_edit::{parse_spec, Doubt, EditSet};
 use llama_jola::chat::ChatTemplate;
@@ -200,6 +201,7 @@ impl ModelArgs {
     /// # Errors
     /// Any file that is missing or broken.
     pub fn sidecars(&self) -> Result<Vec<(PathBuf, Sidecar, f32)>> {
+        refuse_strengths(&self.jola, "--jola-scaled")?;
         self.sidecar_files()
             .map(|(path, strength)| {
                 let sidecar = Sidecar::read(&path)?;
@@ -244,8 +246,26 @@ impl ModelArgs {
     }
 
     fn loras(&self, model: &Model) -> Result<Vec<(Lora, f32)>> {
+        refuse_strengths(&self.lora, "--lora-scaled")?;
+        self.lora_files()
+            .map(|(path, scale)| {
+                // llama.cpp would name the first key that it misses.
+                Gguf::open(&path)?.expect(Role::Lora)?;
+                Ok((Lora::load(model, path)?, scale))
+            })
+            .collect()
+    }
+
+    fn lora_files(&self) -> impl Iterator<Item = (PathBuf, f32)> + '_ {
         multiplied(&self.lora, &self.lora_scaled)
-            .map(|(path, scale)| Ok((Lora::load(model, path)?, scale)))
+    }
+
+    /// All files that are read, for an [`Output`](jola_edit::Output) that must be none of them.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let adapters = self.sidecar_files().chain(self.lora_files());
+        let adapters = adapters.map(|(path, _)| path);
+        std::iter::once(self.model.clone())
+            .chain(adapters)
             .collect()
     }
 }
@@ -257,4 +277,21 @@ fn multiplied<'a>(
 ) -> impl Iterator<Item = (PathBuf, f32)> + 'a {
     let plain = plain.iter().map(|path| (path.clone(), 1.0));
     plain.chain(numbered.iter().cloned())
+}
+
+/// Points at the option that takes strengths where one stands behind the name of a file.
+fn refuse_strengths(files: &[PathBuf], option: &str) -> Result<()> {
+    for path in files {
+        if without_strength(path).is_some() {
+            let spec = path.display();
+            bail!("there is no file {spec}; a strength is given with {option} {spec}");
+        }
+    }
+    Ok(())
+}
+
+/// The file that is meant by a path which is none, but would be without `:STRENGTH` at its end.
+pub fn without_strength(path: &Path) -> Option<PathBuf> {
+    let (file, _) = parse_spec(path.to_str()?).ok()?;
+    (!path.exists() && file != *path && file.exists()).then_some(file)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
 use jola_edit::sidecar::sha256;
+use jola_edit::Output;
 use llama_jola::bake::{bake, BakeParams, Ingredient, OutType, Report, MAX_KL};
 use serde_json::json;
 
@@ -61,6 +62,7 @@ impl From<OutTypeArg> for OutType {
 
 /// Runs the command.
 pub fn run(args: &BakeArgs) -> Result<()> {
+    let output = Output::new(&args.output, &args.model.inputs())?;
     let (model, adapters, context) = args.model.load(1)?;
     if !adapters.loras.is_empty() {
         bail!("bake merges edits only: llama.cpp's llama-export-lora merges LoRA adapters");
@@ -84,7 +86,7 @@ pub fn run(args: &BakeArgs) -> Result<()> {
         model: args.model.model_params(),
         context,
     };
-    let report = bake(&model, &adapters.edits, &ingredients, &args.output, &params)?;
+    let report = bake(&model, &adapters.edits, &ingredients, &output, &params)?;
     tell(args, &report);
     if args.json {
         print_json(&to_json(args, &report))?;

@@ -78,10 +78,6 @@ fn describe(path: &Path, load: bool) -> Result<Description> {
     for tensor in splits.iter() {
         *types.entry(tensor.info.type_name()).or_default() += tensor.info.elements();
     }
-    let mut bytes = 0;
-    for file in splits.files() {
-        bytes += std::fs::metadata(file.path())?.len();
-    }
     let text = |key: &str| {
         metadata
             .get(key)
@@ -96,7 +92,7 @@ fn describe(path: &Path, load: bool) -> Result<Description> {
         name: text("general.name").to_owned(),
         architecture: shape.architecture.clone(),
         files: splits.files().len(),
-        bytes,
+        bytes: splits.bytes(),
         layers_total: shape.block_count,
         head_count: shape.head_count.clone(),
         head_dim: shape.head_dim,

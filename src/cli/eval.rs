@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
-use jola_edit::atomic::AtomicFile;
+use jola_edit::Output;
 use llama_jola::chat::ChatTemplate;
 use llama_jola::data::{read_rows, Row};
 use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, Task, Test};
@@ -149,6 +149,7 @@ impl EvalArgs {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
+    let predictions = args.predictions()?;
     let (rows, choices) = args.rows()?;
     let (model, adapters, params) = args.model.load(1)?;
     if args.compare && adapters.is_empty() {
@@ -167,7 +168,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         let Comparison {
             unedited, edited, ..
         } = &comparison;
-        args.write_predictions(&[(Some(false), unedited), (Some(true), edited)])?;
+        write_predictions(
+            predictions.as_ref(),
+            &[(Some(false), unedited), (Some(true), edited)],
+        )?;
         if args.json {
             print_json(&comparison)?;
         } else {
@@ -177,7 +181,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         context.set_adapters(&adapters)?;
         let report = task.run(&mut context, done)?;
         bar.finish_and_clear();
-        args.write_predictions(&[(None, &report)])?;
+        write_predictions(predictions.as_ref(), &[(None, &report)])?;
         if args.json {
             print_json(&report)?;
         } else {
@@ -249,12 +253,12 @@ impl EvalArgs {
         value.map_or(String::new(), |value| value.get_name().to_owned())
     }
 
-    fn write_predictions(&self, reports: &[(Option<bool>, &Report)]) -> Result<()> {
-        let Some(path) = &self.predictions else {
-            return Ok(());
-        };
-        write_predictions(path, reports)
-            .with_context(|| format!("writing predictions to {}", path.display()))
+    /// Where to write what the model said, if that is wanted.
+    fn predictions(&self) -> Result<Option<Output>> {
+        let mut inputs = self.model.inputs();
+        inputs.push(self.data.clone());
+        let output = self.predictions.as_ref();
+        Ok(output.map(|path| Output::new(path, &inputs)).transpose()?)
     }
 }
 
@@ -267,14 +271,19 @@ struct Line<'a> {
     prediction: &'a Prediction,
 }
 
-fn write_predictions(path: &Path, reports: &[(Option<bool>, &Report)]) -> Result<()> {
-    let mut out = AtomicFile::create(path)?;
-    for (edited, report) in reports {
-        for prediction in &report.predictions {
-            let edited = *edited;
-            serde_json::to_writer(&mut out, &Line { edited, prediction })?;
-            out.write_all(b"\n")?;
+fn write_predictions(output: Option<&Output>, reports: &[(Option<bool>, &Report)]) -> Result<()> {
+    let Some(output) = output else {
+        return Ok(());
+    };
+    output.write(|out| {
+        for (edited, report) in reports {
+            for prediction in &report.predictions {
+                let edited = *edited;
+                serde_json::to_writer(&mut *out, &Line { edited, prediction })?;
+                out.write_all(b"\n")?;
+            }
         }
-    }
-    Ok(out.commit()?)
+        Ok(())
+    })?;
+    Ok(())
 }

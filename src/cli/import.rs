@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use jola_edit::gguf::Gguf;
+use jola_edit::gguf::Splits;
 use jola_edit::sidecar::BaseShape;
+use jola_edit::Output;
 use llama_jola::import::{import, Format, ImportBase, ImportParams};
 
 #[derive(Args)]
@@ -69,8 +70,10 @@ impl From<FormatArg> for Format {
 
 /// Runs the command.
 pub fn run(args: &ImportArgs) -> Result<()> {
-    let base = Gguf::open(&args.model)?;
-    let shape = BaseShape::from_gguf(&base)?;
+    let inputs: Vec<&PathBuf> = args.files.iter().chain([&args.model]).collect();
+    let output = Output::new(&args.output, &inputs)?;
+    let base = Splits::open(&args.model)?;
+    let shape = BaseShape::from_gguf(base.first())?;
     let base_name = base
         .metadata()
         .get("general.name")
@@ -92,7 +95,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     for warning in &sidecar.warnings {
         eprintln!("warning: {warning}");
     }
-    sidecar.write(&args.output)?;
+    sidecar.write_output(&output)?;
     let stats = sidecar.stats();
     eprintln!(
         "{}: {} of {} heads, {} scales, {} offsets ({})",

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
-use jola_edit::atomic::write_atomically;
-use jola_edit::gguf::Gguf;
-use jola_edit::sidecar::{sha256, BaseShape, BaseWeights, SidecarStats};
-use jola_edit::Sidecar;
+use jola_edit::gguf::{Gguf, Splits};
+use jola_edit::sidecar::{BaseShape, BaseWeights, SidecarStats};
+use jola_edit::{Output, Sidecar};
 use serde_json::json;
 
+use super::args::without_strength;
 use super::output::{print, print_json};
 use super::{describe, heatmap};
 
@@ -36,6 +36,17 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Result<()> {
+    let inputs = std::iter::once(&args.edit).chain(&args.model);
+    let inputs: Vec<&PathBuf> = inputs.collect();
+    let plot = args.plot.as_ref().map(|path| Output::new(path, &inputs));
+    let plot = plot.transpose()?;
+    if let Some(file) = without_strength(&args.edit) {
+        bail!(
+            "there is no file {}; name the file without its strength: {}",
+            args.edit.display(),
+            file.display()
+        );
+    }
     if describe::is_model(Gguf::open(&args.edit)?.metadata()) {
         if args.model.is_some() || args.plot.is_some() {
             bail!(
@@ -56,10 +67,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         .map(|base| check_base(&sidecar, base))
         .transpose()?;
     let stats = sidecar.stats();
-    if let Some(path) = &args.plot {
+    if let Some(plot) = plot {
         let svg = heatmap::svg(&sidecar, &stats);
-        write_atomically(path, |out| out.write_all(svg.as_bytes()))
-            .with_context(|| format!("writing {}", path.display()))?;
+        plot.write(|out| out.write_all(svg.as_bytes()))?;
     }
     if args.json {
         print_json(&sidecar.summary(bytes, same_file.flatten()))?;
@@ -72,17 +82,17 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 /// Refuses a base that the sidecar does not fit; otherwise tells whether it is the very file
 /// that the edit was trained on (`None` when the sidecar does not say).
 fn check_base(sidecar: &Sidecar, base: &Path) -> Result<Option<bool>> {
-    let gguf = Gguf::open(base)?;
+    let splits = Splits::open(base)?;
     sidecar
-        .check_base(&BaseShape::from_gguf(&gguf)?)
+        .check_base(&BaseShape::from_gguf(splits.first())?)
         .with_context(|| format!("the sidecar does not fit {}", base.display()))?;
-    if let Some(doubt) = sidecar.doubt_base(&BaseWeights::read(base)?) {
+    if let Some(doubt) = sidecar.doubt_base(&BaseWeights::of(&splits)) {
         eprintln!("warning: {}: {doubt}", base.display());
     }
     let Some(expected) = &sidecar.base_sha256 else {
         return Ok(None);
     };
-    match sha256(base) {
+    match splits.sha256() {
         Ok(found) => Ok(Some(found == *expected)),
         Err(error) => bail!("reading {}: {error}", base.display()),
     }

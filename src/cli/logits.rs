@@ -1,11 +1,11 @@
 //! `llama-jola logits`: raw logits, to compare with the trainer's reference model.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
-use jola_edit::atomic::write_atomically;
-use std::io::Write as _;
+use jola_edit::Output;
 
 use super::args::ModelArgs;
 
@@ -27,11 +27,11 @@ pub struct LogitsArgs {
 
 /// Runs the command.
 pub fn run(args: &LogitsArgs) -> Result<()> {
+    let output = Output::new(&args.output, &args.model.inputs())?;
     let mut context = args.model.open(1)?;
     let logits = context.logits_of(&args.tokens)?;
     let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
-    write_atomically(&args.output, |out| out.write_all(&bytes))
-        .with_context(|| format!("writing {}", args.output.display()))?;
+    output.write(|out| out.write_all(&bytes))?;
     eprintln!(
         "{}: {} tokens x {} logits",
         args.output.display(),

@@ -17,7 +17,7 @@ mod with;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use advice::advice;
@@ -80,7 +80,6 @@ pub fn run() -> Result<()> {
         Command::Bake(args) => bake::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::With(args) => with::run(&args),
-        Command::Manuals { folder } => llama_jola::manuals::write(Cli::command(), &folder)
-            .with_context(|| format!("writing manuals to {}", folder.display())),
+        Command::Manuals { folder } => Ok(llama_jola::manuals::write(Cli::command(), &folder)?),
     }
 }

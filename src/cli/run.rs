@@ -9,6 +9,7 @@ use llama_jola::chat::{ChatTemplate, Message, Prompt};
 use llama_jola::data::{parse_messages, read_text};
 use llama_jola::sampler::SamplerParams;
 use llama_jola::{CompletionParams, Context};
+use serde_json::Value;
 
 use super::args::ModelArgs;
 use super::output::print;
@@ -146,7 +147,11 @@ fn prompt_file(path: &Path) -> Result<String> {
 }
 
 fn read_messages(path: &Path) -> Result<Vec<Message>> {
-    let text = read_text(path).context("reading messages")?;
+    let mut text = read_text(path).context("reading messages")?;
+    // A row of data, whose conversation is meant.
+    if let Ok(Value::Object(mut row)) = serde_json::from_str(&text) {
+        text = row.remove("messages").map_or(text, |list| list.to_string());
+    }
     let messages = parse_messages(&text).with_context(|| {
         format!(
             "{} is not a JSON list of {{\"role\", \"content\"}} objects",

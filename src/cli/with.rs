@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
+use jola_edit::gguf::Splits;
 use jola_edit::{join_specs, parse_spec, EditSet, SPECS_VARIABLE};
 use llama_jola::Sidecar;
 
@@ -28,6 +29,7 @@ pub struct WithArgs {
 /// Runs the command; returns only when it cannot be run.
 pub fn run(args: &WithArgs) -> Result<()> {
     let variable = edits(&args.edits)?;
+    check_model(&args.command)?;
     let library = find_library()?;
     let (program, rest) = args.command.split_first().context("no program is named")?;
     exec(program, rest, &library, &variable)
@@ -50,6 +52,20 @@ fn edits(specs: &[String]) -> Result<String> {
         .collect();
     EditSet::compose(&pairs)?;
     Ok(variable)
+}
+
+/// Looks at the model that the program is given, if it is given one as llama.cpp's programs are:
+/// a file that is no model, or not its first, is told in our words and not by key.
+fn check_model(command: &[OsString]) -> Result<()> {
+    for pair in command.windows(2) {
+        let path = Path::new(&pair[1]);
+        // `-m` names other things to other programs.
+        let gguf = path.extension().is_some_and(|end| end == "gguf") && path.exists();
+        if gguf && (pair[0] == "-m" || pair[0] == "--model") {
+            Splits::open(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// `$JOLA_PLUGIN`, else the library beside the executable or in `../lib`.

@@ -62,9 +62,9 @@ pub fn read_text(path: &Path) -> Result<String, DataError> {
     if path.is_dir() {
         return Err(kind("a folder", "name a file in it"));
     }
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io {
+    let bytes = std::fs::read(path).map_err(|error| DataError::Io {
         path: path.to_path_buf(),
-        source,
+        error,
     })?;
     for (magic, what, remedy) in OTHER_KINDS {
         if bytes.starts_with(magic) {

@@ -13,6 +13,7 @@ mod places;
 mod programs;
 mod random;
 pub mod sidecars;
+mod split;
 pub mod tiny;
 
 pub use command::{alone, Cli, Finished};
@@ -22,3 +23,4 @@ pub use lora::Lora;
 pub use places::{base_model, cache, llama_cpp, repository, text, variable};
 pub use programs::{built, example, llama_jola, llama_jola_on, program, THREADS};
 pub use random::Random;
+pub use split::split;

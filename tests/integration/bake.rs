@@ -7,7 +7,7 @@ use jola_edit::{LayerEdit, Sidecar};
 use serde_json::Value as Json;
 
 use crate::base::f32_base;
-use testkit::{base_model, llama_jola_on, sidecars, text, Folder};
+use testkit::{base_model, llama_jola_on, sidecars, split, text, Folder};
 
 /// Bakes `edit` into `model`; the report.
 fn bake(model: &Path, edit: &Path, out: &Path, more: &[&str]) -> Json {
@@ -101,43 +101,18 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
         "{report}"
     );
     // The same bytes from the same model in two files, and the type asked for.
-    let (split, again) = (split(&model, &folder), folder.path("again.gguf"));
+    let shards = split(&model, folder.root(), "split", 2);
+    let again = folder.path("again.gguf");
     let to = report["changed"][0]["to"].as_str().unwrap();
     let outtype = if to == "q8_0" { to } else { "keep" };
-    let report = bake(&split, &sidecars::golden(), &again, &["--outtype", outtype]);
+    let report = bake(
+        &shards[0],
+        &sidecars::golden(),
+        &again,
+        &["--outtype", outtype],
+    );
     assert_eq!(report["base_files"], 2);
     assert!(std::fs::read(&out).unwrap() == std::fs::read(&again).unwrap());
-}
-
-/// The model in two files, as llama-gguf-split writes them; the first.
-fn split(model: &Path, folder: &Folder) -> PathBuf {
-    let model = Gguf::open(model).unwrap();
-    let total = model.tensors().len();
-    let path = |index: usize| folder.path(&format!("split-{:05}-of-00002.gguf", index + 1));
-    for index in 0..2 {
-        let mut metadata = Metadata::new();
-        if index == 0 {
-            for (key, value) in model.metadata().iter() {
-                metadata.insert(key, value.clone()).unwrap();
-            }
-        }
-        metadata.insert("split.no", index as u16).unwrap();
-        metadata.insert("split.count", 2u16).unwrap();
-        metadata
-            .insert("split.tensors.count", total as i32)
-            .unwrap();
-        let mut writer = GgufWriter::new(metadata).unwrap();
-        for (at, tensor) in model.iter().enumerate() {
-            if usize::from(at >= total / 2) == index {
-                let info = tensor.info;
-                writer
-                    .add_tensor(info.name.as_str(), info.ty, &info.dims, tensor.bytes)
-                    .unwrap();
-            }
-        }
-        writer.write(path(index)).unwrap();
-    }
-    path(0)
 }
 
 /// SmolLM2 under the name of an architecture whose attention has no bias: smollm3 has the same
@@ -210,7 +185,11 @@ fn nothing_is_written_where_nothing_can_be() {
         llama_jola_on("bake", &model).args(["--jola", text(edit), "-o", text(out)])
     };
     bake(&empty, &out).fail(1, &["nothing to bake"]);
-    bake(&golden, &model).fail(1, &["is the base model: choose another output file"]);
-    bake(&golden, &folder.path("no/such/folder.gguf")).fail(1, &["cannot create"]);
+    bake(&golden, &model).fail(
+        1,
+        &["is an input of this command: choose another output file"],
+    );
+    bake(&golden, &folder.path("no/such/folder.gguf"))
+        .fail(1, &["cannot write it: there is no folder"]);
     assert_eq!(folder.names(), ["empty.gguf"]);
 }

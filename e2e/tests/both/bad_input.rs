@@ -68,7 +68,7 @@ fn a_sidecar_as_model() {
     model_is_refused(
         &folder,
         &path,
-        &["edit.gguf", "`llama.block_count` is missing"],
+        &["edit.gguf", "it is a sidecar with an edit", "--jola"],
     );
 }
 

@@ -98,7 +98,7 @@ fn a_model_instead_of_a_sidecar() {
     let folder = Folder::new();
     let name = base_model();
     let name = name.file_name().unwrap().to_str().unwrap();
-    refused_with_the_base(&folder, &base_model(), &[name, "`general.type`", "adapter"]);
+    refused_with_the_base(&folder, &base_model(), &[name, "it is a base model", "-m"]);
     // `inspect` explains a model, but has no picture of it.
     let (before, out) = (folder.names(), folder.path("plot.svg"));
     llama_jola("inspect")
@@ -115,7 +115,11 @@ fn a_lora_instead_of_a_sidecar() {
     RawSidecar::golden()
         .set("adapter.type", "lora")
         .write(&path);
-    refused_by_all(&folder, &path, &["lora.gguf", "`adapter.type`", "lora"]);
+    refused_by_all(
+        &folder,
+        &path,
+        &["lora.gguf", "it is a LoRA adapter", "--lora"],
+    );
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Every way in which a GGUF file can be wrong.
 
+use std::path::PathBuf;
+
+use super::role::Role;
+use crate::output::OutputErrorKind;
 use crate::FileError;
 
 /// A [`GgufErrorKind`] and the file it was found in.
@@ -16,6 +20,43 @@ pub enum GgufErrorKind {
         /// What the system gave as its reason.
         error: std::io::Error,
     },
+    /// There is a folder where the file should be.
+    #[error("cannot open it: it is a folder{advice}")]
+    Folder {
+        /// What to do, as the end of the sentence.
+        advice: &'static str,
+    },
+    /// It is a GGUF file for another purpose.
+    #[error("it is {found}, not {expected}: it goes behind {option}")]
+    Role {
+        /// What it is.
+        found: Role,
+        /// What was wanted in its place.
+        expected: Role,
+        /// The option that takes such files.
+        option: &'static str,
+    },
+    /// A later one of the files of a split model, which cannot be read without the first.
+    #[error("it is file {number} of {count} of a split model: name the first one{}", called(.first))]
+    LaterPart {
+        /// Which of the files it is, from 1.
+        number: u64,
+        /// How many there are.
+        count: u64,
+        /// The first one, if the name of this one tells.
+        first: Option<PathBuf>,
+    },
+    /// One of the files of a split model cannot be opened.
+    #[error("cannot open it, one of the {count} files of a split model: {error}")]
+    MissingPart {
+        /// How many there are.
+        count: u64,
+        /// What the system gave as its reason.
+        error: std::io::Error,
+    },
+    /// It cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputErrorKind),
     /// The file ends before something that it promises.
     #[error("truncated: {what} needs {needed} bytes at offset {offset}, the file has {available}")]
     Truncated {
@@ -29,10 +70,12 @@ pub enum GgufErrorKind {
         available: u64,
     },
     /// The file does not begin with `GGUF`.
-    #[error("not a GGUF file: it begins with {found:?}, expected \"GGUF\"")]
+    #[error("not a GGUF file: it begins with {found:?}, expected \"GGUF\"{format}")]
     Magic {
         /// The first four bytes as text.
         found: String,
+        /// What it looks like instead, as the end of the sentence.
+        format: &'static str,
     },
     /// The file was written for big-endian machines.
     #[error("big-endian GGUF: only little-endian files are read, convert it first")]
@@ -202,4 +245,9 @@ impl GgufErrorKind {
             limit,
         })
     }
+}
+
+fn called(first: &Option<PathBuf>) -> String {
+    let first = first.as_ref();
+    first.map_or(String::new(), |path| format!(", {}", path.display()))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::{reader, types, GgmlType, GgufError, GgufErrorKind, Metadata};
+use super::{reader, role, types, GgmlType, GgufError, GgufErrorKind, Metadata};
 use super::{MAX_DIMS, MAX_TENSOR_NAME_LEN};
 
 /// A GGUF file, checked in full when it is opened; tensor data stay on disk until touched.
@@ -69,6 +69,7 @@ impl Gguf {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
         let path = path.as_ref();
         let map = || {
+            role::refuse_folder(path)?;
             let file = File::open(path).map_err(GgufErrorKind::io("open it"))?;
             // SAFETY: the map is private to this value and only read. A change of the file by
             // someone else meanwhile is outside of what a reader can prevent; the
@@ -99,6 +100,11 @@ impl Gguf {
     /// The path it was opened with, or `<memory>`.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes of the file.
+    pub fn file_len(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     /// GGUF version of the file, 2 or 3.

@@ -26,6 +26,7 @@ mod error;
 mod file;
 mod metadata;
 mod reader;
+mod role;
 mod splits;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,6 +37,7 @@ mod writer;
 pub use error::{GgufError, GgufErrorKind};
 pub use file::{Gguf, Tensor, TensorInfo};
 pub use metadata::Metadata;
+pub use role::Role;
 pub use splits::{Splits, SPLIT_KEYS};
 pub use types::{GgmlType, BF16, F16, F32, I32};
 pub use value::{Array, Value};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Arguments;
 use std::ops::Range;
 
+use super::role::other_format;
 use super::value::ARRAY_ID;
 use super::MAX_TENSOR_NAME_LEN;
 use super::{align_up, Array, GgufErrorKind, Metadata, TensorInfo, Value};
@@ -34,7 +35,7 @@ impl Header {
 /// Reads header, metadata and tensor table, and proves every tensor to lie in `bytes`.
 pub(super) fn read(bytes: &[u8]) -> Result<Header, GgufErrorKind> {
     let mut cursor = Cursor { rest: bytes, at: 0 };
-    let version = read_version(&mut cursor)?;
+    let version = read_version(&mut cursor, bytes)?;
     let n_tensors = cursor.u64(format_args!("number of tensors"))?;
     let n_metadata = cursor.u64(format_args!("number of metadata entries"))?;
     GgufErrorKind::check_limit(format_args!("number of tensors"), n_tensors, MAX_TENSORS)?;
@@ -102,7 +103,7 @@ pub(super) fn decode<const N: usize, T>(bytes: &[u8], number: fn([u8; N]) -> T) 
     numbers.iter().map(|&bytes| number(bytes)).collect()
 }
 
-fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufErrorKind> {
+fn read_version(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<u32, GgufErrorKind> {
     let magic = cursor.array::<4>(format_args!("magic"))?;
     let reversed: Vec<u8> = MAGIC.iter().rev().copied().collect();
     if magic[..] == reversed {
@@ -111,6 +112,7 @@ fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufErrorKind> {
     if magic != MAGIC {
         return Err(GgufErrorKind::Magic {
             found: magic.escape_ascii().to_string(),
+            format: other_format(bytes),
         });
     }
     match cursor.u32(format_args!("GGUF version"))? {

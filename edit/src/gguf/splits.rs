@@ -1,8 +1,11 @@
 //! A model in one GGUF file, or split over several as `llama-gguf-split` does it.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use super::{Gguf, GgufError, GgufErrorKind, Metadata, Tensor, Value};
+use super::{Gguf, GgufError, GgufErrorKind, Metadata, Role, Tensor, Value};
+use crate::digest;
+use crate::shard_name::ShardName;
 
 /// Number of this file among its siblings, from 0.
 const SPLIT_NO: &str = "split.no";
@@ -25,11 +28,14 @@ impl Splits {
     /// Opens a model by its only file, or by the first of `NAME-00001-of-0000N.gguf`.
     ///
     /// # Errors
-    /// As [`Gguf::open`] for every file, and [`KeyValue`](GgufErrorKind::KeyValue) for a file
-    /// that is not the one its name says.
+    /// As [`Gguf::open`] for every file, [`Role`](GgufErrorKind::Role) for what is no model,
+    /// [`LaterPart`](GgufErrorKind::LaterPart), [`MissingPart`](GgufErrorKind::MissingPart), and
+    /// [`KeyValue`](GgufErrorKind::KeyValue) for a file that is not the one its name says.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
         let first = Gguf::open(path)?;
+        first.expect(Role::Model)?;
         let count = split_number(&first, SPLIT_COUNT)?.unwrap_or(1);
+        refuse_later(&first, count)?;
         let mut files = vec![first];
         if count > 1 {
             open_rest(&mut files, count)?;
@@ -58,6 +64,20 @@ impl Splits {
         found.next()
     }
 
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(Gguf::file_len).sum()
+    }
+
+    /// SHA-256 of the files' bytes one after the other, as 64 lowercase hexadecimal digits; of
+    /// a model in one file, that file's.
+    ///
+    /// # Errors
+    /// Those of reading the files.
+    pub fn sha256(&self) -> io::Result<String> {
+        digest::sha256(self.files.iter().map(Gguf::path))
+    }
+
     /// All tensors with their data, file by file.
     pub fn iter(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.files.iter().flat_map(Gguf::iter)
@@ -68,15 +88,16 @@ impl Splits {
 fn open_rest(files: &mut Vec<Gguf>, count: u64) -> Result<(), GgufError> {
     let path = files[0].path().to_path_buf();
     expect_number(&files[0], SPLIT_NO, 0)?;
+    let name = ShardName::parse(&path).filter(|name| (name.number, name.count) == (1, count));
     for index in 1..count {
-        let Some(sibling) = sibling(&path, index, count) else {
+        let Some(name) = &name else {
             return Err(files[0].error(GgufErrorKind::KeyValue {
                 key: SPLIT_COUNT.to_owned(),
                 expected: format!("a file name that ends in -00001-of-{count:05}.gguf"),
                 found: format!("{count} in a file of another name"),
             }));
         };
-        let file = Gguf::open(sibling)?;
+        let file = Gguf::open(name.path(index + 1)).map_err(|error| missing_part(error, count))?;
         expect_number(&file, SPLIT_NO, index)?;
         expect_number(&file, SPLIT_COUNT, count)?;
         files.push(file);
@@ -85,11 +106,35 @@ fn open_rest(files: &mut Vec<Gguf>, count: u64) -> Result<(), GgufError> {
     expect_number(&files[0], SPLIT_TENSORS, tensors)
 }
 
-/// The path of file `index` of `count` beside the first one.
-fn sibling(first: &Path, index: u64, count: u64) -> Option<PathBuf> {
-    let name = first.file_name()?.to_str()?;
-    let prefix = name.strip_suffix(&format!("-00001-of-{count:05}.gguf"))?;
-    Some(first.with_file_name(format!("{prefix}-{:05}-of-{count:05}.gguf", index + 1)))
+/// Refuses a file that is not the first of its model.
+fn refuse_later(file: &Gguf, count: u64) -> Result<(), GgufError> {
+    let Some(index) = split_number(file, SPLIT_NO)?.filter(|index| *index > 0) else {
+        return Ok(());
+    };
+    let name = ShardName::parse(file.path());
+    // One whose name says something else was renamed: that is for the check of all files.
+    if name.as_ref().is_some_and(|name| name.number != index + 1) {
+        return Ok(());
+    }
+    Err(file.error(GgufErrorKind::LaterPart {
+        number: index + 1,
+        count,
+        first: name.map(|name| name.path(1)),
+    }))
+}
+
+/// Says of a file that is not there that a model needs it.
+fn missing_part(error: GgufError, count: u64) -> GgufError {
+    match *error.kind {
+        GgufErrorKind::Io { error: reason, .. } => GgufError::new(
+            &error.file,
+            GgufErrorKind::MissingPart {
+                count,
+                error: reason,
+            },
+        ),
+        _ => error,
+    }
 }
 
 fn split_number(file: &Gguf, key: &str) -> Result<Option<u64>, GgufError> {
@@ -139,6 +184,12 @@ mod tests {
         let (file, tensor) = splits.tensor("tensor1").unwrap();
         assert_eq!((file.path(), tensor.bytes.len()), (path(2).as_path(), 4));
         assert_eq!(splits.iter().count(), 2);
+        let bytes = [1, 2].map(|index| std::fs::read(path(index)).unwrap());
+        assert_eq!(splits.bytes(), (bytes[0].len() + bytes[1].len()) as u64);
+        let both = folder.path().join("both");
+        std::fs::write(&both, bytes.concat()).unwrap();
+        let expected = digest::sha256([both]).unwrap();
+        assert_eq!(splits.sha256().unwrap(), expected);
     }
 
     #[test]
@@ -150,7 +201,11 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         write(&path(1), 0, 2, 2);
-        refused("m-00002-of-00002.gguf: cannot open it");
+        refused("m-00002-of-00002.gguf: cannot open it, one of the 2 files of a split model");
+        write(&path(2), 1, 2, 2);
+        let later = Splits::open(path(2)).unwrap_err().to_string();
+        assert!(later.contains("it is file 2 of 2"), "{later}");
+        assert!(later.ends_with(path(1).to_str().unwrap()), "{later}");
         write(&path(2), 0, 2, 2);
         refused("`split.no` is 0, expected 1");
         write(&path(2), 1, 2, 2);

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::reader::alignment_of;
 use super::{align_up, Array, GgufError, GgufErrorKind, Metadata, TensorInfo, Value};
 use super::{MAGIC, MAX_ARRAY_LEN, MAX_METADATA, MAX_STRING_LEN, MAX_TENSORS, VERSION};
-use crate::atomic::AtomicFile;
+use crate::output::Output;
 
 /// Collects metadata and tensors, then writes one file.
 ///
@@ -127,19 +127,27 @@ impl<'a> GgufWriter<'a> {
         Ok(())
     }
 
-    /// Writes to `path`: into a temporary file beside it, which replaces `path` once it is
-    /// complete and on disk. On an error `path` is as it was.
+    /// Writes to `path`, which is created or replaced by a complete file.
     ///
     /// # Errors
-    /// `Io`, and `DataLength` if a stream wrote another number of bytes than its tensor has.
+    /// As [`Output::without_inputs`] and [`GgufWriter::write_output`].
     pub fn write(self, path: impl AsRef<Path>) -> Result<(), GgufError> {
         let path = path.as_ref();
+        let output = Output::without_inputs(path);
+        self.write_output(&output.map_err(|error| GgufError::new(path, *error.kind))?)
+    }
+
+    /// Writes to an output that was found writable before. On an error it is as it was.
+    ///
+    /// # Errors
+    /// `Output`, and `DataLength` if a stream wrote another number of bytes than its tensor has.
+    pub fn write_output(self, output: &Output) -> Result<(), GgufError> {
         let write = || {
-            let mut file = AtomicFile::create(path).map_err(GgufErrorKind::io("create it"))?;
+            let mut file = output.begin().map_err(|error| *error.kind)?;
             self.write_to(&mut file)?;
-            file.commit().map_err(GgufErrorKind::io("replace it"))
+            Ok(file.commit().map_err(|error| *error.kind)?)
         };
-        write().map_err(|kind| GgufError::new(path, kind))
+        write().map_err(|kind: GgufErrorKind| GgufError::new(output.path(), kind))
     }
 
     /// Writes to any stream.

@@ -1,10 +1,11 @@
 //! How sidecars are named, and how they name files and texts.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+
+use crate::digest;
 
 /// File name by GGUF's convention, `jola-<base>-<size>-<finetune>.gguf`, as
 /// `jola-SmolLM2-135M-routing.gguf`.
@@ -29,9 +30,7 @@ pub fn file_name(base: &str, size: &str, finetune: &str) -> String {
 /// # Errors
 /// What the system reports on opening or reading it.
 pub fn sha256(path: impl AsRef<Path>) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(format!("{:x}", hasher.finalize()))
+    digest::sha256([path])
 }
 
 /// SHA-256 of a text as 64 lowercase hexadecimal digits.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{keys, HeadCount, HeadVectors, Operation, Sidecar, SidecarError, SidecarErrorKind};
 use super::{ADAPTER_TYPE, FORMAT_VERSION, GENERAL_TYPE};
-use crate::gguf::{self, Array, GgmlType, Gguf, Metadata, Tensor, Value};
+use crate::gguf::{self, Array, GgmlType, Gguf, GgufError, Metadata, Role, Tensor, Value};
 
 impl Sidecar {
     /// Reads and checks a file.
@@ -29,7 +29,12 @@ impl Sidecar {
     /// Any [`SidecarErrorKind`] but `EmptyLayer`, with the path.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, SidecarError> {
         let path = path.as_ref();
-        let gguf = Gguf::open(path).map_err(|error| SidecarError::new(path, *error.kind))?;
+        let open = || {
+            let gguf = Gguf::open(path)?;
+            gguf.expect(Role::Sidecar)?;
+            Ok(gguf)
+        };
+        let gguf = open().map_err(|error: GgufError| SidecarError::new(path, *error.kind))?;
         Self::from_gguf(&gguf)
     }
 

@@ -19,7 +19,7 @@ const NORM: &str = "norm.weight";
 /// Digests of a base model's weights; `docs/reference/sidecar-format.md` says of which bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseWeights {
-    /// Size of the model's file, the first if there are several.
+    /// Size of the model's file, or of all its files.
     pub bytes: Option<u64>,
     /// SHA-256 of a sample of every tensor, names and types included.
     pub sample_sha256: Option<String>,
@@ -33,16 +33,19 @@ impl BaseWeights {
     /// # Errors
     /// As [`Splits::open`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, GgufError> {
-        let splits = Splits::open(path)?;
-        let bytes = std::fs::metadata(splits.first().path()).map(|file| file.len());
-        Ok(Self {
-            bytes: bytes.ok(),
-            ..Self::of(splits.iter())
-        })
+        Ok(Self::of(&Splits::open(path)?))
+    }
+
+    /// Those of an open GGUF model.
+    pub fn of(splits: &Splits) -> Self {
+        Self {
+            bytes: Some(splits.bytes()),
+            ..Self::of_tensors(splits.iter())
+        }
     }
 
     /// Those of all tensors of a GGUF model, in any order; its size is left out.
-    pub fn of<'a>(tensors: impl Iterator<Item = Tensor<'a>>) -> Self {
+    pub fn of_tensors<'a>(tensors: impl Iterator<Item = Tensor<'a>>) -> Self {
         let mut tensors: Vec<Tensor<'_>> = tensors.collect();
         tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name));
         let mut hasher = Sha256::new();

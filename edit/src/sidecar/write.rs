@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{keys, HeadCount, Sidecar, SidecarError, SidecarErrorKind};
 use super::{ADAPTER_TYPE, FORMAT_VERSION, GENERAL_TYPE};
 use crate::gguf::{self, Array, GgufWriter, Metadata};
+use crate::output::Output;
 
 impl Sidecar {
     /// Checks the sidecar, then writes it in one step: `path` holds either the whole file or
@@ -21,6 +22,17 @@ impl Sidecar {
         writer
             .write(path)
             .map_err(|error| SidecarError::new(path, *error.kind))
+    }
+
+    /// Checks the sidecar, then writes it to an output that was found writable before.
+    ///
+    /// # Errors
+    /// As [`Sidecar::write`].
+    pub fn write_output(&self, output: &Output) -> Result<(), SidecarError> {
+        let at_output = |kind| SidecarError::new(output.path(), kind);
+        let writer = self.to_writer().map_err(at_output)?;
+        let written = writer.write_output(output);
+        written.map_err(|error| at_output((*error.kind).into()))
     }
 
     /// Checks the sidecar, then writes the file's bytes to any stream.

@@ -1,36 +1,34 @@
-//! A GGUF file as a base model.
+//! A GGUF model, in one file or several, as a base model.
 
 use std::path::Path;
 
-use jola_edit::gguf::{Gguf, Metadata};
-use jola_edit::{sidecar, BaseWeights};
+use jola_edit::gguf::{Metadata, Splits};
+use jola_edit::BaseWeights;
 use llama_jola::Vocabulary;
 
 use super::source::Base;
 use super::tensor::{BaseTensor, RowOrder, StoredRows};
 use crate::Error;
 
-impl Base for Gguf {
+impl Base for Splits {
     fn path(&self) -> &Path {
-        Gguf::path(self)
+        self.first().path()
     }
 
     fn metadata(&self) -> &Metadata {
-        Gguf::metadata(self)
+        Splits::metadata(self)
     }
 
     fn tensor_names(&self) -> Vec<&str> {
-        self.tensors()
-            .iter()
-            .map(|info| info.name.as_str())
-            .collect()
+        let tensors = self.files().iter().flat_map(|file| file.tensors());
+        tensors.map(|info| info.name.as_str()).collect()
     }
 
     fn tensor(&self, name: &str) -> Option<BaseTensor<'_>> {
-        let tensor = Gguf::tensor(self, name)?;
+        let (file, tensor) = Splits::tensor(self, name)?;
         let dims = tensor.info.dims.clone();
         Some(BaseTensor {
-            file: Gguf::path(self),
+            file: file.path(),
             name: &tensor.info.name,
             reversed: false,
             parts: vec![StoredRows {
@@ -46,19 +44,20 @@ impl Base for Gguf {
     }
 
     fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error> {
-        Ok(Box::new(llama_jola::Model::load_vocab(Gguf::path(self))?))
+        Ok(Box::new(llama_jola::Model::load_vocab(
+            self.first().path(),
+        )?))
     }
 
     fn gguf_sha256(&self) -> Result<Option<String>, Error> {
-        let path = Gguf::path(self);
-        let digest = sidecar::sha256(path).map_err(|source| Error::Read {
-            path: path.to_path_buf(),
-            source,
+        let digest = self.sha256().map_err(|error| Error::Read {
+            path: self.first().path().to_path_buf(),
+            error,
         })?;
         Ok(Some(digest))
     }
 
     fn weights(&self) -> Result<BaseWeights, Error> {
-        Ok(BaseWeights::read(Gguf::path(self))?)
+        Ok(BaseWeights::of(self))
     }
 }

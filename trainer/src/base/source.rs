@@ -36,7 +36,8 @@ pub trait Base {
     /// Where they cannot be read.
     fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error>;
 
-    /// SHA-256 of the GGUF file that the base is; `None` where it is no such file.
+    /// SHA-256 of the GGUF file that the base is, or of the files one after the other; `None`
+    /// where it is no such file.
     ///
     /// # Errors
     /// Where the file cannot be read.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use llama_jola::manuals;
 
@@ -59,8 +59,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match (self.command, self.train) {
             (Some(Command::Logits(args)), _) => logits::run(args),
-            (Some(Command::Manuals { folder }), _) => manuals::write(Cli::command(), &folder)
-                .with_context(|| format!("writing manuals to {}", folder.display())),
+            (Some(Command::Manuals { folder }), _) => Ok(manuals::write(Cli::command(), &folder)?),
             (None, Some(args)) => train(&args, &self.method, &self.run),
             (None, None) => unreachable!("clap asks for the required options"),
         }

@@ -1,9 +1,9 @@
-//! What a run reads, and whether its result can be written.
+//! The rows that a run reads.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::Result;
 use jola_edit::Training;
 
 use super::train_args::TrainArgs;
@@ -11,25 +11,11 @@ use crate::base::Base;
 use crate::data::{self, Encoded, Encoding};
 use crate::model::{Config, Sequence};
 
-/// Finds out before the training whether the output can be written.
-pub(super) fn check_output(output: &Path) -> Result<()> {
-    ensure!(
-        !output.is_dir(),
-        "cannot write {}: it is a folder",
-        output.display()
-    );
-    let folder = match output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    tempfile::tempfile_in(folder)
-        .map(drop)
-        .with_context(|| format!("cannot write {}", output.display()))
-}
-
-/// Training and validation rows as tokens, and what the training rows are to the model.
+/// Training and validation rows as tokens, and what the training rows are to the model; without
+/// a file for the validation rows, `split_seed` says which rows are held back.
 pub(super) fn read_data(
     args: &TrainArgs,
+    split_seed: u64,
     base: &dyn Base,
     config: &Config,
 ) -> Result<(Vec<Sequence>, Vec<Sequence>, Training)> {
@@ -46,7 +32,7 @@ pub(super) fn read_data(
     };
     let Encoded { rows, form, .. } = read(&args.data, args.limit)?;
     let Some(path) = &args.valid else {
-        let (train, valid) = data::split(rows, args.valid_share, args.seed);
+        let (train, valid) = data::split(rows, args.valid_share, split_seed);
         return Ok((train, valid, form));
     };
     let valid = read(path, None)?.rows;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use jola_edit::{BaseShape, Training};
 use tch::Device;
 
-use super::inputs::{check_output, read_data};
+use super::inputs::read_data;
 use super::machine::{set_threads, Machine};
 use super::method_args::MethodArgs;
 use super::train_args::TrainArgs;
@@ -28,22 +28,29 @@ pub(super) struct Job<'a> {
     /// What the training rows are to the model.
     pub form: Training,
     pub settings: Settings,
+    /// The seed by which rows were held back for validation.
+    pub split_seed: u64,
 }
 
 impl Job<'_> {
-    /// Opens the base, reads the rows and works out the settings.
+    /// Opens the base, reads the rows and works out the settings. `split_seed` is that of the
+    /// run that is continued.
     ///
     /// # Errors
-    /// Files that cannot be read or written, options that do not go together.
-    pub fn prepare<'a>(args: &'a TrainArgs, method: &MethodArgs) -> Result<Job<'a>> {
-        check_output(&args.output)?;
+    /// Files that cannot be read, options that do not go together.
+    pub fn prepare<'a>(
+        args: &'a TrainArgs,
+        method: &MethodArgs,
+        split_seed: Option<u64>,
+    ) -> Result<Job<'a>> {
         let threads = set_threads(args.threads);
         let device = args.device.resolve()?;
         let base = base::open(&args.model)?;
         // First: it names the architecture if that is what cannot be read.
         let config = Config::read(&*base)?;
         let shape = base.shape()?;
-        let (train, valid, form) = read_data(args, &*base, &config)?;
+        let split_seed = split_seed.unwrap_or(args.seed);
+        let (train, valid, form) = read_data(args, split_seed, &*base, &config)?;
         let settings = args.settings(method, &config, [train.len(), valid.len()])?;
         Ok(Job {
             args,
@@ -59,6 +66,7 @@ impl Job<'_> {
             valid,
             form,
             settings,
+            split_seed,
         })
     }
 

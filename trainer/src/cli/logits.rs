@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use jola_edit::atomic::write_atomically;
-use jola_edit::{EditSet, Sidecar};
+use jola_edit::{EditSet, Output, Sidecar};
 use tch::{no_grad, Device, Tensor};
 
 use super::machine::{set_threads, DeviceChoice};
@@ -44,9 +43,16 @@ pub(super) struct LogitsArgs {
 /// Does what was typed.
 pub(super) fn run(args: LogitsArgs) -> Result<()> {
     set_threads(args.threads);
-    let mut sidecars = Vec::with_capacity(args.jola.len());
-    for spec in &args.jola {
-        let (path, strength) = jola_edit::parse_spec(spec)?;
+    let specs = |texts: &[String]| {
+        let specs = texts.iter().map(|spec| jola_edit::parse_spec(spec));
+        specs.collect::<Result<Vec<_>, _>>()
+    };
+    let (jola, loras) = (specs(&args.jola)?, specs(&args.lora)?);
+    let files = jola.iter().chain(&loras).map(|(path, _)| path);
+    let inputs: Vec<&PathBuf> = files.chain([&args.model]).collect();
+    let output = Output::new(&args.output, &inputs)?;
+    let mut sidecars = Vec::with_capacity(jola.len());
+    for (path, strength) in jola {
         let sidecar = Sidecar::read(&path)?;
         sidecars.push(Applied {
             path,
@@ -54,11 +60,9 @@ pub(super) fn run(args: LogitsArgs) -> Result<()> {
             strength,
         });
     }
-    let loras = args.lora.iter().map(|spec| jola_edit::parse_spec(spec));
-    let loras = loras.collect::<Result<Vec<_>, _>>()?;
     let device = args.device.resolve()?;
     let (model, tokens) = (&args.model, &args.tokens);
-    write(model, &sidecars, &loras, tokens, &args.output, device)?;
+    write(model, &sidecars, &loras, tokens, &output, device)?;
     Ok(())
 }
 
@@ -74,7 +78,7 @@ struct Applied {
 }
 
 /// Computes the logits of `tokens` in float32 under composed sidecars and LoRA adapters, each
-/// with a strength, and writes them to `out`: little-endian float32, [n_tokens, n_vocab].
+/// with a strength, and writes them to `output`: little-endian float32, [n_tokens, n_vocab].
 ///
 /// # Errors
 /// Base, sidecars or adapters that cannot be read or do not fit each other, a token outside the
@@ -84,7 +88,7 @@ fn write(
     sidecars: &[Applied],
     loras: &[(PathBuf, f32)],
     tokens: &[u32],
-    out: &Path,
+    output: &Output,
     device: Device,
 ) -> Result<(), Error> {
     let base = base::open(path)?;
@@ -121,19 +125,16 @@ fn write(
     }
     let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
     let logits = no_grad(|| model.forward(&Batch::all_rows(&tokens, device), &changes));
-    write_f32(&logits.to_device(Device::Cpu), out).map_err(|source| Error::Write {
-        path: out.to_path_buf(),
-        source,
-    })
+    let logits = logits.to_device(Device::Cpu);
+    output.write(|file| write_f32(&logits, file))?;
+    Ok(())
 }
 
-fn write_f32(logits: &Tensor, out: &Path) -> std::io::Result<()> {
-    write_atomically(out, |file| {
-        for row in 0..logits.size()[0] {
-            for value in Vec::<f32>::try_from(logits.get(row)).expect("a row of float32") {
-                file.write_all(&value.to_le_bytes())?;
-            }
+fn write_f32(logits: &Tensor, file: &mut impl Write) -> std::io::Result<()> {
+    for row in 0..logits.size()[0] {
+        for value in Vec::<f32>::try_from(logits.get(row)).expect("a row of float32") {
+            file.write_all(&value.to_le_bytes())?;
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }

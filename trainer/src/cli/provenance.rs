@@ -9,7 +9,7 @@ use jola_edit::{sidecar, Training};
 use super::job::Job;
 use crate::base::tensors_sha256;
 use crate::method::{ClosedShares, Method, Provenance, Sparsity};
-use crate::report::RunConfig;
+use crate::report::{RunConfig, SPLIT_SEED};
 use crate::train::Outcome;
 
 /// Everything that was set, and what tells whether a run is the same.
@@ -23,9 +23,12 @@ pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunCo
     config.set("data", &args.data);
     config.set("data_sha256", sidecar::sha256(&args.data)?);
     config.set("rows", job.train.len());
-    if let Some(valid) = &args.valid {
-        config.set("valid", valid);
-        config.set("valid_sha256", sidecar::sha256(valid)?);
+    match &args.valid {
+        Some(valid) => {
+            config.set("valid", valid);
+            config.set("valid_sha256", sidecar::sha256(valid)?);
+        }
+        None => config.set(SPLIT_SEED, job.split_seed),
     }
     config.set("valid_rows", job.valid.len());
     config.set("chat", args.chat);

@@ -7,19 +7,16 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use jola_edit::atomic::write_atomically;
+use jola_edit::Output;
 
 use super::job::Job;
 use super::provenance::add_outcome;
 use crate::method::{export, lora_file, Parameters, Provenance};
+use crate::report::run_files::{PATH, REFUSED};
 use crate::train::{Outcome, Verdict};
 
-/// Folder of the run directory for the stages of a path.
-const PATH: &str = "path";
-/// In it, what each stage came to.
+/// In the folder of a path, what each stage came to.
 const TABLE: &str = "path.md";
-/// In the run directory: an edit that is no better than none.
-const REFUSED: &str = "refused.gguf";
 
 /// The run ended, and what it learned is no better than the unedited model.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +39,8 @@ pub(super) struct Results<'a> {
     pub outcome: &'a Outcome,
     /// What was known before the run.
     pub provenance: Provenance,
+    /// Where the result goes.
+    pub output: &'a Output,
 }
 
 impl Results<'_> {
@@ -62,18 +61,18 @@ impl Results<'_> {
         if candidates.list().len() > 1 {
             self.write_path(&mut parameters, folder)?;
         }
-        let output = &self.job.args.output;
+        let output = self.output;
         let own = self.outcome.chosen();
         let mut text = String::new();
         if let (Some(Verdict::NoBetter), Some(unedited), Some(edited)) =
             (verdict, self.outcome.unedited, own.result)
         {
             let kept = folder.join(REFUSED);
-            self.write_stage(&mut parameters, chosen, &kept)?;
+            self.write_stage(&mut parameters, chosen, &Output::without_inputs(&kept)?)?;
             return Err(NoBetter {
                 unedited: unedited.result.to_string(),
                 edited: edited.to_string(),
-                output: output.clone(),
+                output: output.path().to_path_buf(),
                 kept,
             }
             .into());
@@ -91,7 +90,7 @@ impl Results<'_> {
         }
         let speed = tokens as f64 / training_time.as_secs_f64();
         writeln!(text, "{tokens} training tokens, {speed:.0} tokens/s")?;
-        write!(text, "wrote {}: {written}", output.display())?;
+        write!(text, "wrote {}: {written}", output.path().display())?;
         Ok(text)
     }
 
@@ -105,7 +104,7 @@ impl Results<'_> {
         );
         for (stage, candidate) in self.outcome.candidates.list().iter().enumerate() {
             let path = folder.join(format!("stage-{stage}.gguf"));
-            self.write_stage(parameters, stage, &path)?;
+            self.write_stage(parameters, stage, &Output::without_inputs(&path)?)?;
             let numbers = match &*parameters {
                 Parameters::Edits(edits) => edits.n_open() * edits.head_dim(),
                 Parameters::Lora(lora) => lora.n_parameters(),
@@ -128,8 +127,8 @@ impl Results<'_> {
         }
         eprint!("{table}");
         let path = folder.join(TABLE);
-        write_atomically(&path, |out| out.write_all(table.as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))
+        let output = Output::without_inputs(path)?;
+        Ok(output.write(|out| out.write_all(table.as_bytes()))?)
     }
 
     /// Writes the best of a stage; returns what it is.
@@ -137,7 +136,7 @@ impl Results<'_> {
         &self,
         parameters: &mut Parameters,
         stage: usize,
-        path: &Path,
+        output: &Output,
     ) -> Result<String> {
         let candidate = &self.outcome.candidates.list()[stage];
         candidate.restore(parameters);
@@ -146,7 +145,7 @@ impl Results<'_> {
         Ok(match &*parameters {
             Parameters::Edits(edits) => {
                 let sidecar = export::to_sidecar(edits, &self.job.shape, provenance);
-                sidecar.write(path)?;
+                sidecar.write_output(output)?;
                 let stats = sidecar.stats();
                 format!(
                     "{} of {} heads edited ({} scales, {} offsets)",
@@ -154,7 +153,7 @@ impl Results<'_> {
                 )
             }
             Parameters::Lora(lora) => {
-                lora_file::write(lora, &self.job.shape.architecture, &provenance, path)?;
+                lora_file::write(lora, &self.job.shape.architecture, &provenance, output)?;
                 format!(
                     "a LoRA adapter of {} numbers, rank {}, on {}",
                     lora.n_parameters(),

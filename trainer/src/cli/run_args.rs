@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::report::run_dir;
+use crate::report::run_files;
 use crate::report::{RunConfig, RunDir};
 use crate::train::State;
 use crate::Error;
@@ -24,7 +25,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     resume: bool,
     /// With --resume: go on although settings have changed, such as --lr after a loss that
-    /// is no number. Base, data and method must be the same.
+    /// is no number. Base, data and method must be the same; the rows held back for validation
+    /// stay the same, whatever --seed says.
     #[arg(long, requires = "resume")]
     allow_changes: bool,
     /// Seconds from one checkpoint to the next; 0: after every step.
@@ -33,15 +35,24 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// The run directory of a run that writes `output`; one that holds an unfinished run is
-    /// refused unless it is to be continued.
-    pub fn folder(&self, output: &Path) -> Result<PathBuf, Error> {
+    /// The run directory of a run that reads `inputs` and writes `output`; one that holds an
+    /// unfinished run is refused unless it is to be continued, and one with other files always.
+    pub fn folder(&self, output: &Path, inputs: &[PathBuf]) -> Result<PathBuf, Error> {
         let default = || run_dir::default_folder(output);
         let folder = self.run_dir.clone().unwrap_or_else(default);
+        run_files::check(&folder, output, inputs)?;
         if !self.resume {
             run_dir::refuse_unfinished(&folder)?;
         }
         Ok(folder)
+    }
+
+    /// The seed by which the run that is continued in `folder` held rows back.
+    pub fn split_seed(&self, folder: &Path) -> Result<Option<u64>, Error> {
+        match self.resume {
+            true => run_dir::split_seed(folder),
+            false => Ok(None),
+        }
     }
 
     /// Begins or continues the run in `folder`; with the state to continue from.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use jola_edit::Output;
 
 use super::job::Job;
 use super::method_args::MethodArgs;
@@ -12,10 +13,9 @@ use super::provenance::{provenance, run_config};
 use super::results::{NoBetter, Results};
 use super::run_args::RunArgs;
 use super::train_args::TrainArgs;
-use crate::method::{Parameters, Provenance};
-use crate::model::Model;
+use crate::method::Provenance;
 use crate::report::{plots, Reporter, RunDir, Watcher};
-use crate::train::{Outcome, Trainer};
+use crate::train::{State, Trainer};
 
 /// Trains as the options say.
 ///
@@ -23,34 +23,39 @@ use crate::train::{Outcome, Trainer};
 /// Whatever stopped it, with the file or option concerned.
 pub(super) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Result<()> {
     let start = Instant::now();
-    let mut job = Job::prepare(args, method)?;
-    if args.dry_run || args.max_memory.is_some() {
-        let estimate = job.fit_into_memory(args.max_memory)?;
-        if args.dry_run {
-            writeln!(std::io::stdout(), "{estimate}").context("writing to standard output")?;
-            return Ok(());
-        }
+    let inputs = args.inputs();
+    let output = Output::new(&args.output, &inputs)?;
+    if args.dry_run {
+        let estimate = Job::prepare(args, method, None)?.fit_into_memory(args.max_memory)?;
+        writeln!(std::io::stdout(), "{estimate}").context("writing to standard output")?;
+        return Ok(());
     }
-    let folder = run.folder(&args.output)?;
+    let folder = run.folder(&args.output, &inputs)?;
+    let mut job = Job::prepare(args, method, run.split_seed(&folder)?)?;
+    if args.max_memory.is_some() {
+        job.fit_into_memory(args.max_memory)?;
+    }
     let model = job.load_model()?;
     let mut trainer = Trainer::new(&model, &job.settings, &job.train, &job.valid)?;
     let provenance = provenance(&job)?;
     let run_dir = begin(&job, run, &folder, &provenance, &mut trainer)?;
-    let (parameters, outcome, run_dir) = run_steps(&job, &model, trainer, run_dir)?;
-    let results = Results {
-        job: &job,
-        outcome: &outcome,
-        provenance,
-    };
-    let written = results.write(parameters, run_dir.folder());
-    // A result that is refused is kept in the run directory: nothing is left to continue.
-    if written
+    let reporter = Reporter::new(job.settings.steps, trainer.n_gates(), trainer.steps_done());
+    let mut watcher = Watcher::new(reporter, run_dir);
+    let done = finish(&job, trainer, &mut watcher, provenance, &output);
+    let (n_layer, n_head) = (model.config.n_layer, model.config.n_head);
+    let drawn = plots::draw(&folder, n_layer, n_head);
+    if let Err(error) = drawn {
+        eprintln!("warning: {error:#}");
+    }
+    // A result that is refused lies in the run directory: nothing is left to continue.
+    if done
         .as_ref()
         .map_or_else(|error| error.is::<NoBetter>(), |_| true)
     {
-        run_dir.finish()?;
+        watcher.run_dir.finish()?;
     }
-    eprintln!("{}", written?);
+    let written = done?;
+    eprintln!("{written}");
     eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
@@ -73,21 +78,16 @@ fn begin(
     Ok(run_dir)
 }
 
-/// Does the steps that are left, and draws the run's pictures even where it failed.
-fn run_steps(
+/// Does the steps that are left and writes their result; returns what it is, for the user.
+fn finish(
     job: &Job,
-    model: &Model,
     trainer: Trainer,
-    run_dir: RunDir,
-) -> Result<(Parameters, Outcome, RunDir)> {
-    let reporter = Reporter::new(job.settings.steps, trainer.n_gates(), trainer.steps_done());
-    let mut watcher = Watcher::new(reporter, run_dir);
-    let trained = trainer.run(&mut watcher);
-    let run_dir = watcher.run_dir;
-    let (n_layer, n_head) = (model.config.n_layer, model.config.n_head);
-    if let Err(error) = plots::draw(run_dir.folder(), n_layer, n_head) {
-        eprintln!("warning: {error:#}");
-    }
+    watcher: &mut Watcher,
+    provenance: Provenance,
+    output: &Output,
+) -> Result<String> {
+    let trained = trainer.run(watcher);
+    let run_dir = &mut watcher.run_dir;
     let (parameters, outcome) = trained.with_context(|| match run_dir.saved_step() {
         Some(step) => format!(
             "the run stopped; its state after step {step} is in {}",
@@ -95,5 +95,35 @@ fn run_steps(
         ),
         None => "the run stopped before its first checkpoint".to_owned(),
     })?;
-    Ok((parameters, outcome, run_dir))
+    let results = Results {
+        job,
+        outcome: &outcome,
+        provenance,
+        output,
+    };
+    let written = results.write(parameters, run_dir.folder());
+    written.map_err(|error| match error.is::<NoBetter>() {
+        true => error,
+        false => error.context(keep(run_dir, watcher.last.take())),
+    })
+}
+
+/// Keeps the state of a run whose result cannot be written; returns how to get the result.
+fn keep(run_dir: &mut RunDir, state: Option<State>) -> String {
+    // Where this fails as well, the last checkpoint stands.
+    let kept = state.is_some_and(|state| run_dir.checkpoint(&state).is_ok());
+    let folder = run_dir.folder().display();
+    match run_dir.saved_step() {
+        Some(_) if kept => format!(
+            "all steps are done, but the result cannot be written; it is kept in {folder}, from \
+             where the same command with --resume writes it (to another -o with --run-dir {folder})"
+        ),
+        Some(step) => format!(
+            "all steps are done, but the result cannot be written; the state after step {step} \
+             is in {folder}, from where the same command with --resume goes on"
+        ),
+        None => {
+            "all steps are done, but neither the result nor a checkpoint can be written".to_owned()
+        }
+    }
 }

@@ -126,6 +126,12 @@ impl From<TurnsChoice> for Turns {
 }
 
 impl TrainArgs {
+    /// All files that are read.
+    pub(super) fn inputs(&self) -> Vec<PathBuf> {
+        let inputs = [&self.model, &self.data].into_iter().chain(&self.valid);
+        inputs.cloned().collect()
+    }
+
     /// What the options mean for so many rows, to train on and to validate with, and a model
     /// like `config`.
     ///

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jola_edit::{BaseMismatch, ComposeError, GgufError, SidecarError};
+use jola_edit::{BaseMismatch, ComposeError, GgufError, OutputError, SidecarError};
 
 mod hugging_face;
 
@@ -114,20 +114,48 @@ pub enum Error {
         n_vocab: usize,
     },
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {error}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
+    },
+    /// A result cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A run directory that belongs to somebody else.
+    #[error(
+        "{} is no run directory: it holds {found}, which jola-train has not written; choose \
+         another with --run-dir", folder.display()
+    )]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// Some of what is in it.
+        found: String,
+    },
+    /// There is a file where the run directory should be.
+    #[error("cannot make the run directory {}: {} is a file", folder.display(), file.display())]
+    FileAsFolder {
+        /// The run directory.
+        folder: PathBuf,
+        /// The file.
+        file: PathBuf,
+    },
+    /// The output would lie where the run directory is.
+    #[error("{} is the output and the run directory: name another with --run-dir", path.display())]
+    RunDirIsOutput {
+        /// Both.
+        path: PathBuf,
     },
     /// A checkpoint that cannot be used.
     #[error("{} is no sound checkpoint: {reason}", path.display())]

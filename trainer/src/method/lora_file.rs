@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use jola_edit::gguf::{Gguf, GgufErrorKind, GgufWriter, Metadata, F32};
-use jola_edit::GgufError;
+use jola_edit::gguf::{Gguf, GgufErrorKind, GgufWriter, Metadata, Role, F32};
+use jola_edit::{GgufError, Output};
 use llama_jola::ggml;
 use tch::{Kind, Tensor};
 
@@ -29,11 +29,11 @@ pub fn write(
     lora: &Lora,
     architecture: &str,
     provenance: &Provenance,
-    path: &Path,
+    output: &Output,
 ) -> Result<(), Error> {
     let writer = writer(lora, architecture, provenance);
-    let writer = writer.map_err(|kind| GgufError::new(path, kind))?;
-    Ok(writer.write(path)?)
+    let writer = writer.map_err(|kind| GgufError::new(output.path(), kind))?;
+    Ok(writer.write_output(output)?)
 }
 
 fn writer(
@@ -88,6 +88,7 @@ pub fn add_to(
     architecture: &str,
 ) -> Result<(), Error> {
     let file = Gguf::open(path)?;
+    file.expect(Role::Lora)?;
     let added = check_kind(&file, architecture);
     let added = added.and_then(|()| add_matrices(changes, &file, strength, model));
     added.map_err(|reason| Error::LoraFile {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use jola_edit::atomic::write_atomically;
+use jola_edit::Output;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{de::DeserializeOwned, Serialize};
@@ -30,12 +30,12 @@ pub struct Checkpoint {
     pub metrics_bytes: u64,
 }
 
-/// Writes a checkpoint to `path`.
+/// Writes a checkpoint.
 ///
 /// # Errors
-/// Those of the file system; `path` is then as it was.
+/// Those of the file system; the file is then as it was.
 pub fn write(
-    path: &Path,
+    output: &Output,
     config: &RunConfig,
     state: &State,
     metrics_bytes: u64,
@@ -60,7 +60,8 @@ pub fn write(
     let file = views
         .and_then(|views| safetensors::serialize(views, Some(header)))
         .map_err(std::io::Error::other)?;
-    write_atomically(path, |out| out.write_all(&file))
+    let written = output.write(|out| out.write_all(&file));
+    Ok(written.map_err(|error| *error.kind)?)
 }
 
 /// Reads the checkpoint at `path`.
@@ -68,9 +69,9 @@ pub fn write(
 /// # Errors
 /// [`Error::Read`] where there is none; [`Error::Checkpoint`] with what is wrong in it.
 pub fn read(path: &Path) -> Result<Checkpoint, Error> {
-    let file = std::fs::read(path).map_err(|source| Error::Read {
+    let file = std::fs::read(path).map_err(|error| Error::Read {
         path: path.to_path_buf(),
-        source,
+        error,
     })?;
     let wrong = |reason: String| Error::Checkpoint {
         path: path.to_path_buf(),
@@ -180,12 +181,16 @@ mod tests {
         config
     }
 
+    fn output(path: &Path) -> Output {
+        Output::without_inputs(path).unwrap()
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
         let state = state();
-        write(&path, &config(), &state, 1234).unwrap();
+        write(&output(&path), &config(), &state, 1234).unwrap();
         let read = read(&path).unwrap();
         assert_eq!((read.metrics_bytes, &read.config), (1234, &config()));
         assert_eq!(read.state.counters, state.counters);
@@ -200,7 +205,7 @@ mod tests {
     fn a_file_that_is_no_checkpoint_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
-        write(&path, &config(), &state(), 0).unwrap();
+        write(&output(&path), &config(), &state(), 0).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 7, 100, whole.len() - 1] {
             std::fs::write(&path, &whole[..length]).unwrap();

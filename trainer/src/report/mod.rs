@@ -7,9 +7,10 @@ pub(crate) mod plots;
 mod progress;
 mod run_config;
 pub(crate) mod run_dir;
+pub(crate) mod run_files;
 mod watcher;
 
 pub(crate) use progress::Reporter;
-pub(crate) use run_config::RunConfig;
+pub(crate) use run_config::{RunConfig, SPLIT_SEED};
 pub(crate) use run_dir::RunDir;
 pub(crate) use watcher::Watcher;

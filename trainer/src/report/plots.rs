@@ -5,18 +5,13 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use jola_edit::atomic::write_atomically;
+use jola_edit::Output;
 use svg::node::element::{Group, Path as Shape, Rectangle};
 use svg::Node;
 
 use super::chart::{legend, picture, text, Chart, Mark, Scale, INK, MARGIN, SOFT, WIDTH};
-use super::run_dir::METRICS;
+use super::run_files::{GATES, LOSS, METRICS};
 use crate::train::{Event, Phase, StepRecord, ValidationRecord};
-
-/// The loss of steps and validations.
-pub const LOSS: &str = "loss.svg";
-/// Open gates over the steps, and when each closed.
-pub const GATES: &str = "gates.svg";
 
 /// Colours of the kinds of gates, those of the sidecar's picture before others; validations
 /// have the first.
@@ -63,8 +58,8 @@ pub fn draw(folder: &Path, n_layer: usize, n_head: usize) -> Result<()> {
 }
 
 fn write(path: &Path, svg: &str) -> Result<()> {
-    write_atomically(path, |out| out.write_all(svg.as_bytes()))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let output = Output::without_inputs(path)?;
+    Ok(output.write(|out| out.write_all(svg.as_bytes()))?)
 }
 
 impl History {

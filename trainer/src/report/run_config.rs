@@ -14,6 +14,9 @@ const PLACES: [&str; 4] = ["base", "data", "valid", "output"];
 /// Entries without which it is another run.
 const ESSENTIAL: [&str; 4] = ["base_sha256", "data_sha256", "rows", "method"];
 
+/// The seed of the split into rows to train on and rows to validate with.
+pub const SPLIT_SEED: &str = "split_seed";
+
 /// Names and values, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -32,6 +35,19 @@ impl RunConfig {
             Value::Object(entries) => self.0.extend(entries),
             other => unreachable!("{other} is no structure"),
         }
+    }
+
+    /// Whether this is the configuration of a run, and not some other file of names and values.
+    pub fn is_of_a_run(&self) -> bool {
+        let keys = ["version", "base_sha256", "data_sha256"];
+        keys.iter().all(|key| self.0.contains_key(*key))
+    }
+
+    /// The seed by which the run held rows back for validation; in a run of before it was
+    /// noted, that of everything random.
+    pub fn split_seed(&self) -> Option<u64> {
+        let seed = self.0.get(SPLIT_SEED).or_else(|| self.0.get("seed"));
+        seed?.as_u64()
     }
 
     /// Compares with what the run was told when it was saved. With `changes`, settings may

@@ -9,21 +9,15 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jola_edit::atomic::write_atomically;
+use jola_edit::output::{is_temporary, Output};
 use serde::Serialize;
 
 use super::checkpoint;
 use super::run_config::RunConfig;
+use super::run_files::{CHECKPOINT, CONFIG, METRICS};
 use crate::train::State;
 use crate::train::{Event, StepRecord, ValidationRecord};
 use crate::Error;
-
-/// Everything that was set.
-pub const CONFIG: &str = "config.json";
-/// One line per step and per validation.
-pub const METRICS: &str = "metrics.jsonl";
-/// Where the run stands.
-pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// The directory of a run, held by one process at a time.
 #[derive(Debug)]
@@ -60,6 +54,20 @@ pub fn refuse_unfinished(folder: &Path) -> Result<(), Error> {
         folder: folder.to_path_buf(),
         step,
     })
+}
+
+/// The seed by which the unfinished run in `folder` held rows back for validation, if there is
+/// such a run: whoever continues it must not train on them, nor validate with what it has
+/// trained on.
+///
+/// # Errors
+/// [`Error::Checkpoint`] for a checkpoint that cannot be read.
+pub fn split_seed(folder: &Path) -> Result<Option<u64>, Error> {
+    let path = folder.join(CHECKPOINT);
+    match path.exists() {
+        true => Ok(checkpoint::read(&path)?.config.split_seed()),
+        false => Ok(None),
+    }
 }
 
 impl RunDir {
@@ -117,7 +125,7 @@ impl RunDir {
         for entry in fs::read_dir(folder).map_err(writing(folder))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(".jola-") && name.ends_with(".tmp") {
+            if is_temporary(&name) {
                 remove(&entry.path())?;
             }
         }
@@ -140,7 +148,8 @@ impl RunDir {
         config.push(b'\n');
         // A run that continues has nothing new to write, and may have no room for it.
         if fs::read(&path).ok().as_ref() != Some(&config) {
-            write_atomically(&path, |out| out.write_all(&config)).map_err(writing(&path))?;
+            // Whether it is an input was asked before the work, as with the checkpoint.
+            Output::without_inputs(&path)?.write(|out| out.write_all(&config))?;
         }
         let path = self.folder.join(METRICS);
         let length = self.metrics.metadata().map_err(writing(&path))?.len();
@@ -220,8 +229,9 @@ impl RunDir {
     /// Those of the file system; the last checkpoint stands then.
     pub fn checkpoint(&mut self, state: &State) -> io::Result<()> {
         self.saved = Instant::now();
-        let path = self.folder.join(CHECKPOINT);
-        checkpoint::write(&path, &self.config, state, self.written)?;
+        let output = Output::without_inputs(self.folder.join(CHECKPOINT));
+        let output = output.map_err(|error| *error.kind)?;
+        checkpoint::write(&output, &self.config, state, self.written)?;
         self.saved_step = Some(state.counters.step);
         Ok(())
     }
@@ -244,9 +254,9 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 fn writing(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
-    |source| Error::Write {
+    |error| Error::Write {
         path: path.to_path_buf(),
-        source,
+        error,
     }
 }
 

@@ -11,7 +11,9 @@ use crate::train::{Event, Observer, StepRecord, ValidationRecord};
 pub(crate) struct Watcher {
     pub reporter: Reporter,
     pub run_dir: RunDir,
-    /// What was complained of; it is not repeated.
+    /// Where the run stood when its steps were done.
+    pub last: Option<State>,
+    /// Reasons for which the directory could not be written; each is told once.
     complaints: Vec<String>,
 }
 
@@ -20,18 +22,25 @@ impl Watcher {
         Watcher {
             reporter,
             run_dir,
+            last: None,
             complaints: Vec::new(),
         }
     }
 
     fn tell(&mut self, what: &str, result: io::Result<()>) {
         let Err(error) = result else { return };
-        let folder = self.run_dir.folder().display();
-        let complaint = format!("{folder}: cannot write {what}: {error}; the run goes on");
-        if !self.complaints.contains(&complaint) {
-            self.reporter.log(&complaint);
-            self.complaints.push(complaint);
+        let reason = error.to_string();
+        if self.complaints.contains(&reason) {
+            return;
         }
+        let folder = self.run_dir.folder().display();
+        let then = match self.run_dir.saved_step() {
+            Some(step) => format!("the checkpoint of step {step} stands"),
+            None => "there is no checkpoint yet".to_owned(),
+        };
+        let complaint = format!("{folder}: cannot write {what}: {reason}; the run goes on, {then}");
+        self.reporter.log(&complaint);
+        self.complaints.push(reason);
     }
 }
 
@@ -68,6 +77,10 @@ impl Observer for Watcher {
 
     fn checkpoint(&mut self, state: &State) {
         let result = self.run_dir.checkpoint(state);
-        self.tell("a checkpoint, the last one stands", result);
+        self.tell("a checkpoint", result);
+    }
+
+    fn finished(&mut self, state: State) {
+        self.last = Some(state);
     }
 }

@@ -24,6 +24,8 @@ pub trait Observer {
     /// Where the run stood after the steps that records have come for; the loss that its
     /// parameters lead to is finite.
     fn checkpoint(&mut self, _state: &State) {}
+    /// Where the run stands when all steps are done: what its result is made of.
+    fn finished(&mut self, _state: State) {}
 }
 
 /// Nobody watches.

@@ -14,6 +14,8 @@ use crate::Error;
 
 use super::trainer::{Outcome, Trainer};
 
+/// Validations of each stage of a path.
+const PATH_VALIDATIONS: usize = 3;
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
 
@@ -50,8 +52,11 @@ impl Trainer<'_> {
             }
             let stop = validate && self.validate(observer)?;
             if last || stop {
-                ended = stop || step + 1 == steps;
-                ended |= self.end_stage(place.stage, observer);
+                ended = self.end_stage(place.stage, observer);
+                if !ended {
+                    // What is left of a stage that gets no better is left out.
+                    self.counters.step = self.plan.end(place.stage);
+                }
                 self.counters.ended = ended;
             }
             if !ended && observer.checkpoint_due() {
@@ -60,6 +65,7 @@ impl Trainer<'_> {
             }
         }
         self.look(observer)?;
+        observer.finished(self.state());
         Ok(self.finish(rate))
     }
 
@@ -102,7 +108,10 @@ impl Trainer<'_> {
 
     /// Whether `step` is followed by a validation.
     pub(super) fn validates_after(&self, step: usize) -> bool {
-        let validations = self.settings.recipe.validations;
+        let validations = match self.plan.stages.len() {
+            1 => self.settings.recipe.validations,
+            _ => PATH_VALIDATIONS,
+        };
         !self.valid.sequences().is_empty() && self.plan.validates_after(step, validations)
     }
 

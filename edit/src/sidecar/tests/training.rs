@@ -33,7 +33,7 @@ fn model(norm: f32, matrix: f32, reversed: bool) -> BaseWeights {
     let gguf = Gguf::parse(bytes).unwrap();
     BaseWeights {
         bytes: Some(len),
-        ..BaseWeights::of(gguf.iter())
+        ..BaseWeights::of_tensors(gguf.iter())
     }
 }
 
@@ -150,7 +150,7 @@ fn norms_that_are_not_f32_are_not_compared() {
         .unwrap();
     let mut bytes = Vec::new();
     writer.write_to(&mut bytes).unwrap();
-    let weights = BaseWeights::of(Gguf::parse(bytes).unwrap().iter());
+    let weights = BaseWeights::of_tensors(Gguf::parse(bytes).unwrap().iter());
     assert_eq!(weights.norms_sha256, None);
     assert!(weights.sample_sha256.is_some());
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context as _, Result};
-use jola_edit::Sidecar;
+use jola_edit::{Output, Sidecar};
 use llama_jola::bake::{bake, BakeParams};
 use llama_jola::{log_to_stderr, LogLevel, Model, ModelParams};
 
@@ -140,7 +140,8 @@ impl Lab {
         if !path.exists() {
             let model = Model::load(base, &ModelParams::default())?;
             let edits = model.compose(&[(&self.sidecar, 1.0)])?;
-            let report = bake(&model, &edits, &[], &path, &BakeParams::default())?;
+            let output = Output::new(&path, &[base])?;
+            let report = bake(&model, &edits, &[], &output, &BakeParams::default())?;
             eprintln!(
                 "baked {stem}: {} tensors changed, weights as {}",
                 report.changed.len(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use jola_edit::gguf::Gguf;
+use jola_edit::gguf::{Gguf, Splits};
 use jola_edit::{BaseShape, EditSet, HeadVectors, LayerEdit as SidecarLayer};
 use jola_trainer::method::export;
 use jola_trainer::model::{Batch, LayerChange, Model, Precision};
@@ -99,7 +99,7 @@ pub struct Pair {
     tokens: Vec<i64>,
     edits: EditSet,
     llama: [Vec<f32>; 2],
-    gguf: Gguf,
+    base: Splits,
     _folder: TempDir,
 }
 
@@ -108,14 +108,14 @@ impl Pair {
     pub fn new(tiny: &Tiny) -> Pair {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny.write(folder.path(), "tiny");
-        let gguf = Gguf::open(&path).unwrap();
-        let (tokens, edits) = (tokens(11), random_edits(&gguf, 12));
+        let base = Splits::open(&path).unwrap();
+        let (tokens, edits) = (tokens(11), random_edits(base.first(), 12));
         let llama = llama_logits(&path, &tokens, &edits);
         Pair {
             tokens,
             edits,
             llama,
-            gguf,
+            base,
             _folder: folder,
         }
     }
@@ -127,7 +127,7 @@ impl Pair {
 
     /// The reference model, loaded anew.
     pub fn model(&self) -> Model {
-        let mut model = Model::from_base(&self.gguf, Precision::F32, Device::Cpu).unwrap();
+        let mut model = Model::from_base(&self.base, Precision::F32, Device::Cpu).unwrap();
         model.frequencies.served_context = CONTEXT as usize;
         model
     }

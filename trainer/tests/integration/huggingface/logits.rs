@@ -1,6 +1,6 @@
 //! Logits of a directory: of transformers, of the GGUF made of it, and of llama.cpp.
 
-use jola_edit::gguf::Gguf;
+use jola_edit::gguf::Splits;
 use jola_trainer::base::{open, Base};
 use jola_trainer::model::{Batch, LayerChange, Model, Precision};
 use llama_jola::{CacheType, Context, ContextParams, FlashAttention, ModelParams};
@@ -43,7 +43,7 @@ fn every_source_gives_the_same_logits() {
         let directory = open(folder.path()).unwrap();
         let path = write_gguf(&*directory, folder.path().join("twin.gguf"));
         let own = reference(&*directory);
-        let twin = relative_error(&reference(&Gguf::open(&path).unwrap()), &own);
+        let twin = relative_error(&reference(&Splits::open(&path).unwrap()), &own);
         let transformers = relative_error(&own, &golden.logits);
         let llama = relative_error(&own, &llama(&path));
         println!(

@@ -213,6 +213,119 @@ fn an_output_that_cannot_be_written_is_found_before_the_training() {
 }
 
 #[test]
+fn an_input_is_never_the_output() {
+    let folder = folder();
+    let path = folder.path();
+    std::fs::hard_link(path.join("tiny.gguf"), path.join("same.gguf")).unwrap();
+    std::fs::write(path.join("valid.jsonl"), ROWS).unwrap();
+    let inputs = ["tiny.gguf", "same.gguf", "rows.jsonl", "valid.jsonl"];
+    let before = inputs.map(|name| std::fs::read(path.join(name)).unwrap());
+    for output in inputs {
+        let args = format!("-m tiny.gguf --data rows.jsonl --valid valid.jsonl -o {output}");
+        for args in [args.clone(), format!("{args} --dry-run")] {
+            let text = stderr(&train(path, &args));
+            assert!(text.contains(&format!("error: {output}: ")), "{text}");
+            assert!(text.contains("is an input of this command"), "{text}");
+        }
+    }
+    let args = "logits -m tiny.gguf --tokens 1 -o same.gguf";
+    let text = stderr(&train(path, args));
+    assert!(
+        text.contains("is an input of this command (tiny.gguf)"),
+        "{text}"
+    );
+    assert_eq!(
+        inputs.map(|name| std::fs::read(path.join(name)).unwrap()),
+        before
+    );
+}
+
+#[test]
+fn a_run_directory_takes_no_files_of_others() {
+    let folder = folder();
+    let path = folder.path();
+    let notes = path.join("notes");
+    std::fs::create_dir(&notes).unwrap();
+    std::fs::write(notes.join("config.json"), "{\"mine\": true}").unwrap();
+    let run = "-m tiny.gguf --data rows.jsonl --steps 1";
+    for (args, message) in [
+        ("-o edit.gguf --run-dir notes", "notes is no run directory"),
+        ("-o edit.gguf --run-dir . ", ". is no run directory"),
+        ("-o edit.gguf --run-dir rows.jsonl", "rows.jsonl is a file"),
+        ("-o edit.run", "is the output and the run directory"),
+    ] {
+        let output = train(path, &format!("{run} {args}"));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(message), "{text}");
+    }
+    assert_eq!(std::fs::read_dir(&notes).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(path).unwrap().count(), 3);
+}
+
+/// The base in three files instead of one.
+#[test]
+fn a_split_base_trains_as_the_whole() {
+    let folder = folder();
+    let path = folder.path();
+    let shards = testkit::split(&path.join("tiny.gguf"), path, "s", 3);
+    let run = "--data rows.jsonl --steps 8 --batch-size 2";
+    let said = |args: &str| {
+        let output = train(path, args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        output.stdout
+    };
+    let bases = ["tiny.gguf", "s-00001-of-00003.gguf"];
+    let reports = bases.map(|base| said(&format!("-m {base} {run} -o edit.gguf --dry-run")));
+    assert_eq!(reports[0], reports[1]);
+    let results = bases.map(|base| {
+        said(&format!("-m {base} {run} -o edit.gguf"));
+        said(&format!(
+            "logits -m {base} --jola edit.gguf --tokens 1,5,6 -o out.bin"
+        ));
+        let sidecar = Sidecar::read(path.join("edit.gguf")).unwrap();
+        (sidecar, std::fs::read(path.join("out.bin")).unwrap())
+    });
+    let [(whole, logits), (split, of_split)] = results;
+    assert_eq!(whole.layers, split.layers);
+    assert_eq!(logits, of_split);
+    let bytes: Vec<u8> = shards
+        .iter()
+        .flat_map(|shard| std::fs::read(shard).unwrap())
+        .collect();
+    let recorded = split
+        .train
+        .get("base_bytes")
+        .and_then(|bytes| bytes.as_u64());
+    assert_eq!(recorded, Some(bytes.len() as u64));
+    std::fs::write(path.join("all"), bytes).unwrap();
+    let digest = jola_edit::sidecar::sha256(path.join("all")).unwrap();
+    assert_eq!(split.base_sha256, Some(digest));
+
+    let refused = |args: &str, messages: [&str; 2]| {
+        let (code, text) = failure(path, &format!("{args} {run}"));
+        assert_eq!(code, 1, "{text}");
+        assert!(messages.iter().all(|part| text.contains(part)), "{text}");
+    };
+    std::fs::remove_file(path.join("edit.gguf")).unwrap();
+    refused(
+        "-m s-00002-of-00003.gguf",
+        [
+            "it is file 2 of 3",
+            "name the first one, s-00001-of-00003.gguf",
+        ],
+    );
+    std::fs::remove_file(&shards[2]).unwrap();
+    refused(
+        "-m s-00001-of-00003.gguf",
+        [
+            "s-00003-of-00003.gguf: cannot open it",
+            "one of the 3 files",
+        ],
+    );
+}
+
+#[test]
 fn wrong_options_are_exit_code_2() {
     let folder = folder();
     for args in [

@@ -165,16 +165,93 @@ fn a_full_disk_keeps_the_last_checkpoint() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     for message in [
         "cannot write metrics",
-        "cannot write a checkpoint, the last one stands",
-        "edit.gguf",
+        "the run goes on, the checkpoint of step ",
+        "edit.gguf: cannot write it",
+        "with --resume",
     ] {
         assert!(text.contains(message), "{message}: {text}");
     }
+    // Once of the run directory, once of the result.
+    assert_eq!(text.matches("File too large").count(), 2, "{text}");
     assert_eq!(fs::read(&checkpoint).unwrap(), before);
     let output = finish(path, &format!("{RUN} --resume"));
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fs::read(path.join("edit.gguf")).unwrap(), whole.0);
     assert_eq!(metrics(&file), whole.1);
+}
+
+/// The folder for the result goes away while it is trained.
+#[test]
+fn a_result_that_cannot_be_written_is_kept() {
+    let folder = folder();
+    let path = folder.path();
+    let whole = undisturbed(path);
+    let run = "-m tiny.gguf --data rows.jsonl -o out/edit.gguf --run-dir edit.run --epochs 30 \
+               --batch-size 2 -t 1";
+    let (out, file) = (path.join("out"), path.join("edit.run/metrics.jsonl"));
+    fs::create_dir(&out).unwrap();
+    let mut command = command(path, run);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    while !file.exists() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    fs::remove_dir(&out).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for message in [
+        "out/edit.gguf: cannot write it",
+        "edit.run",
+        "with --resume",
+    ] {
+        assert!(text.contains(message), "{message}: {text}");
+    }
+    assert!(path.join("edit.run/checkpoint.safetensors").exists());
+    fs::create_dir(&out).unwrap();
+    let output = finish(path, &format!("{run} --resume"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read(out.join("edit.gguf")).unwrap(), whole.0);
+    assert_eq!(metrics(&file), whole.1);
+    assert!(!path.join("edit.run/checkpoint.safetensors").exists());
+}
+
+/// Of a run that changes nothing, the loss tells which rows it validates with.
+#[test]
+fn rows_held_back_stay_held_back_under_another_seed() {
+    let folder = folder();
+    let path = folder.path();
+    let run = "-m tiny.gguf --data rows.jsonl --epochs 30 --batch-size 2 --checkpoint-every 0 \
+               -t 1 --method ungated --lr 1e-30 --patience 0";
+    let losses = |name: &str| -> Vec<f64> {
+        let records = metrics(&path.join(name).join("metrics.jsonl"));
+        let records = records
+            .iter()
+            .filter(|record| record.get("validation").is_some());
+        records
+            .map(|record| record["validation"]["loss"].as_f64().unwrap())
+            .collect()
+    };
+    for (name, seed) in [("one", 42), ("other", 1)] {
+        let output = finish(path, &format!("{run} -o {name}.gguf --seed {seed}"));
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let (one, other) = (losses("one.run")[0], losses("other.run")[0]);
+    assert!((one - other).abs() > 1e-3, "{one} {other}");
+    let file = path.join("edit.run/metrics.jsonl");
+    let edit = format!("{run} -o edit.gguf");
+    assert!(kill_when(start(path, &edit), || lines(&file) >= 10));
+    let before = losses("edit.run").len();
+    let output = finish(path, &format!("{edit} --resume --allow-changes --seed 1"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found = losses("edit.run");
+    assert!(found.len() > before);
+    assert!(found.iter().all(|loss| *loss == one), "{found:?} {one}");
+    let config = fs::read_to_string(path.join("edit.run/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(
+        (&config["seed"], &config["split_seed"]),
+        (&1.into(), &42.into())
+    );
 }
 
 #[test]

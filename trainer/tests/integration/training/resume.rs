@@ -19,6 +19,8 @@ struct Keeper {
     /// Steps after which the state is kept.
     keep: Vec<usize>,
     states: Vec<State>,
+    /// The state at the end.
+    last: Option<State>,
     asked: usize,
 }
 
@@ -46,6 +48,10 @@ impl Observer for Keeper {
             counters: state.counters.clone(),
             tensors: tensors.map(|(n, t)| (n.clone(), t.copy())).collect(),
         });
+    }
+
+    fn finished(&mut self, state: State) {
+        self.last = Some(state);
     }
 }
 
@@ -100,7 +106,7 @@ fn a_run_continues_exactly_from_any_step() {
         let keep = [1, 7, 15, 16, 30, 39, 40, 47, 52, 59];
         let (whole, watched) = run(&model, &settings, None, &keep);
         assert_eq!(watched.states.len(), keep.len());
-        for state in &watched.states {
+        for state in watched.states.iter().chain(&watched.last) {
             let step = state.counters.step;
             let (rest, resumed) = run(&model, &settings, Some(state), &[]);
             assert_eq!(whole, rest, "{method:?} continued after step {step}");
@@ -212,6 +218,10 @@ fn patience_stops_a_run_and_the_best_is_kept() {
     let first_worse = all.validations.iter().position(|v| !v.best).unwrap();
     assert_eq!(some.validations, all.validations[..=first_worse]);
     assert_eq!(some.steps.len(), all.validations[first_worse].step);
+    // A run that could not write its result is continued from its end, and does nothing more.
+    let (again, nothing) = run(&model, &settings(1), some.last.as_ref(), &[]);
+    assert_eq!(again, hasty);
+    assert!(nothing.steps.is_empty() && nothing.validations.is_empty());
     let best_later = all.validations[first_worse..].iter().any(|v| v.best);
     assert_eq!(patient == hasty, !best_later);
 }

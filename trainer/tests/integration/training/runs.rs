@@ -1,7 +1,7 @@
 //! Whole runs: what they give back, and that they repeat.
 
 use jola_edit::gguf::Metadata;
-use jola_edit::{EditSet, Sidecar};
+use jola_edit::{EditSet, Output, Sidecar};
 use jola_trainer::data::CachedRows;
 use jola_trainer::method::{
     export, lora_file, ClosedShares, Edits, Init, Method, Parameters, Provenance, Sparsity,
@@ -52,7 +52,10 @@ pub fn bytes(model: &Model, trained: &Parameters) -> Vec<u8> {
     let path = folder.path().join("out.gguf");
     match trained {
         Parameters::Edits(edits) => sidecar(model, edits).write(&path).unwrap(),
-        Parameters::Lora(lora) => lora_file::write(lora, "llama", &provenance(), &path).unwrap(),
+        Parameters::Lora(lora) => {
+            let output = Output::without_inputs(&path).unwrap();
+            lora_file::write(lora, "llama", &provenance(), &output).unwrap();
+        }
     }
     std::fs::read(path).unwrap()
 }
