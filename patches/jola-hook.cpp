@@ -96,6 +96,12 @@ void jola_hook_release(llama_context * ctx) {
     set_entry(ctx, nullptr, nullptr);
 }
 
+void jola_hook_set_sequence_length(llama_context * ctx, uint32_t n_tokens) {
+    // The parameters are shown as const and belong to the context, which is not. Rounded up
+    // as llama.cpp rounds what it is given.
+    const_cast<llama_cparams &>(ctx->get_cparams()).n_ctx_seq = GGML_PAD(n_tokens, 256);
+}
+
 ggml_backend_buffer_type_t jola_hook_layer_buft(const llama_context * ctx, int32_t il) {
     ggml_backend_buffer_type_t buft = nullptr;
     guarded([&] { buft = ctx->get_model().select_buft(il); });

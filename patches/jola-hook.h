@@ -39,6 +39,11 @@ int32_t jola_hook_detach(struct llama_context * ctx);
 // Forgets (fn, user) without building graphs: for a context that is about to be freed.
 void jola_hook_release(struct llama_context * ctx);
 
+// Says how many tokens one sequence of `ctx` may hold, where llama.cpp takes all cells of
+// a unified cache for it. Models with two sets of rotary factors choose by this number.
+// For a context that has computed nothing yet.
+void jola_hook_set_sequence_length(struct llama_context * ctx, uint32_t n_tokens);
+
 // The plain buffer type of the device that holds layer `il`, or NULL when there is
 // none (message in jola_hook_last_error()).
 ggml_backend_buffer_type_t jola_hook_layer_buft(const struct llama_context * ctx, int32_t il);

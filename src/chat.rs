@@ -1,5 +1,6 @@
 //! Chat templates: the model's own Jinja template, rendered by minijinja.
 
+use jola_edit::sidecar::text_sha256;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{context, Environment};
@@ -129,6 +130,8 @@ pub struct ChatTemplate {
     eos: String,
     /// The tokenizer puts the beginning-of-sequence token before a text by itself.
     adds_bos: bool,
+    /// Of the template's text.
+    sha256: String,
 }
 
 /// A template may run this many instructions: a thousand messages take less than a tenth.
@@ -190,7 +193,13 @@ impl ChatTemplate {
             bos,
             eos,
             adds_bos: false,
+            sha256: text_sha256(source),
         })
+    }
+
+    /// SHA-256 of the template's text, as sidecars note it.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Renders a conversation; `add_generation_prompt` opens the assistant's turn.

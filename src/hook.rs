@@ -146,3 +146,13 @@ fn last_error() -> Error {
     let text = unsafe { CStr::from_ptr(ffi::jola_hook_last_error()) };
     Error::Hook(text.to_string_lossy().into_owned())
 }
+
+/// Says how many tokens one sequence of `ctx` may hold, by which some models choose their
+/// rotary factors.
+///
+/// # Safety
+/// `ctx` must be a live context that has computed nothing yet.
+pub(crate) unsafe fn set_sequence_length(ctx: NonNull<sys::llama_context>, n_tokens: u32) {
+    // SAFETY: the caller vouches for the context.
+    unsafe { ffi::jola_hook_set_sequence_length(ctx.as_ptr(), n_tokens) };
+}

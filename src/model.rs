@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use jola_edit::gguf::{GgufError, Splits};
-use jola_edit::sidecar::BaseShape;
+use jola_edit::sidecar::{BaseShape, BaseWeights, Doubt};
 use jola_edit::{EditSet, Sidecar};
 use llama_cpp_sys_2 as sys;
 
@@ -206,8 +206,24 @@ impl Model {
         }
     }
 
+    /// Whether a sidecar that fits this model may have been trained on another: on other
+    /// weights of the same shape. Reads a few pages of the model's file.
+    ///
+    /// [`Sidecar::doubt_prompt`] tells whether a prompt is of the kind that it was trained on.
+    ///
+    /// # Errors
+    /// [`Error::ModelLoad`] when the model's file can no longer be read.
+    pub fn doubt(&self, sidecar: &Sidecar) -> Result<Option<Doubt>, Error> {
+        let weights = BaseWeights::read(self.path()).map_err(|error| Error::ModelLoad {
+            path: self.path().into(),
+            reason: error.to_string(),
+        })?;
+        Ok(sidecar.doubt_base(&weights))
+    }
+
     /// Composes sidecars, each with its strength (1: as trained), in the order given, after
-    /// checking that every one belongs to this model.
+    /// checking that every one belongs to this model. [`Self::doubt`] tells what may not be
+    /// meant, though it fits.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] and [`Error::Compose`].

@@ -36,6 +36,6 @@ pub use error::FileError;
 pub use gguf::{Gguf, GgufError, GgufErrorKind};
 pub use output::{Output, OutputError, OutputErrorKind};
 pub use sidecar::{
-    BaseMismatch, BaseShape, HeadCount, HeadVectors, LayerEdit, Sidecar, SidecarError,
-    SidecarErrorKind,
+    BaseMismatch, BaseShape, BaseWeights, Doubt, HeadCount, HeadVectors, LayerEdit, Sidecar,
+    SidecarError, SidecarErrorKind, Training,
 };

@@ -30,6 +30,7 @@ use crate::host::{LlamaContext, LlamaModel};
 use crate::request::{enable, set_defaults, Request};
 use crate::shape;
 use crate::state::{self, StateError};
+use crate::usage;
 
 /// Outcome of a call.
 #[repr(C)]
@@ -275,6 +276,7 @@ pub unsafe extern "C" fn jola_cb_eval_init(
             };
             shape::check((*host).model_api(), model, &request)
                 .map_err(|error| Failure::of(JolaStatus::Model, error))?;
+            usage::tell((*host).model_api(), model, &request);
             let edits = CbEval::new(*host, request, *cb_eval, *cb_eval_user_data);
             let edits = Box::into_raw(Box::new(edits));
             *cb_eval = Some(jola_cb_eval);

@@ -9,6 +9,7 @@
 //! - [`request`]: which edits are wanted, from `LLAMA_JOLA` or from the C API;
 //! - [`resolve`], [`host`], [`shape`]: the host's functions, buffers and metadata;
 //! - [`operand`]: which products of a graph concern a layer's edit;
+//! - [`usage`]: whether they are used as they were trained;
 //! - [`state`]: the edits of one context, and the contexts of the process;
 //! - `interpose`: the functions that stand in for the host's;
 //! - [`cb_eval`]: the slower way for programs into which nothing can be loaded;
@@ -31,3 +32,4 @@ pub mod request;
 pub mod resolve;
 pub mod shape;
 pub mod state;
+pub mod usage;

@@ -114,16 +114,22 @@ unsafe fn read(
 ///
 /// # Safety
 /// As for [`check`].
-unsafe fn value(api: ModelApi, model: *const LlamaModel, key: &str) -> Option<String> {
+pub(crate) unsafe fn value(api: ModelApi, model: *const LlamaModel, key: &str) -> Option<String> {
     let key = CString::new(key).ok()?;
-    const SIZE: usize = 256;
-    let mut text = [0u8; SIZE];
-    // SAFETY: `text` is valid for its length; llama.cpp terminates what it writes and
-    // returns the whole length, negative when there is no such key.
-    let len = unsafe {
-        let text = text.as_mut_ptr().cast();
-        (api.llama_model_meta_val_str)(model, key.as_ptr(), text, SIZE)
-    };
-    let bytes = text.get(..usize::try_from(len).ok()?)?;
-    String::from_utf8(bytes.to_vec()).ok()
+    let mut text = vec![0u8; 256];
+    for _ in 0..2 {
+        // SAFETY: `text` is valid for its length; llama.cpp terminates what it writes and
+        // returns the whole length, negative when there is no such key.
+        let len = unsafe {
+            let buffer = text.as_mut_ptr().cast();
+            (api.llama_model_meta_val_str)(model, key.as_ptr(), buffer, text.len())
+        };
+        let len = usize::try_from(len).ok()?;
+        if len < text.len() {
+            text.truncate(len);
+            return String::from_utf8(text).ok();
+        }
+        text.resize(len + 1, 0);
+    }
+    None
 }

@@ -12,6 +12,7 @@ use crate::host::{Host, LlamaContext, LlamaModel, WeightMemory};
 use crate::operand::{unrotated, Product};
 use crate::request::Request;
 use crate::shape::{self, ShapeError};
+use crate::usage;
 
 /// Why a context cannot have the edits that were asked for.
 #[derive(Debug, thiserror::Error)]
@@ -303,6 +304,7 @@ impl ContextState {
         unsafe {
             if let Some(request) = &request {
                 shape::check(self.host.model, self.model, request)?;
+                usage::tell(self.host.model, self.model, request);
             }
             (llama.llama_synchronize)(context);
             let overwritten = match (&request, &mut inner.device) {

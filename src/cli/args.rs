@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
-use jola_edit::gguf::{Gguf, Role, Splits};
-use jola_edit::{parse_spec, EditSet};
+use jola_edit::gguf::{Gguf, Role};
+use jola_edit::sidecar::text_sha256;
+use jola_edit::{parse_spec, Doubt, EditSet};
+use llama_jola::chat::ChatTemplate;
 use llama_jola::{
     log_to_stderr, Adapters, CacheType, Context, ContextParams, FlashAttention, LogLevel, Lora,
     Model, ModelParams, Sidecar,
@@ -142,17 +144,15 @@ impl ModelArgs {
         let sidecars = self.sidecars()?;
         let model = Model::load(&self.model, &self.model_params())?;
         for (path, sidecar, _) in &sidecars {
-            for warning in sidecar
-                .warnings
-                .iter()
-                .cloned()
-                .chain(other_base(sidecar, &model))
-            {
+            for warning in &sidecar.warnings {
                 eprintln!("warning: {}: {warning}", path.display());
             }
             sidecar.check_base(model.shape()).with_context(|| {
                 format!("{} does not fit {}", path.display(), self.model.display())
             })?;
+            if let Some(doubt) = model.doubt(sidecar)? {
+                eprintln!("warning: {}: {doubt}", path.display());
+            }
         }
         let pairs: Vec<(&Sidecar, f32)> = sidecars
             .iter()
@@ -210,6 +210,41 @@ impl ModelArgs {
             .collect()
     }
 
+    /// Warns about sidecars that were trained on another kind of prompt than those that go
+    /// through `template`, or through none.
+    ///
+    /// # Errors
+    /// Any file that is missing or broken.
+    pub fn warn_of_prompts(&self, template: Option<&ChatTemplate>) -> Result<()> {
+        let used = template.map(ChatTemplate::sha256);
+        self.warn(|sidecar| sidecar.doubt_prompt(used))
+    }
+
+    /// Warns about sidecars that were trained with another chat template than the model's.
+    ///
+    /// # Errors
+    /// As [`Self::warn_of_prompts`].
+    pub fn warn_of_template(&self, model: &Model) -> Result<()> {
+        let Some(source) = model.chat_template() else {
+            return Ok(());
+        };
+        let own = text_sha256(&source);
+        self.warn(|sidecar| sidecar.doubt_template(&own))
+    }
+
+    fn warn(&self, doubt: impl Fn(&Sidecar) -> Option<Doubt>) -> Result<()> {
+        for (path, sidecar, _) in self.sidecars()? {
+            match doubt(&sidecar) {
+                Some(doubt @ Doubt::PlainPrompt) => {
+                    eprintln!("warning: {}: {doubt} (see --chat)", path.display());
+                }
+                Some(doubt) => eprintln!("warning: {}: {doubt}", path.display()),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     fn loras(&self, model: &Model) -> Result<Vec<(Lora, f32)>> {
         refuse_strengths(&self.lora, "--lora-scaled")?;
         self.lora_files()
@@ -259,18 +294,4 @@ fn refuse_strengths(files: &[PathBuf], option: &str) -> Result<()> {
 pub fn without_strength(path: &Path) -> Option<PathBuf> {
     let (file, _) = parse_spec(path.to_str()?).ok()?;
     (!path.exists() && file != *path && file.exists()).then_some(file)
-}
-
-/// A warning when the sidecar was trained on a file of another size than the model's: the
-/// same model in another quantisation, most likely. (Hashing the base at every start would
-/// take seconds; `inspect --model` does it.)
-fn other_base(sidecar: &Sidecar, model: &Model) -> Option<String> {
-    let trained_on = sidecar.train.get("base_bytes")?.as_u64()?;
-    let found = Splits::open(model.path()).ok()?.bytes();
-    (trained_on != found).then(|| {
-        format!(
-            "trained on a base file of {trained_on} bytes, this one has {found}: \
-             another quantisation of it?"
-        )
-    })
 }

@@ -67,6 +67,7 @@ pub fn run(args: &BakeArgs) -> Result<()> {
     if !adapters.loras.is_empty() {
         bail!("bake merges edits only: llama.cpp's llama-export-lora merges LoRA adapters");
     }
+    args.model.warn_of_template(&model)?;
     let sidecars = args.model.sidecars()?;
     let ingredients = sidecars
         .iter()

@@ -131,6 +131,12 @@ impl EvalArgs {
     fn task(&self, rows: &[Row], choices: Vec<String>, model: &Model) -> Result<Task> {
         let chat = rows.iter().any(Row::is_chat);
         let template = chat.then(|| ChatTemplate::from_model(model)).transpose()?;
+        if chat {
+            self.model.warn_of_prompts(template.as_ref())?;
+        }
+        if !rows.iter().all(Row::is_chat) {
+            self.model.warn_of_prompts(None)?;
+        }
         Ok(Task::new(
             rows,
             &choices,

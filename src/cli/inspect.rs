@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
 use jola_edit::gguf::{Gguf, Splits};
-use jola_edit::sidecar::{BaseShape, SidecarStats};
+use jola_edit::sidecar::{BaseShape, BaseWeights, SidecarStats};
 use jola_edit::{Output, Sidecar};
 use serde_json::json;
 
@@ -86,6 +86,9 @@ fn check_base(sidecar: &Sidecar, base: &Path) -> Result<Option<bool>> {
     sidecar
         .check_base(&BaseShape::from_gguf(splits.first())?)
         .with_context(|| format!("the sidecar does not fit {}", base.display()))?;
+    if let Some(doubt) = sidecar.doubt_base(&BaseWeights::of(&splits)) {
+        eprintln!("warning: {}: {doubt}", base.display());
+    }
     let Some(expected) = &sidecar.base_sha256 else {
         return Ok(None);
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
-use llama_jola::chat::{Message, Prompt};
+use llama_jola::chat::{ChatTemplate, Message, Prompt};
 use llama_jola::data::{parse_messages, read_text};
 use llama_jola::sampler::SamplerParams;
 use llama_jola::{CompletionParams, Context};
@@ -70,6 +70,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
         (None, None) => None,
     };
     let mut context = args.model.open(1)?;
+    let chat = args.chat || conversation.is_some();
+    let template = chat.then(|| ChatTemplate::from_model(context.model()));
+    args.model.warn_of_prompts(template.transpose()?.as_ref())?;
     if let Some(messages) = conversation {
         answer(args, &mut context, messages)?;
     } else if !args.chat {

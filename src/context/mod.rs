@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
-use crate::hook::Hook;
+use crate::hook::{self, Hook};
 use crate::lora::{Adapters, Lora};
 use crate::model::{Model, Token};
 use crate::{logging, Error};
@@ -97,6 +97,8 @@ impl Context {
         let (ptr, reason) =
             logging::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), raw) });
         let ptr = NonNull::new(ptr).ok_or(Error::ContextInit { n_ctx, reason })?;
+        // SAFETY: the context is alive and has computed nothing.
+        unsafe { hook::set_sequence_length(ptr, n_ctx) };
         // SAFETY: the context is alive.
         let (n_batch, n_cells) = unsafe {
             let ptr = ptr.as_ptr();

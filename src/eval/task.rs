@@ -173,9 +173,13 @@ impl Task {
         }
         let longest = self.items.iter().map(needed).max().unwrap_or(0);
         if generates {
+            let n_seq_max = self.params.parallel.min(self.items.len() as u32);
+            let cells = (longest + self.params.n_predict).min(most) as u32;
             return Ok(ContextParams {
-                n_ctx: (longest + self.params.n_predict).min(most) as u32,
-                n_seq_max: self.params.parallel.min(self.items.len() as u32),
+                // As given, though less is used: models may rotate by it.
+                n_ctx: most as u32,
+                n_cells: cells.saturating_mul(n_seq_max),
+                n_seq_max,
                 ..given
             });
         }

@@ -14,3 +14,5 @@ mod quantised;
 mod sidecar_files;
 mod swapped;
 mod trainer;
+mod training_notes;
+mod validation;

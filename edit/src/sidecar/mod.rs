@@ -12,15 +12,19 @@ mod read;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
+mod training;
 mod validate;
+mod weights;
 mod write;
 
 use std::collections::BTreeMap;
 
 pub use base::{BaseMismatch, BaseShape};
 pub use error::{SidecarError, SidecarErrorKind};
-pub use naming::{file_name, sha256};
+pub use naming::{file_name, sha256, text_sha256};
 pub use stats::{HeadNorms, SidecarStats, SidecarSummary};
+pub use training::{Doubt, RowFormat, Training};
+pub use weights::{is_norm, norms_sha256, BaseWeights};
 
 use crate::gguf::Metadata;
 

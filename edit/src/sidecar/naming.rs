@@ -1,7 +1,9 @@
-//! How sidecars are named, and how they name their base file.
+//! How sidecars are named, and how they name files and texts.
 
 use std::io;
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use crate::digest;
 
@@ -29,4 +31,9 @@ pub fn file_name(base: &str, size: &str, finetune: &str) -> String {
 /// What the system reports on opening or reading it.
 pub fn sha256(path: impl AsRef<Path>) -> io::Result<String> {
     digest::sha256([path])
+}
+
+/// SHA-256 of a text as 64 lowercase hexadecimal digits.
+pub fn text_sha256(text: &str) -> String {
+    format!("{:x}", Sha256::digest(text))
 }

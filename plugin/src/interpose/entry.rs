@@ -258,6 +258,8 @@ pub(super) unsafe extern "C" fn looked_up(handle: *mut c_void, name: *const c_ch
     let ours = match unsafe { CStr::from_ptr(name) }.to_bytes() {
         b"llama_init_from_model" => super::llama_init_from_model as *const c_void,
         b"llama_new_context_with_model" => super::llama_new_context_with_model as *const c_void,
+        b"llama_model_load_from_file" => super::llama_model_load_from_file as *const c_void,
+        b"llama_load_model_from_file" => super::llama_load_model_from_file as *const c_void,
         b"llama_decode" => super::llama_decode as *const c_void,
         b"llama_encode" => super::llama_encode as *const c_void,
         b"llama_process" => super::llama_process as *const c_void,

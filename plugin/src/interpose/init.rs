@@ -11,6 +11,7 @@ use crate::request::{defaults, enabled, Request};
 use crate::resolve::lookup;
 use crate::shape::{self, ShapeError};
 use crate::state::{self, ContextState, Outcome};
+use crate::usage;
 
 type Init = unsafe extern "C" fn(*mut LlamaModel, ByValue) -> *mut LlamaContext;
 
@@ -104,7 +105,12 @@ unsafe fn followed(
     let verdict = match mismatch {
         // SAFETY: the context was just created.
         Some(mismatch) => unsafe { leave_alone(host, context, mismatch) },
-        None => accept(&state, edited.as_deref()),
+        None => accept(&state, edited.as_deref()).map(|ready| {
+            if let Some(request) = edited.as_deref().filter(|_| ready) {
+                // SAFETY: the caller vouches for `model`.
+                unsafe { usage::tell(host.model, model, request) };
+            }
+        }),
     };
     if let Err(error) = verdict {
         // SAFETY: the context was just created and nobody has it.
@@ -115,10 +121,10 @@ unsafe fn followed(
     Ok(context)
 }
 
-/// Whether a context has what was asked for.
-fn accept(state: &ContextState, request: Option<&Request>) -> Result<(), String> {
+/// Whether a context has the edits that were asked for; an error where it should.
+fn accept(state: &ContextState, request: Option<&Request>) -> Result<bool, String> {
     let Some(request) = request else {
-        return Ok(());
+        return Ok(false);
     };
     match state.outcome().map_err(|error| error.to_string())? {
         Outcome::Ready => {
@@ -129,6 +135,7 @@ fn accept(state: &ContextState, request: Option<&Request>) -> Result<(), String>
                 request.names(),
                 request.edits.layers.len()
             ));
+            return Ok(true);
         }
         Outcome::Measured => {
             MATCHED.store(true, Ordering::Relaxed);
@@ -142,7 +149,7 @@ fn accept(state: &ContextState, request: Option<&Request>) -> Result<(), String>
         }
         Outcome::NoLayer => return Err(state.no_layer_error().to_string()),
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Whether a context of another model than the sidecar's may go on without edits: beside

@@ -6,6 +6,7 @@
 
 mod entry;
 mod init;
+mod load;
 mod sites;
 mod start;
 
@@ -45,6 +46,8 @@ macro_rules! by_value_shim {
 
 by_value_shim!(llama_init_from_model(LlamaModel) -> *mut LlamaContext => init::init_from_model);
 by_value_shim!(llama_new_context_with_model(LlamaModel) -> *mut LlamaContext => init::new_context_with_model);
+by_value_shim!(llama_model_load_from_file(c_char) -> *mut LlamaModel => load::model_load_from_file);
+by_value_shim!(llama_load_model_from_file(c_char) -> *mut LlamaModel => load::load_model_from_file);
 by_value_shim!(llama_decode(LlamaContext) -> i32 => entry::decode);
 by_value_shim!(llama_encode(LlamaContext) -> i32 => entry::encode);
 

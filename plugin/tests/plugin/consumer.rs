@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use jola_edit::gguf::Gguf;
-use jola_edit::BaseShape;
+use jola_edit::sidecar::{text_sha256, RowFormat};
+use jola_edit::{BaseShape, BaseWeights, Training};
 
 use crate::build::{command, compile_with, from_source, prebuilt, sidecar};
 use testkit::base_model;
@@ -18,8 +19,19 @@ fn run(libraries: &Path) {
     other_base.head_count.push(other_base.head_count[0]);
     let all: Vec<u32> = (0..base.block_count).collect();
     let [first, last] = [0, base.block_count - 1];
+    let mut trained_otherwise = sidecar(&base, &[first, 5, last], &[0, 2], [true, true]);
+    let training = Training {
+        format: Some(RowFormat::Chat),
+        template_sha256: Some(text_sha256("another template")),
+        base: BaseWeights {
+            norms_sha256: Some(text_sha256("another model")),
+            ..BaseWeights::default()
+        },
+        ..Training::default()
+    };
+    training.note(&mut trained_otherwise.train).expect("notes");
     let edits = [
-        sidecar(&base, &[first, 5, last], &[0, 2], [true, true]),
+        trained_otherwise,
         sidecar(&base, &[3], &[0, 2], [false, true]),
         sidecar(&other_base, &[3], &[0, 2], [true, false]),
         sidecar(&base, &all, &[0, 2], [true, true]),
@@ -30,13 +42,25 @@ fn run(libraries: &Path) {
         edit.write(path).expect("a sidecar");
     }
     let program = compile_with(libraries, "consumer", temp.path());
-    let status = command(&program, libraries)
+    let output = command(&program, libraries)
+        .env("LLAMA_JOLA_LOG", "info")
         .arg(&model)
         .args(&paths)
         .arg(libraries)
-        .status()
+        .output()
         .expect("the program runs");
-    assert!(status.success(), "see above");
+    let log = String::from_utf8_lossy(&output.stderr);
+    print!("{}{log}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "see above");
+    let edit = paths[0].display();
+    for line in [
+        format!("llama-jola: {edit}: trained on conversations"),
+        format!("llama-jola: warning: {edit}: trained on another model of the same shape"),
+        format!("llama-jola: warning: {edit}: trained with another chat template"),
+    ] {
+        let said = log.lines().filter(|found| found.starts_with(&line));
+        assert_eq!(said.count(), 1, "{line}");
+    }
 }
 
 #[test]

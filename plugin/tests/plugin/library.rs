@@ -51,6 +51,8 @@ fn it_exports_what_it_stands_in_for_and_its_api_and_nothing_else() {
         "llama_encode",
         "llama_free",
         "llama_init_from_model",
+        "llama_load_model_from_file",
+        "llama_model_load_from_file",
         "llama_new_context_with_model",
         "llama_process",
         "llama_set_adapter_cvec",

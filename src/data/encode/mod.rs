@@ -24,6 +24,16 @@ pub enum Turns {
     All,
 }
 
+impl Turns {
+    /// Its name on command lines and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::All => "all",
+        }
+    }
+}
+
 /// A row, or a part of its conversation, as tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Example {

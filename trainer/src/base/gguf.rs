@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use jola_edit::gguf::{Metadata, Splits};
+use jola_edit::BaseWeights;
 use llama_jola::Vocabulary;
 
 use super::source::Base;
@@ -48,15 +49,15 @@ impl Base for Splits {
         )?))
     }
 
-    fn gguf_bytes(&self) -> Option<u64> {
-        Some(self.bytes())
-    }
-
     fn gguf_sha256(&self) -> Result<Option<String>, Error> {
         let digest = self.sha256().map_err(|error| Error::Read {
             path: self.first().path().to_path_buf(),
             error,
         })?;
         Ok(Some(digest))
+    }
+
+    fn weights(&self) -> Result<BaseWeights, Error> {
+        Ok(BaseWeights::of(self))
     }
 }

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use jola_edit::gguf::{GgufError, Metadata};
-use jola_edit::BaseShape;
+use jola_edit::sidecar::{is_norm, norms_sha256};
+use jola_edit::{BaseShape, BaseWeights};
 use llama_jola::Vocabulary;
 
 use super::tensor::BaseTensor;
@@ -35,16 +36,38 @@ pub trait Base {
     /// Where they cannot be read.
     fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error>;
 
-    /// Bytes of the GGUF file, or of the files together, that the base is; `None` where it is
-    /// no such file.
-    fn gguf_bytes(&self) -> Option<u64>;
-
     /// SHA-256 of the GGUF file that the base is, or of the files one after the other; `None`
     /// where it is no such file.
     ///
     /// # Errors
     /// Where the file cannot be read.
     fn gguf_sha256(&self) -> Result<Option<String>, Error>;
+
+    /// What tells other weights of the same shape from these, at little cost: by default the
+    /// norms, which every GGUF made of this base holds as they are here.
+    ///
+    /// # Errors
+    /// Where tensors cannot be read.
+    fn weights(&self) -> Result<BaseWeights, Error> {
+        let mut names = self.tensor_names();
+        names.retain(|name| is_norm(name));
+        names.sort_unstable();
+        let mut norms = Vec::with_capacity(names.len());
+        for name in names {
+            let Some(tensor) = self.tensor(name) else {
+                continue;
+            };
+            let mut bytes = Vec::new();
+            tensor.read(|_, values| {
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            })?;
+            norms.push((name, bytes));
+        }
+        Ok(BaseWeights {
+            norms_sha256: norms_sha256(norms.into_iter()),
+            ..BaseWeights::default()
+        })
+    }
 
     /// What a sidecar must agree with.
     ///

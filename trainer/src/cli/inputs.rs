@@ -4,36 +4,38 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Result;
+use jola_edit::Training;
 
 use super::train_args::TrainArgs;
 use crate::base::Base;
 use crate::data::{self, Encoded, Encoding};
 use crate::model::{Config, Sequence};
 
-/// Training and validation rows as tokens; without a file for the latter, `split_seed` says which
-/// rows are held back.
+/// Training and validation rows as tokens, and what the training rows are to the model; without
+/// a file for the validation rows, `split_seed` says which rows are held back.
 pub(super) fn read_data(
     args: &TrainArgs,
     split_seed: u64,
     base: &dyn Base,
     config: &Config,
-) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
+) -> Result<(Vec<Sequence>, Vec<Sequence>, Training)> {
     let encoding = Encoding {
         chat: args.chat,
         turns: args.turns.into(),
         max_length: args.max_length.unwrap_or(config.n_context),
     };
     let vocabulary = base.vocabulary()?;
-    let read = |path: &Path, limit| -> Result<Vec<Vec<Sequence>>> {
+    let read = |path: &Path, limit| -> Result<Encoded> {
         let encoded = data::encode_file(path, limit, encoding, &*vocabulary)?;
         tell(path, &encoded, encoding.max_length);
-        Ok(encoded.rows)
+        Ok(encoded)
     };
-    let rows = read(&args.data, args.limit)?;
+    let Encoded { rows, form, .. } = read(&args.data, args.limit)?;
     let Some(path) = &args.valid else {
-        return Ok(data::split(rows, args.valid_share, split_seed));
+        let (train, valid) = data::split(rows, args.valid_share, split_seed);
+        return Ok((train, valid, form));
     };
-    let valid = read(path, None)?;
+    let valid = read(path, None)?.rows;
     let trained: HashSet<&Vec<Sequence>> = rows.iter().collect();
     let twins = valid.iter().filter(|row| trained.contains(row)).count();
     if twins > 0 {
@@ -44,7 +46,7 @@ pub(super) fn read_data(
             path.display()
         );
     }
-    Ok((rows.concat(), valid.concat()))
+    Ok((rows.concat(), valid.concat(), form))
 }
 
 /// Says what of a file is not learned.

@@ -1,7 +1,7 @@
 //! Everything that a run needs to know before its model is loaded.
 
 use anyhow::Result;
-use jola_edit::BaseShape;
+use jola_edit::{BaseShape, Training};
 use tch::Device;
 
 use super::inputs::read_data;
@@ -25,6 +25,8 @@ pub(super) struct Job<'a> {
     pub train: Vec<Sequence>,
     /// Rows to validate with.
     pub valid: Vec<Sequence>,
+    /// What the training rows are to the model.
+    pub form: Training,
     pub settings: Settings,
     /// The seed by which rows were held back for validation.
     pub split_seed: u64,
@@ -48,7 +50,7 @@ impl Job<'_> {
         let config = Config::read(&*base)?;
         let shape = base.shape()?;
         let split_seed = split_seed.unwrap_or(args.seed);
-        let (train, valid) = read_data(args, split_seed, &*base, &config)?;
+        let (train, valid, form) = read_data(args, split_seed, &*base, &config)?;
         let settings = args.settings(method, &config, [train.len(), valid.len()])?;
         Ok(Job {
             args,
@@ -62,6 +64,7 @@ impl Job<'_> {
             config,
             train,
             valid,
+            form,
             settings,
             split_seed,
         })
@@ -103,7 +106,8 @@ impl Job<'_> {
             precision,
             threads,
         } = self.machine;
-        let model = Model::from_base(&*self.base, precision, device)?;
+        let mut model = Model::from_base(&*self.base, precision, device)?;
+        model.serve_rows(self.train.iter().chain(&self.valid));
         eprintln!(
             "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
             self.train.len(),

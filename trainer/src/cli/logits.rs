@@ -93,7 +93,7 @@ fn write(
 ) -> Result<(), Error> {
     let base = base::open(path)?;
     Config::read(&*base)?; // before its shape: this names what is not covered
-    let shape = base.shape()?;
+    let (shape, weights) = (base.shape()?, base.weights()?);
     for applied in sidecars {
         let fits = applied.sidecar.check_base(&shape);
         fits.map_err(|mismatch| Error::BaseMismatch {
@@ -101,6 +101,9 @@ fn write(
             base: path.to_path_buf(),
             mismatch,
         })?;
+        if let Some(doubt) = applied.sidecar.doubt_base(&weights) {
+            eprintln!("warning: {}: {doubt}", applied.path.display());
+        }
     }
     let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|a| (&a.sidecar, a.strength)).collect();
     let set = EditSet::compose(&pairs)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use jola_edit::gguf::Metadata;
-use jola_edit::sidecar;
+use jola_edit::{sidecar, Training};
 
 use super::job::Job;
 use crate::base::tensors_sha256;
@@ -51,10 +51,6 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     let mut train = Metadata::new();
     let mut note = |key: &str, value: jola_edit::gguf::Value| train.insert(key, value);
     note("version", env!("CARGO_PKG_VERSION").into())?;
-    if let Some(bytes) = job.base.gguf_bytes() {
-        // What llama-jola compares at every start, where hashing the base would take too long.
-        note("base_bytes", bytes.into())?;
-    }
     note("data_sha256", sidecar::sha256(&args.data)?.into())?;
     note("rows", (job.train.len() as u64).into())?;
     note("steps", (settings.steps as u64).into())?;
@@ -73,6 +69,12 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     note("seed", settings.seed.into())?;
     note("dtype", job.machine.precision.name().into())?;
     note("threads", (job.machine.threads as u64).into())?;
+    // What is compared at every start, where hashing the base would take too long.
+    let training = Training {
+        base: job.base.weights()?,
+        ..job.form.clone()
+    };
+    training.note(&mut train)?;
     let base_name = job
         .base
         .metadata()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use jola_edit::sidecar::{RowFormat, Training};
 use llama_jola::data::{self, DataError, Note, Row, Turns};
 use llama_jola::Vocabulary;
 
@@ -30,6 +31,8 @@ pub(crate) struct Encoded {
     pub too_long: Vec<usize>,
     /// What of the rows' responses is not learned, and in which lines.
     pub notes: BTreeMap<Note, Vec<usize>>,
+    /// What the rows are to the model, for the result's own notes.
+    pub form: Training,
 }
 
 /// Reads and tokenises a data file.
@@ -55,6 +58,14 @@ pub(crate) fn encode_file(
         rows: Vec::with_capacity(rows.len()),
         too_long: Vec::new(),
         notes: BTreeMap::new(),
+        form: Training {
+            format: Some(format(&rows)),
+            template_sha256: template
+                .as_ref()
+                .map(|template| template.sha256().to_owned()),
+            turns: template.as_ref().map(|_| encoding.turns.name().to_owned()),
+            ..Training::default()
+        },
     };
     for row in &rows {
         let examples = data::encode(row, vocabulary, template.as_ref(), encoding.turns);
@@ -89,4 +100,12 @@ pub(crate) fn encode_file(
         });
     }
     Ok(encoded)
+}
+
+fn format(rows: &[Row]) -> RowFormat {
+    match rows.iter().filter(|row| row.is_chat()).count() {
+        0 => RowFormat::Plain,
+        chat if chat == rows.len() => RowFormat::Chat,
+        _ => RowFormat::Mixed,
+    }
 }

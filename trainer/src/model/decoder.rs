@@ -11,7 +11,7 @@ use tch::{no_grad, Device, Kind, Tensor};
 
 use super::arithmetic::{optional_norm, scaled};
 use super::attention::Attention;
-use super::batch::Batch;
+use super::batch::{Batch, Sequence};
 use super::change::LayerChange;
 use super::config::Config;
 use super::layer::Layer;
@@ -34,7 +34,9 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// Weight of the norm before the output matrix, [d]
     pub output_norm: Tensor,
-    /// From the residual stream to logits, [V, d]; the storage of `token_embd` when tied
+    /// From the residual stream to logits, [V, d] in `precision.math`: rounded logits would cost
+    /// two digits of the loss, and make tokens equally likely that are not. The storage of
+    /// `token_embd` when tied
     pub output: Linear,
     /// The frequencies of rotary embedding.
     pub frequencies: Frequencies,
@@ -44,6 +46,15 @@ impl Model {
     /// The device that holds the weights.
     pub fn device(&self) -> Device {
         self.token_embd.device()
+    }
+
+    /// Says which rows will be served: their context holds the longest of them, and models
+    /// with two sets of rotary factors choose by the context. So all rows are turned alike,
+    /// whichever batch they are in.
+    pub fn serve_rows<'a>(&mut self, rows: impl Iterator<Item = &'a Sequence>) {
+        let longest = rows.map(|row| row.tokens.len()).max().unwrap_or(0);
+        let context = &mut self.frequencies.served_context;
+        *context = longest.max(*context);
     }
 
     /// Logits [R, V] at the batch's selected rows, in `precision.math`.
@@ -150,18 +161,17 @@ impl Model {
             .forward(&z, matrices.of(JoinedMatrix::Output));
         let y = self.norm(&y, layer.attn_post_norm.as_ref(), math);
         x = scaled(y, config.residual_scale) + x; // not in place: the norm keeps x
-        let h = self.norm(&x, layer.ffn_norm.as_ref(), storage);
+        let h = self.norm(&x, layer.ffn_norm.as_ref(), math);
         let activation = config.architecture.activation;
-        let y = layer.ffn.forward(&h, matrices, activation, math);
+        let y = layer.ffn.forward(&h, matrices, activation, self.precision);
         let y = self.norm(&y, layer.ffn_post_norm.as_ref(), math);
         scaled(y, config.residual_scale) + x // not in place: the norm keeps x
     }
 
     /// Logits [·, V] of the residual stream `x` [·, d] behind the last layer.
     pub(crate) fn logits(&self, x: &Tensor) -> Tensor {
-        let Precision { storage, math } = self.precision;
-        let h = self.norm(x, Some(&self.output_norm), storage);
-        let y = self.output.forward(&h, &[]).to_kind(math);
+        let h = self.norm(x, Some(&self.output_norm), self.precision.math);
+        let y = self.output.forward(&h, &[]);
         let y = scaled(y, self.config.logit_scale);
         match self.config.logit_cap {
             Some(cap) => (y / cap).tanh() * cap,

@@ -6,6 +6,7 @@ use crate::architectures::Activation;
 
 use super::linear::Linear;
 use super::low_rank::{JoinedMatrix, LowRankChanges};
+use super::precision::Precision;
 
 /// Frozen weights of a feed-forward layer.
 #[derive(Debug)]
@@ -19,7 +20,8 @@ pub enum FeedForward {
     },
     /// A few such layers per token, chosen and weighted by a router.
     Experts {
-        /// [E, d]: scores each expert for a token
+        /// [E, d]: scores each expert for a token, in the format of arithmetic: experts that
+        /// score alike would else change places
         router: Tensor,
         /// How many experts compute for one token.
         used: usize,
@@ -36,19 +38,21 @@ pub enum FeedForward {
 const MIN_WEIGHT_SUM: f64 = 6.103_515_625e-5;
 
 impl FeedForward {
-    /// Output [T, d] for input `h` [T, d], without experts with low-rank changes; routing in
-    /// number format `math`.
+    /// Output [T, d] for input `h` [T, d] in `precision.math`, without experts with low-rank
+    /// changes; routing is in that format, too.
     pub fn forward(
         &self,
         h: &Tensor,
         changes: &LowRankChanges,
         activation: Activation,
-        math: Kind,
+        precision: Precision,
     ) -> Tensor {
+        let Precision { storage, math } = precision;
+        let operand = h.to_kind(storage);
         match self {
             FeedForward::Dense { gate_up, down } => {
                 let gate_up = gate_up
-                    .forward(h, changes.of(JoinedMatrix::GateUp))
+                    .forward(&operand, changes.of(JoinedMatrix::GateUp))
                     .chunk(2, -1); // 2 × [T, F]
                 let inner = gated(&gate_up[0], &gate_up[1], activation);
                 down.forward(&inner, changes.of(JoinedMatrix::Down))
@@ -61,14 +65,14 @@ impl FeedForward {
                 down,
             } => {
                 let (weights, chosen) = route(h, router, *used, math); // [T, used] both
-                let mut output = h.zeros_like().to_kind(math); // [T, d]
+                let mut output = h.zeros_like(); // [T, d]
                 for expert in 0..router.size()[0] {
                     let hits = chosen.eq(expert).nonzero(); // [n, 2]: token, place
                     if hits.size()[0] == 0 {
                         continue;
                     }
                     let (tokens, places) = (hits.select(1, 0), hits.select(1, 1));
-                    let x = h.index_select(0, &tokens); // [n, d]
+                    let x = operand.index_select(0, &tokens); // [n, d]
                     let matrix = |all: &Tensor| all.get(expert);
                     let linear = |x: &Tensor, m: &Tensor| x.linear::<Tensor>(&matrix(m), None);
                     let y = gated(&linear(&x, gate), &linear(&x, up), activation); // [n, F]
@@ -76,7 +80,7 @@ impl FeedForward {
                     let weight = weights.index(&[Some(&tokens), Some(&places)]); // [n]
                     output = output.index_add(0, &tokens, &(y * weight.unsqueeze(1)));
                 }
-                output.to_kind(h.kind())
+                output
             }
         }
     }

@@ -43,8 +43,7 @@ impl Model {
             config: &config,
             reader: TensorReader::new(base, precision, device, biases),
         };
-        let token_embd = loader.reader.matrix(&[("token_embd", config.n_vocab)], d)?;
-        let output = loader.output(&token_embd)?;
+        let (token_embd, output) = loader.ends()?;
         let layers = (0..config.n_layer).map(|l| loader.layer(l));
         let layers = layers.collect::<Result<Vec<Layer>, Error>>()?;
         let output_norm = loader.reader.vector("output_norm.weight", d)?;
@@ -69,18 +68,26 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The output matrix: one of its own, or the token embeddings.
-    fn output(&mut self, token_embd: &Tensor) -> Result<Linear, Error> {
+    /// The token embeddings and the output matrix, which may be one. The latter is in the format
+    /// of the arithmetic.
+    fn ends(&mut self) -> Result<(Tensor, Linear), Error> {
         let Config {
             n_vocab, n_embd, ..
         } = *self.config;
+        let embeddings = [("token_embd", n_vocab)];
         if self.reader.holds("output.weight") {
-            return self.reader.linear("output", n_vocab, n_embd);
+            let token_embd = self.reader.matrix(&embeddings, n_embd)?;
+            let output = |reader: &mut TensorReader| reader.linear("output", n_vocab, n_embd);
+            return Ok((token_embd, self.reader.exactly(output)?));
         }
-        Ok(Linear {
-            weight: token_embd.shallow_clone(),
-            bias: self.reader.bias(&[("output", n_vocab)])?,
-            parts: Vec::new(),
+        self.reader.exactly(|reader| {
+            let token_embd = reader.matrix(&embeddings, n_embd)?;
+            let output = Linear {
+                weight: token_embd.shallow_clone(),
+                bias: reader.bias(&[("output", n_vocab)])?,
+                parts: Vec::new(),
+            };
+            Ok((token_embd, output))
         })
     }
 
@@ -159,7 +166,9 @@ impl Loader<'_> {
         let (d, f, e) = (config.n_embd, config.n_ff, experts.all);
         let name = |what: &str| format!("blk.{l}.{what}.weight");
         Ok(FeedForward::Experts {
-            router: self.reader.tensor(&name("ffn_gate_inp"), &[d, e])?,
+            router: self
+                .reader
+                .exactly(|reader| reader.tensor(&name("ffn_gate_inp"), &[d, e]))?,
             used: experts.used,
             gate: self.reader.tensor(&name("ffn_gate_exps"), &[d, f, e])?,
             up: self.reader.tensor(&name("ffn_up_exps"), &[d, f, e])?,

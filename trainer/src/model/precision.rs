@@ -5,9 +5,9 @@ use tch::Kind;
 /// Number formats of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Precision {
-    /// Frozen matrices and their operands.
+    /// Frozen matrices and their operands, but for those that make logits and choose experts.
     pub storage: Kind,
-    /// Edits, residual stream, norms, attention and loss.
+    /// Edits, residual stream, norms, attention, choice of experts, logits and loss.
     pub math: Kind,
 }
 

@@ -14,7 +14,7 @@ pub struct Frequencies {
     pub long: Option<Tensor>,
     /// In layers with a window.
     pub local: Tensor,
-    /// The context, in tokens, that the model is served with.
+    /// The context, in tokens, that one sequence is served with at least.
     pub served_context: usize,
     /// The longest context for which `short` holds.
     pub short_context: usize,

@@ -123,15 +123,21 @@ impl<'a> TensorReader<'a> {
         Ok(flat.view(shape.as_slice()))
     }
 
+    /// Reads what `read` asks for in the format of the arithmetic.
+    pub fn exactly<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let storage = std::mem::replace(&mut self.precision.storage, self.precision.math);
+        let result = read(self);
+        self.precision.storage = storage;
+        result
+    }
+
     fn empty(&self, len: usize) -> Tensor {
         Tensor::empty([len as i64], (self.precision.storage, self.device))
     }
 
     /// A norm's weight [len], in the format of the arithmetic.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, Error> {
-        let tensor = Tensor::empty([len as i64], (self.precision.math, self.device));
-        self.read(name, &[len], tensor.shallow_clone())?;
-        Ok(tensor)
+        self.exactly(|reader| reader.tensor(name, &[len]))
     }
 
     /// Dequantises tensor `name` of the given GGUF dimensions into `target` [product].

@@ -61,6 +61,8 @@ pub fn estimate(
         }
     }
     let math = bytes_of(precision.math);
+    // What the output matrix takes more than others, whether it is one of its own or not.
+    let exact = (config.n_vocab * config.n_embd) as u64 * (math - bytes_of(precision.storage));
     let tensors = base
         .tensor_names()
         .into_iter()
@@ -90,7 +92,7 @@ pub fn estimate(
         sizes,
         memory: Memory {
             program: RUNTIME_BYTES + stored,
-            weights: numbers * bytes_of(precision.storage),
+            weights: numbers * bytes_of(precision.storage) + exact,
             activations: Activations::new(config, precision, largest, valid),
             // Value, gradient, two moments, the best, and the products of one step.
             training: 6 * sizes.trainable as u64 * math,

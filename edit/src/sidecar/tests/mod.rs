@@ -4,6 +4,7 @@ mod base;
 mod errors;
 mod golden;
 pub(crate) mod properties;
+mod training;
 
 use super::*;
 use crate::gguf::{Array, Gguf, GgufWriter, Value};

@@ -139,7 +139,8 @@ impl Directory {
 
     /// Without an output matrix the token embeddings are taken, which config.json may deny.
     fn check_output(&self) -> Result<(), HfError> {
-        if self.config.tied == Some(false) && !self.tensors.contains_key("output.weight") {
+        let denied = self.config.tied == Some(false) && self.layout.reads_output();
+        if denied && !self.tensors.contains_key("output.weight") {
             let reason = "is missing, and `tie_word_embeddings` is false".to_owned();
             return Err(tensor_error(&self.path, "lm_head.weight", reason));
         }
@@ -257,10 +258,6 @@ impl Base for Directory {
     fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error> {
         let vocabulary = HfVocabulary::open(&self.path, self.config.n_vocab)?;
         Ok(Box::new(vocabulary))
-    }
-
-    fn gguf_bytes(&self) -> Option<u64> {
-        None
     }
 
     fn gguf_sha256(&self) -> Result<Option<String>, Error> {

@@ -7,8 +7,11 @@ use crate::base::tensor::RowOrder;
 const GLOBAL: &[(&str, &str)] = &[
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
-    ("lm_head", "output"),
+    (OUTPUT, "output"),
 ];
+
+/// The matrix from the residual stream to logits.
+const OUTPUT: &str = "lm_head";
 
 /// Names within `model.layers.N.` and `blk.N.`.
 const LAYER: &[(&str, &str)] = &[
@@ -85,6 +88,9 @@ impl Layout {
         if !matches!(what, "weight" | "bias") {
             return None;
         }
+        if stem == OUTPUT && !self.reads_output() {
+            return Some(Target::LeftOut);
+        }
         let Some((layer, inner)) = layer_of(stem) else {
             let name = look_up(GLOBAL, stem)?;
             return Some(self.tensor(stem, format!("{name}.{what}"), None));
@@ -99,6 +105,12 @@ impl Layout {
             other => look_up(LAYER, other)?,
         };
         Some(self.tensor(stem, format!("blk.{layer}.{name}.{what}"), None))
+    }
+
+    /// Whether a matrix for the output is read. Gemma 2's is its token embeddings in llama.cpp,
+    /// and the converter drops whatever else some quantisers store.
+    pub fn reads_output(&self) -> bool {
+        self.architecture.name != "gemma2"
     }
 
     fn after_attention(&self) -> &'static str {
@@ -221,6 +233,9 @@ mod tests {
         assert_eq!(target("llama", "vision.norm.weight"), None);
         let left_out = layout("llama").target("model.layers.0.self_attn.rotary_emb.inv_freq");
         assert_eq!(left_out, Some(Target::LeftOut));
+        let output = "lm_head.weight";
+        assert_eq!(layout("gemma2").target(output), Some(Target::LeftOut));
+        assert_eq!(target("gemma3", output).unwrap().0, "output.weight");
     }
 
     #[test]

@@ -109,7 +109,10 @@ impl HfVocabulary {
             let named = settings
                 .as_ref()
                 .and_then(|settings| token_text(settings, kind));
-            let text = named.or_else(|| end.token.clone());
+            let text = match end.wins {
+                true => end.token.clone().or(named),
+                false => named.or_else(|| end.token.clone()),
+            };
             let by_text = text.as_ref().and_then(|text| parsing.token_to_id(text));
             let by_id = config.get(&format!("{kind}_id")).and_then(Value::as_u64);
             let id = by_text.or_else(|| by_id.and_then(|id| u32::try_from(id).ok()));
@@ -117,12 +120,17 @@ impl HfVocabulary {
                 Some(settings) => settings.flag(&format!("add_{kind}"))?,
                 None => None,
             };
+            // Another token than the one that begins a text is none that llama.cpp adds.
+            let own = end
+                .token
+                .as_ref()
+                .is_none_or(|token| text.as_ref() == Some(token));
             Ok(Special {
                 id: id.map(|id| id as Token),
                 text: text
                     .or_else(|| parsing.id_to_token(id?))
                     .unwrap_or_default(),
-                added: end.added.or(flag).unwrap_or(false),
+                added: own && end.added.or(flag).unwrap_or(false),
             })
         };
         let (bos, eos) = (
@@ -200,14 +208,18 @@ struct End {
     token: Option<String>,
     /// Whether it adds that token; `None` where it does not say.
     added: Option<bool>,
+    /// Whether that token goes before the one that `tokenizer_config.json` names.
+    wins: bool,
 }
 
 impl Ends {
-    /// Reads `post_processor` as llama.cpp's converter does: a template decides, the
-    /// byte-level one adds nothing.
+    /// Reads `post_processor` as llama.cpp's converter does (`SpecialVocab` in `gguf-py`): a
+    /// template decides, the byte-level one adds nothing. Where a template's token and the one
+    /// of `tokenizer_config.json` differ, a text ends with the former and begins with neither.
     fn of(json: &Object) -> Result<Ends, HfError> {
         let post = json.object("post_processor")?;
         let mut ends = Ends::default();
+        ends.last.wins = true;
         let own = Value::Object(
             post.iter()
                 .map(|(k, v)| (k.to_owned(), v.clone()))
@@ -234,10 +246,7 @@ impl Ends {
                         (&mut ends.last, pieces.last()),
                     ] {
                         if let Some(token) = token(piece).filter(|_| pieces.len() > 1) {
-                            *end = End {
-                                token: Some(token),
-                                added: Some(true),
-                            };
+                            (end.token, end.added) = (Some(token), Some(true));
                         }
                     }
                 }
@@ -255,9 +264,24 @@ fn token_text(settings: &Object, key: &str) -> Option<String> {
     text.map(str::to_owned)
 }
 
-/// The chat template: a file of its own, else the one in tokenizer_config.json, which may
-/// be one of several.
+/// The chat template that llama.cpp's converter takes: the one in tokenizer_config.json, which
+/// may be one of several, else a file of its own.
 fn template(folder: &Path, settings: Option<&Object>) -> Result<Option<String>, HfError> {
+    match settings.map(|settings| (settings, settings.get("chat_template"))) {
+        None | Some((_, None)) => template_file(folder),
+        Some((_, Some(Value::String(text)))) => Ok(Some(text.clone())),
+        Some((settings, Some(Value::Array(named)))) => {
+            let default = named.iter().find(|entry| entry["name"] == "default");
+            let text = default.and_then(|entry| entry["template"].as_str());
+            let bad = || settings.bad("chat_template", "a list with one called default");
+            text.map(|text| Some(text.to_owned())).ok_or_else(bad)
+        }
+        Some((settings, Some(_))) => Err(settings.bad("chat_template", "a text or a list")),
+    }
+}
+
+/// The chat template in chat_template.jinja, else in chat_template.json.
+fn template_file(folder: &Path) -> Result<Option<String>, HfError> {
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
         let text = std::fs::read_to_string(&file).map_err(|source| {
@@ -266,18 +290,7 @@ fn template(folder: &Path, settings: Option<&Object>) -> Result<Option<String>, 
         })?;
         return Ok(Some(text));
     }
-    let Some(settings) = settings else {
-        return Ok(None);
-    };
-    match settings.get("chat_template") {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Array(named)) => {
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            let text = default.and_then(|entry| entry["template"].as_str());
-            let bad = || settings.bad("chat_template", "a list with one called default");
-            text.map(|text| Some(text.to_owned())).ok_or_else(bad)
-        }
-        Some(_) => Err(settings.bad("chat_template", "a text or a list")),
-    }
+    let json = Object::read_optional(&folder.join("chat_template.json"))?;
+    let text = json.as_ref().and_then(|json| json.get("chat_template"));
+    Ok(text.and_then(Value::as_str).map(str::to_owned))
 }

@@ -2,6 +2,7 @@
 //! against transformers, and against llama.cpp.
 
 mod convert;
+mod ends;
 mod fixture;
 mod logits;
 mod refusal;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use jola_edit::Sidecar;
+use jola_edit::sidecar::RowFormat;
+use jola_edit::{BaseWeights, Sidecar, Training};
 use tempfile::TempDir;
 
 use super::support::write_model;
@@ -75,6 +76,60 @@ fn a_run_writes_a_sidecar_and_says_how_fast_it_was() {
     assert!(train(folder.path(), args).status.success());
     let logits = std::fs::read(folder.path().join("logits.bin")).unwrap();
     assert_eq!(logits.len(), 3 * testkit::tiny::VOCABULARY * 4);
+}
+
+#[test]
+fn both_number_formats_train_and_are_noted() {
+    let folder = folder();
+    let trained = |dtype: &str| {
+        let args = format!(
+            "-m tiny.gguf --data rows.jsonl --valid rows.jsonl --steps 30 --lr 0.1 \
+             --dtype {dtype} -o {dtype}.gguf"
+        );
+        let output = train(folder.path(), &args);
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        assert!(
+            text.contains(&format!("; {dtype}, 1 CPU threads")),
+            "{text}"
+        );
+        let sidecar = Sidecar::read(folder.path().join(format!("{dtype}.gguf"))).unwrap();
+        let noted = sidecar.train.get("dtype").and_then(|dtype| dtype.as_str());
+        assert_eq!(noted, Some(dtype));
+        let best = text
+            .lines()
+            .find_map(|line| line.strip_prefix("kept the best: validation loss "));
+        let loss = best.and_then(|rest| rest.split(',').next()?.parse::<f64>().ok());
+        (sidecar.layers, loss.unwrap_or_else(|| panic!("{text}")))
+    };
+    let (single, single_loss) = trained("f32");
+    let (half, half_loss) = trained("bf16");
+    assert_ne!(single, half);
+    // Guessing among the vocabulary has a loss of ln 96 = 4.6.
+    assert!(single_loss < 3.6, "{single_loss}");
+    assert!(
+        (half_loss - single_loss).abs() < 0.2,
+        "{half_loss} {single_loss}"
+    );
+}
+
+#[test]
+fn the_result_notes_how_it_was_trained() {
+    let folder = folder();
+    let args = "-m tiny.gguf --data rows.jsonl --steps 2 -o edit.gguf";
+    let output = train(folder.path(), args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let training = Sidecar::read(folder.path().join("edit.gguf"))
+        .unwrap()
+        .training();
+    let base = BaseWeights::read(folder.path().join("tiny.gguf")).unwrap();
+    assert!(base.norms_sha256.is_some());
+    let expected = Training {
+        format: Some(RowFormat::Plain),
+        base,
+        ..Training::default()
+    };
+    assert_eq!(training, expected);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod kept;
 mod kill;
 mod methods;
 mod packing;
+mod precision;
 mod resume;
 mod runs;
 mod support;
