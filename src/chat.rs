@@ -148,8 +148,8 @@ impl ChatTemplate {
                 model.path().display()
             ))
         })?;
-        let text = |token: Option<i32>| token.map_or(String::new(), |t| model.token_text(t));
-        let template = Self::new(&source, text(model.bos()), text(model.eos()))?;
+        let text = |token: Option<i32>| token.map_or(Ok(String::new()), |t| model.token_text(t));
+        let template = Self::new(&source, text(model.bos())?, text(model.eos())?)?;
         Ok(template.with_bos_added(model.adds_bos()))
     }
 

@@ -60,6 +60,11 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     Ok(text)
 }
 
+/// Most spaces per level in `tojson`.
+const MAX_INDENT: usize = 64;
+/// Most bytes that `tojson` writes: a template's fuel does not pay for them.
+const MAX_JSON: usize = 16 << 20;
+
 /// JSON as Python's `json.dumps` writes it, not escaped for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let ascii = options
@@ -67,11 +72,18 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         .unwrap_or(false);
     let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let indent = options.get::<Option<usize>>("indent")?;
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
+        let what = format!("tojson: an indent of more than {MAX_INDENT}");
+        return Err(Error::new(ErrorKind::InvalidOperation, what));
+    }
     let separators = options.get::<Option<Vec<String>>>("separators")?;
     options.assert_all_used()?;
     let fail = |error: serde_json::Error| {
         Error::new(ErrorKind::BadSerialization, "cannot write as JSON").with_source(error)
     };
+    // A template makes sequences of any length for nothing: they are counted before they are
+    // copied.
+    serde_json::to_writer(&mut Bounded::default(), value).map_err(fail)?;
     let mut json = serde_json::to_value(value).map_err(fail)?;
     if sorted {
         json.sort_all_objects();
@@ -93,10 +105,29 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         empty: true,
         ascii,
     };
-    let mut bytes = Vec::new();
+    let mut bytes = Bounded::default();
     let mut serializer = Serializer::with_formatter(&mut bytes, python);
     json.serialize(&mut serializer).map_err(fail)?;
-    Ok(String::from_utf8(bytes).expect("JSON is UTF-8"))
+    Ok(String::from_utf8(bytes.0).expect("JSON is UTF-8"))
+}
+
+/// At most [`MAX_JSON`] bytes.
+#[derive(Default)]
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON {
+            let what = format!("more than {MAX_JSON} bytes");
+            return Err(std::io::Error::other(what));
+        }
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The format of Python's `json.dumps`.
@@ -119,7 +150,10 @@ type Written = std::io::Result<()>;
 impl Python {
     fn line<W: ?Sized + std::io::Write>(&self, writer: &mut W) -> Written {
         match self.indent {
-            Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
+            Some(indent) => {
+                writer.write_all(b"\n")?;
+                (0..self.depth).try_for_each(|_| write!(writer, "{:indent$}", ""))
+            }
             None => Ok(()),
         }
     }
@@ -213,6 +247,32 @@ mod tests {
         environment
             .render_str(&without_generation(source), ())
             .unwrap()
+    }
+
+    #[test]
+    fn json_is_written_up_to_its_limits() {
+        let length = |source: &str| {
+            let mut environment = Environment::new();
+            extend(&mut environment);
+            let rendered = environment.render_str(source, ());
+            rendered.map(|text| text.len()).map_err(|error| {
+                let cause = std::error::Error::source(&error);
+                cause.map_or(error.to_string(), |cause| cause.to_string())
+            })
+        };
+        assert_eq!(length("{{ [1] | tojson(indent=64) }}"), Ok(4 + 64 + 1));
+        let text = length("{{ [1] | tojson(indent=65) }}").unwrap_err();
+        assert!(text.contains("an indent of more than 64"), "{text}");
+        // Deep and wide at once is one line of more spaces than a format's width may have.
+        let deep = "[".repeat(100) + "1" + &"]".repeat(100);
+        assert!(length(&format!("{{{{ {deep} | tojson(indent=64) }}}}")).is_ok());
+        let zeros = |n: usize| format!("{{{{ ([0] * {n}) | tojson(separators=(',', ':')) }}}}");
+        let most = (MAX_JSON - 1) / 2;
+        assert_eq!(length(&zeros(most)), Ok(2 * most + 1));
+        let text = length(&zeros(most + 1)).unwrap_err();
+        assert!(text.contains("more than 16777216 bytes"), "{text}");
+        let text = length("{{ [0, 0] | tojson(separators=('x' * 20000000, ':')) }}").unwrap_err();
+        assert!(text.contains("more than 16777216 bytes"), "{text}");
     }
 
     #[test]

@@ -144,9 +144,7 @@ impl<'a> Plan<'a> {
             offset.map(|(l, _)| *l).collect(),
         )?;
         let layers = layers()
-            .map(|(&index, edit)| {
-                Layer::new(base, index, edit.factor(), edit.add())
-            })
+            .map(|(&index, edit)| Layer::new(base, index, edit.factor(), edit.add()))
             .collect::<Result<_, _>>()?;
         Ok(Self { base, layers })
     }

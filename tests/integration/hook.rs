@@ -301,9 +301,7 @@ fn an_edit_means_the_same_with_a_quantised_cache() {
 fn rows_of_another_width_are_refused() {
     let mut edits = random_edits(8, 0.1);
     let row = Some(vec![0.5; WIDTH + 64]);
-    edits
-        .layers
-        .insert(3, DenseEdit::new(row, None).unwrap());
+    edits.layers.insert(3, DenseEdit::new(row, None).unwrap());
     let mut context = Context::new(&model(), &params()).unwrap();
     match context.set_edits(&edits) {
         Err(Error::Graph(GraphError::Width {
