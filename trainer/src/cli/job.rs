@@ -42,7 +42,7 @@ impl Job<'_> {
         let config = Config::read(&*base)?;
         let shape = base.shape()?;
         let (train, valid) = read_data(args, &*base, &config)?;
-        let settings = args.settings(method, &config, train.len())?;
+        let settings = args.settings(method, &config, [train.len(), valid.len()])?;
         Ok(Job {
             args,
             machine: Machine {
@@ -74,8 +74,7 @@ impl Job<'_> {
             &self.config,
             precision,
             [&self.train, &self.valid],
-            self.settings.sampler(self.train.len()),
-            self.settings.plan(),
+            &self.settings,
             Sizes::new(method, &*self.base, &self.config, precision, recipe.init),
         );
         let Some(limit) = limit else {

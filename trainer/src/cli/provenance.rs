@@ -10,6 +10,7 @@ use super::job::Job;
 use crate::base::tensors_sha256;
 use crate::method::{ClosedShares, Method, Provenance, Sparsity};
 use crate::report::RunConfig;
+use crate::train::Outcome;
 
 /// Everything that was set, and what tells whether a run is the same.
 pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunConfig> {
@@ -55,7 +56,6 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     note("rows", (job.train.len() as u64).into())?;
     note("steps", (settings.steps as u64).into())?;
     note("batch_size", (settings.batch_size as u64).into())?;
-    note("lr", settings.lr.into())?;
     if let Some(gate_lr) = settings.gate_lr {
         note("gate_lr", gate_lr.into())?;
     }
@@ -65,13 +65,6 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
             note("lambda", (*l1).into())?;
         }
         Method::Lora(lora) => note("lora_rank", (lora.rank as u64).into())?,
-        method if method.gated() => match settings.sparsity {
-            Sparsity::Target(ClosedShares { scale, offset }) => {
-                note("sparsity", scale.into())?;
-                note("sparsity_offset", offset.into())?;
-            }
-            Sparsity::Lambda(lambda) => note("lambda", lambda.into())?,
-        },
         _ => {}
     }
     note("seed", settings.seed.into())?;
@@ -88,4 +81,26 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
         base_sha256: job.base.gguf_sha256()?,
         train,
     })
+}
+
+/// Adds what only the run itself could tell about the candidate of this stage: its rate, and
+/// how many gates it closed.
+pub(super) fn add_outcome(
+    provenance: &mut Provenance,
+    job: &Job,
+    outcome: &Outcome,
+    stage: usize,
+) -> Result<()> {
+    let settings = &job.settings;
+    let mut note = |key: &str, value: jola_edit::gguf::Value| provenance.train.insert(key, value);
+    note("lr", outcome.rate.into())?;
+    if settings.method.gated() {
+        if let Some(ClosedShares { scale, offset }) = settings.target(stage) {
+            note("sparsity", scale.into())?;
+            note("sparsity_offset", offset.into())?;
+        } else if let Sparsity::Lambda(lambda) = settings.sparsity {
+            note("lambda", lambda.into())?;
+        }
+    }
+    Ok(())
 }

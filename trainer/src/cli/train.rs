@@ -9,9 +9,10 @@ use anyhow::{Context, Result};
 use super::job::Job;
 use super::method_args::MethodArgs;
 use super::provenance::{provenance, run_config};
+use super::results::{NoBetter, Results};
 use super::run_args::RunArgs;
 use super::train_args::TrainArgs;
-use crate::method::{export, lora_file, Parameters, Provenance};
+use crate::method::{Parameters, Provenance};
 use crate::model::Model;
 use crate::report::{plots, Reporter, RunDir, Watcher};
 use crate::train::{Outcome, Trainer};
@@ -36,10 +37,20 @@ pub(super) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
     let provenance = provenance(&job)?;
     let run_dir = begin(&job, run, &folder, &provenance, &mut trainer)?;
     let (parameters, outcome, run_dir) = run_steps(&job, &model, trainer, run_dir)?;
-    let written = write(&job, &parameters, provenance)?;
-    run_dir.finish()?;
-    report(&outcome);
-    eprintln!("wrote {}: {written}", args.output.display());
+    let results = Results {
+        job: &job,
+        outcome: &outcome,
+        provenance,
+    };
+    let written = results.write(parameters, run_dir.folder());
+    // A result that is refused is kept in the run directory: nothing is left to continue.
+    if written
+        .as_ref()
+        .map_or_else(|error| error.is::<NoBetter>(), |_| true)
+    {
+        run_dir.finish()?;
+    }
+    eprintln!("{}", written?);
     eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
@@ -85,42 +96,4 @@ fn run_steps(
         None => "the run stopped before its first checkpoint".to_owned(),
     })?;
     Ok((parameters, outcome, run_dir))
-}
-
-/// Writes the result; returns what it is, for the user.
-fn write(job: &Job, parameters: &Parameters, provenance: Provenance) -> Result<String> {
-    let output = &job.args.output;
-    Ok(match parameters {
-        Parameters::Edits(edits) => {
-            let sidecar = export::to_sidecar(edits, &job.shape, provenance);
-            sidecar.write(output)?;
-            let stats = sidecar.stats();
-            format!(
-                "{} of {} heads edited ({} scales, {} offsets)",
-                stats.edited_heads, stats.heads, stats.open_mul, stats.open_add
-            )
-        }
-        Parameters::Lora(lora) => {
-            lora_file::write(lora, &job.shape.architecture, &provenance, output)?;
-            format!(
-                "a LoRA adapter of {} numbers, rank {}, on {}",
-                lora.n_parameters(),
-                lora.config.rank,
-                lora.config.targets.join(", ")
-            )
-        }
-    })
-}
-
-/// Says how the run went.
-fn report(outcome: &Outcome) {
-    if let Some(validation) = outcome.validation {
-        eprintln!(
-            "kept the best: validation loss {:.4}, {:.1} % of rows exact",
-            validation.loss,
-            validation.exact * 100.0
-        );
-    }
-    let speed = outcome.tokens as f64 / outcome.training_time.as_secs_f64();
-    eprintln!("{} training tokens, {speed:.0} tokens/s", outcome.tokens);
 }

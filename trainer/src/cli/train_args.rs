@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::machine::{DeviceChoice, DtypeChoice};
 use super::method_args::{MethodArgs, RecipeName};
-use super::values::{count, positive, share, shares};
+use super::values::{count, positive, rate, share, sparsity};
 use crate::data::Sampler;
-use crate::method::{ClosedShares, Method, Sparsity};
+use crate::method::{Method, Sparsity};
 use crate::model::Config;
-use crate::train::{Recipe, Settings};
+use crate::train::{Rate, Recipe, Settings, PATH_EPOCHS, SHORTEST_PATH};
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -38,9 +38,12 @@ pub(crate) struct TrainArgs {
     pub(super) output: PathBuf,
     /// Share of the gates to close: each head has a gate for its scale and one for its
     /// offset. Two numbers, as 0.9,0.85, are for scales and for offsets. A closed gate leaves
-    /// no trace in the sidecar. Lower it for tasks with many classes [default: 0.9,0.85].
-    #[arg(long, value_name = "SHARE[,SHARE]", value_parser = shares)]
-    pub(super) sparsity: Option<ClosedShares>,
+    /// no trace in the sidecar. auto: the run goes from dense to sparse in six stages and writes
+    /// the sparsest edit that is no worse than the best, by more than one standard error, on
+    /// the validation rows [default: auto; 0.9,0.85 without validation rows and in runs of
+    /// fewer than 60 steps].
+    #[arg(long, value_name = "auto|SHARE[,SHARE]", value_parser = sparsity)]
+    pub(super) sparsity: Option<Sparsity>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
     /// lofit: the λ of the L1 penalty on the scales [there: 1e-3].
     #[arg(long, value_name = "L", conflicts_with = "sparsity", value_parser = positive)]
@@ -48,7 +51,8 @@ pub(crate) struct TrainArgs {
     /// Use only the first N training rows.
     #[arg(long, value_name = "N", value_parser = count)]
     pub(super) limit: Option<usize>,
-    /// Times that every row is seen [default: 12; with --recipe paper: 20].
+    /// Times that every row is seen [default: 12, 15 with --sparsity auto; with --recipe paper:
+    /// 20].
     #[arg(long, value_name = "N", value_parser = count)]
     pub(super) epochs: Option<usize>,
     /// Instead of --epochs: optimiser steps.
@@ -57,11 +61,12 @@ pub(crate) struct TrainArgs {
     /// Rows per optimiser step [default: 4; with --recipe paper: 8].
     #[arg(long, value_name = "N", value_parser = count)]
     pub(super) batch_size: Option<usize>,
-    /// Learning rate at its peak, of scales and offsets or of low-rank factors; three times
-    /// as much once gates have chosen heads (not with --recipe paper)
-    /// [default: 0.1; lora: 0.002; with --recipe paper: 0.005].
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub(super) lr: Option<f64>,
+    /// Learning rate at its peak, of scales and offsets or of low-rank factors. auto: the best
+    /// of three to five short trials before the run. It rises as gates close, with the root of
+    /// how few are left (not with --recipe paper)
+    /// [default: auto; with --recipe paper: 0.005].
+    #[arg(long, value_name = "auto|X", value_parser = rate)]
+    pub(super) lr: Option<Rate>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(super) gate_lr: Option<f64>,
@@ -121,7 +126,8 @@ impl From<TurnsChoice> for Turns {
 }
 
 impl TrainArgs {
-    /// What the options mean for `n_rows` training rows of a model like `config`.
+    /// What the options mean for so many rows, to train on and to validate with, and a model
+    /// like `config`.
     ///
     /// # Errors
     /// Options that do not go together.
@@ -129,7 +135,7 @@ impl TrainArgs {
         &self,
         options: &MethodArgs,
         config: &Config,
-        n_rows: usize,
+        [n_rows, n_valid]: [usize; 2],
     ) -> Result<Settings> {
         let method = options.method(self.lambda, config)?;
         let defaults = options.recipe.defaults();
@@ -139,18 +145,29 @@ impl TrainArgs {
             seed: self.seed,
         };
         self.refuse_options_of_others(&method, options.recipe)?;
-        let epochs = self.epochs.unwrap_or(defaults.epochs);
-        let steps = self.steps.unwrap_or(epochs * sampler.steps_per_epoch());
+        let epochs_with = |sparsity| match sparsity {
+            Sparsity::Path if method.gated() => PATH_EPOCHS,
+            _ => defaults.epochs,
+        };
+        let steps_with = |sparsity| {
+            let epochs = self.epochs.unwrap_or_else(|| epochs_with(sparsity));
+            self.steps.unwrap_or(epochs * sampler.steps_per_epoch())
+        };
+        let asked = self.lambda.map(Sparsity::Lambda).or(self.sparsity);
+        let mut sparsity = asked.unwrap_or(defaults.sparsity);
+        if sparsity == Sparsity::Path {
+            sparsity = Settings::path(steps_with(sparsity), n_valid > 0);
+            ensure!(
+                self.sparsity != Some(Sparsity::Path) || sparsity == Sparsity::Path,
+                "--sparsity auto needs validation rows and {SHORTEST_PATH} steps: give more, or a share"
+            );
+        }
+        let steps = steps_with(sparsity);
         let epochs = steps.div_ceil(sampler.steps_per_epoch());
-        let lr = self.lr.or(defaults.lr);
         Ok(Settings {
-            lr: lr.unwrap_or_else(|| method.default_lr()),
+            lr: self.lr.unwrap_or(defaults.lr),
             method,
-            sparsity: match (self.lambda, self.sparsity) {
-                (Some(lambda), _) => Sparsity::Lambda(lambda),
-                (None, Some(shares)) => Sparsity::Target(shares),
-                (None, None) => defaults.sparsity,
-            },
+            sparsity,
             steps,
             batch_size: sampler.batch_size,
             gate_lr: self.gate_lr,

@@ -1,6 +1,7 @@
 //! How the values of options are read.
 
-use crate::method::ClosedShares;
+use crate::method::{ClosedShares, Sparsity};
+use crate::train::Rate;
 
 /// A number in [0, 1).
 pub(super) fn share(text: &str) -> Result<f64, String> {
@@ -10,15 +11,29 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// One share for both kinds of gates, or one for each.
-pub(super) fn shares(text: &str) -> Result<ClosedShares, String> {
-    Ok(match text.split_once(',') {
+/// `auto`, one share for both kinds of gates, or one for each.
+pub(super) fn sparsity(text: &str) -> Result<Sparsity, String> {
+    if text == "auto" {
+        return Ok(Sparsity::Path);
+    }
+    let share = |text: &str| share(text.trim()).map_err(|error| format!("{error}, or auto"));
+    Ok(Sparsity::Target(match text.split_once(',') {
         None => ClosedShares::both(share(text)?),
         Some((scale, offset)) => ClosedShares {
-            scale: share(scale.trim())?,
-            offset: share(offset.trim())?,
+            scale: share(scale)?,
+            offset: share(offset)?,
         },
-    })
+    }))
+}
+
+/// `auto` or a learning rate.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    match text {
+        "auto" => Ok(Rate::Auto),
+        _ => positive(text)
+            .map(Rate::Fixed)
+            .map_err(|error| format!("{error}, or auto")),
+    }
 }
 
 pub(super) fn positive(text: &str) -> Result<f64, String> {

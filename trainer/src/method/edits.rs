@@ -22,6 +22,8 @@ pub struct Edits {
     pub halves: Vec<GatedVectors>,
     /// Gates that no longer change: their values, one entry per half.
     fixed: Option<Vec<GateValues>>,
+    /// Per half the layers whose gates were not all closed when they were last fixed.
+    open_layers: Vec<Vec<bool>>,
 }
 
 impl Edits {
@@ -60,6 +62,7 @@ impl Edits {
         }
         let mut edits = Edits {
             method,
+            open_layers: vec![vec![true; n_layer as usize]; halves.len()],
             halves,
             fixed: None,
         };
@@ -71,7 +74,14 @@ impl Edits {
 
     /// Ends the choice of heads: from here on every gate has its deterministic value.
     pub fn fix(&mut self) {
-        self.fixed = Some(self.fixed_gates());
+        let fixed = self.fixed_gates();
+        self.open_layers = fixed.iter().map(|gate| gate.layers.clone()).collect();
+        self.fixed = Some(fixed);
+    }
+
+    /// Lets the choice of heads go on. Gates that are closed stay so.
+    pub fn release(&mut self) {
+        self.fixed = None;
     }
 
     /// What training applies. While heads are chosen, gates are random, with the `noise` of
@@ -112,9 +122,12 @@ impl Edits {
 
     /// The gates' deterministic values with a gradient, one entry per half.
     fn deterministic_gates(&self) -> Vec<GateValues> {
-        let values =
-            |half: &GatedVectors| GateValues::everywhere(gates::deterministic(&half.log_alpha));
-        self.halves.iter().map(values).collect()
+        let halves = self.halves.iter().zip(&self.open_layers);
+        let values = halves.map(|(half, layers)| GateValues {
+            values: gates::deterministic(&half.log_alpha),
+            layers: layers.clone(),
+        });
+        values.collect()
     }
 
     /// The gates' deterministic values, without a gradient, one entry per half (reads from
@@ -201,13 +214,18 @@ impl Edits {
     /// Numbers that are trained, gates among them, and LoFiT's scales.
     pub fn n_trainable(&self) -> usize {
         let vectors = self.halves.iter().map(|half| half.vectors.numel());
-        let head_dim = self.halves[0].vectors.size()[2] as usize;
+        let head_dim = self.head_dim();
         match self.method {
             Method::Lofit { heads, .. } => self.halves[0].vectors.numel() + heads * head_dim,
             Method::Layerwise { .. } => self.n_open() * head_dim,
             Method::Ungated => vectors.sum(),
             _ => self.n_gates() + vectors.sum::<usize>(),
         }
+    }
+
+    /// D, how many numbers a vector has.
+    pub fn head_dim(&self) -> usize {
+        self.halves[0].vectors.size()[2] as usize
     }
 
     /// All gates, open or closed.

@@ -8,14 +8,15 @@ use super::sparsity::ClosedShares;
 
 impl Edits {
     /// Closes the gates with the lowest `log_alpha` until these shares, below 1, are closed;
-    /// more may be closed already. One of each kind may stay open.
+    /// more may be closed already. One of each kind may stay open. Gates that heads have for
+    /// both halves go by the share of the scales.
     pub fn close_to(&mut self, shares: ClosedShares) {
         let closed = gates::closed_log_alpha();
         no_grad(|| {
-            for half in &mut self.halves {
-                let mut flat = half.log_alpha.view([-1]);
+            for (half, log_alpha) in self.kinds() {
+                let mut flat = log_alpha.view([-1]);
                 let n_gates = flat.numel();
-                let wanted = (n_gates as f64 * shares.of(half.half) - 1e-9).ceil() as usize;
+                let wanted = (n_gates as f64 * shares.of(half) - 1e-9).ceil() as usize;
                 let wanted = wanted.min(n_gates - 1) as i64;
                 let (lowest, indices) = flat.topk(wanted, 0, false, false);
                 let _ = flat.index_copy_(0, &indices, &lowest.clamp_max(closed));

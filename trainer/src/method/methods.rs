@@ -58,15 +58,6 @@ impl Method {
         )
     }
 
-    /// The learning rate that suits it: of vectors in units of what they change, or of the
-    /// factors of low-rank matrices.
-    pub fn default_lr(&self) -> f64 {
-        match self {
-            Method::Lora(_) => 2e-3,
-            _ => 0.1,
-        }
-    }
-
     /// The halves that are trained.
     pub(super) fn halves(&self) -> &'static [Half] {
         match self {

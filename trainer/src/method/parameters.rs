@@ -1,7 +1,7 @@
 //! What a run trains, as the training loop sees it: named parameters in groups, and what
 //! the model applies.
 
-use tch::Tensor;
+use tch::{no_grad, Tensor};
 
 use super::edits::Edits;
 use super::init::Init;
@@ -78,6 +78,21 @@ impl Parameters {
             }
         }
         parameters
+    }
+
+    /// Puts values back that were copied from [`named`](Self::named) ones, those that there are;
+    /// gates have their deterministic value from then on.
+    pub fn set_values(&mut self, values: &[(String, Tensor)]) {
+        no_grad(|| {
+            for (name, _, parameter) in self.named() {
+                if let Some((_, value)) = values.iter().find(|(own, _)| *own == name) {
+                    parameter.shallow_clone().copy_(value);
+                }
+            }
+        });
+        if let Some(edits) = self.edits_mut() {
+            edits.fix();
+        }
     }
 
     /// What the model applies in a training step, one entry per layer; `noise` as for

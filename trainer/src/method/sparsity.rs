@@ -10,6 +10,8 @@ use super::half::Half;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sparsity {
+    /// From dense to sparse in stages; the validation says which serves.
+    Path,
     /// How many gates of each kind to close.
     Target(ClosedShares),
     /// The paper's formula with this λ, raised linearly over the ramp.
@@ -24,7 +26,7 @@ impl Sparsity {
     }
 }
 
-/// ClosedShares of the gates to close, in [0, 1).
+/// Shares of the gates to close, in [0, 1).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClosedShares {
     /// Of the scales' gates, and of those that heads have for both.
@@ -50,12 +52,18 @@ impl ClosedShares {
         }
     }
 
-    /// Both shares times `part`.
-    pub fn times(self, part: f64) -> ClosedShares {
+    /// `part` of the way from these shares to `target`.
+    pub fn towards(self, target: ClosedShares, part: f64) -> ClosedShares {
+        let between = |from: f64, to: f64| from + (to - from) * part;
         ClosedShares {
-            scale: self.scale * part,
-            offset: self.offset * part,
+            scale: between(self.scale, target.scale),
+            offset: between(self.offset, target.offset),
         }
+    }
+
+    /// The share that stays open, mean of both kinds.
+    pub fn open(self) -> f64 {
+        1.0 - (self.scale + self.offset) / 2.0
     }
 }
 

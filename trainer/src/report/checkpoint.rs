@@ -154,6 +154,7 @@ mod tests {
                     exact: 0.7,
                 }),
                 stale: 1,
+                ..Counters::default()
             },
             tensors: vec![
                 (

@@ -11,7 +11,7 @@ use svg::Node;
 
 use super::chart::{legend, picture, text, Chart, Mark, Scale, INK, MARGIN, SOFT, WIDTH};
 use super::run_dir::METRICS;
-use crate::train::{Phase, StepRecord, ValidationRecord};
+use crate::train::{Event, Phase, StepRecord, ValidationRecord};
 
 /// The loss of steps and validations.
 pub const LOSS: &str = "loss.svg";
@@ -75,7 +75,7 @@ impl History {
         for (index, line) in text.lines().enumerate() {
             if let Ok(step) = serde_json::from_str::<StepRecord>(line) {
                 history.steps.push(step);
-            } else {
+            } else if serde_json::from_str::<Event>(line).is_err() {
                 let validation = serde_json::from_str(line);
                 let place = || format!("{}, line {}", path.display(), index + 1);
                 history.validations.push(validation.with_context(place)?);

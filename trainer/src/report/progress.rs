@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::train::{Observer, StepRecord, ValidationRecord};
+use crate::train::{Event, Observer, StageResult, StepRecord, ValidationRecord};
 
 const BAR_INTERVAL: Duration = Duration::from_millis(250);
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -87,11 +87,37 @@ impl Observer for Reporter {
 
     fn validated(&mut self, record: &ValidationRecord) {
         self.log(&format!(
-            "step {}: validation loss {:.4}, {:.1} % of rows exact",
-            record.step,
-            record.validation.loss,
-            record.validation.exact * 100.0
+            "step {}: validation {}",
+            record.step, record.validation
         ));
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Unedited(unedited) => {
+                self.log(&format!("unedited: validation {}", unedited.result));
+            }
+            Event::Trial(trial) => {
+                let mut loss = match trial.loss {
+                    Some(loss) => format!("validation loss {loss:.4}"),
+                    None => "a loss that is no number".to_owned(),
+                };
+                if let Some(choice) = trial.choice {
+                    loss += &format!(", {:.1} % chosen right", choice * 100.0);
+                }
+                self.log(&format!("learning rate {}: {loss}", trial.rate));
+            }
+            Event::Stage {
+                result:
+                    Some(
+                        result @ StageResult {
+                            choice: Some(_), ..
+                        },
+                    ),
+                ..
+            } => self.log(&format!("the best of these: {result}")),
+            Event::Stage { .. } => {}
+        }
     }
 
     fn log(&mut self, line: &str) {

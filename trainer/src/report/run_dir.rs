@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::checkpoint;
 use super::run_config::RunConfig;
 use crate::train::State;
-use crate::train::{StepRecord, ValidationRecord};
+use crate::train::{Event, StepRecord, ValidationRecord};
 use crate::Error;
 
 /// Everything that was set.
@@ -178,6 +178,15 @@ impl RunDir {
     /// Those of the file system; the line comes with the next ones then.
     pub fn validated(&mut self, record: &ValidationRecord) -> io::Result<()> {
         self.line(record);
+        self.flush()
+    }
+
+    /// Appends what else was done to the metrics.
+    ///
+    /// # Errors
+    /// Those of the file system; the line comes with the next ones then.
+    pub fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.line(event);
         self.flush()
     }
 

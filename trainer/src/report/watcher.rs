@@ -5,7 +5,7 @@ use std::io;
 use super::progress::Reporter;
 use super::run_dir::RunDir;
 use crate::train::State;
-use crate::train::{Observer, StepRecord, ValidationRecord};
+use crate::train::{Event, Observer, StepRecord, ValidationRecord};
 
 /// Passes everything on to both.
 pub(crate) struct Watcher {
@@ -49,6 +49,12 @@ impl Observer for Watcher {
     fn validated(&mut self, record: &ValidationRecord) {
         self.reporter.validated(record);
         let result = self.run_dir.validated(record);
+        self.tell("metrics", result);
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.reporter.event(event);
+        let result = self.run_dir.event(event);
         self.tell("metrics", result);
     }
 

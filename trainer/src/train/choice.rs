@@ -1,16 +1,20 @@
 //! The end of the choice of heads.
 
 use super::observer::Observer;
-use crate::method::{Edits, Method, Sparsity};
+use crate::method::{ClosedShares, Edits, Method};
 
 /// Closes what is missing to the target and fixes the rest, or takes the heads that LoFiT's
 /// scales name.
-pub(super) fn choose_heads(edits: &mut Edits, sparsity: Sparsity, observer: &mut dyn Observer) {
+pub(super) fn choose_heads(
+    edits: &mut Edits,
+    target: Option<ClosedShares>,
+    observer: &mut dyn Observer,
+) {
     if let Method::Lofit { heads, .. } = edits.method {
         edits.choose_by_scale(heads);
         observer.log(&format!("chose {heads} heads by their scales"));
-    } else {
-        if let Sparsity::Target(shares) = sparsity {
+    } else if edits.method.gated() {
+        if let Some(shares) = target {
             let open = edits.n_open();
             edits.close_to(shares);
             let short = open - edits.n_open();

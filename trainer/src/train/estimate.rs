@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::memory::{Activations, Memory};
+use super::rate_search::trial_steps;
 use super::schedule::Plan;
+use super::settings::{Rate, Settings};
 use crate::base::Base;
-use crate::data::Sampler;
 use crate::method::Sizes;
 use crate::model::{bytes_of, BatchSize, Config, Precision, Sequence};
 use crate::Error;
@@ -25,6 +26,8 @@ pub struct Estimate {
     pub longest: usize,
     /// Steps of each phase.
     pub plan: Plan,
+    /// Steps of a trial, where the learning rate is to be found.
+    pub trial_steps: Option<usize>,
     /// Tokens that all steps work on.
     pub tokens: usize,
     /// The batch that needs most memory.
@@ -43,10 +46,10 @@ pub fn estimate(
     config: &Config,
     precision: Precision,
     [train, valid]: [&[Sequence]; 2],
-    sampler: Sampler,
-    plan: Plan,
+    settings: &Settings,
     sizes: Sizes,
 ) -> Estimate {
+    let (sampler, plan) = (settings.sampler(train.len()), settings.plan());
     let (mut tokens, mut largest, mut most) = (0, BatchSize::default(), 0);
     for step in 0..plan.steps() {
         let rows = sampler.rows(step);
@@ -81,6 +84,7 @@ pub fn estimate(
             .max()
             .unwrap_or(0),
         plan,
+        trial_steps: (settings.lr == Rate::Auto).then(|| trial_steps(settings.steps)),
         tokens,
         largest,
         sizes,
@@ -115,11 +119,6 @@ impl Estimate {
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let [train, valid] = self.rows;
-        let Plan {
-            learn,
-            prune,
-            polish,
-        } = self.plan;
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         writeln!(
             f,
@@ -131,11 +130,13 @@ impl fmt::Display for Estimate {
             "tokens     {} per epoch, {} in all steps",
             self.epoch_tokens, self.tokens
         )?;
-        writeln!(
-            f,
-            "steps      {}: learn {learn}, prune {prune}, polish {polish}",
-            self.plan.steps()
-        )?;
+        writeln!(f, "steps      {}: {}", self.plan.steps(), self.plan)?;
+        if let Some(steps) = self.trial_steps {
+            writeln!(
+                f,
+                "rate       found by three to five trials of {steps} steps"
+            )?;
+        }
         writeln!(
             f,
             "trainable  {} numbers, {} of them gates",

@@ -2,10 +2,13 @@
 //!
 //! `settings` and `recipe` say how, `schedule` and `rates` what happens at which step,
 //! `gradient` computes the loss and its gradient, `penalty` adds what closes gates, `optimiser`
-//! takes the step, `validation` measures the result, `trainer` is the loop. `step_record`,
+//! takes the step, `validation` measures the result. `trainer` is a run, `run` its loop, `step` a
+//! step of it, and `stages` what comes before and between the stages: the `unedited` model,
+//! the `rate_search`, and the `path` of candidates. `step_record`,
 //! `state` and `observer` are what a run tells those who watch it; `estimate` and `memory` are
 //! what it will take.
 
+mod answers;
 mod choice;
 mod estimate;
 mod gate_history;
@@ -13,25 +16,34 @@ mod gradient;
 mod memory;
 mod observer;
 mod optimiser;
+mod path;
 mod penalty;
+mod rate_search;
 mod rates;
 mod recipe;
+mod run;
 mod schedule;
 mod settings;
+mod stages;
 mod state;
+mod step;
 mod step_record;
 mod streams;
 mod trainer;
+mod unedited;
 mod unread_steps;
 mod validation;
 
 pub use estimate::{estimate, Estimate};
 pub use gradient::{backward, cross_entropy};
 pub use observer::Observer;
+pub use path::{Candidate, Candidates};
+pub use rate_search::Trial;
 pub use recipe::{Recipe, PAPER_LAMBDA, PAPER_LR};
-pub use schedule::{Phase, Plan};
-pub use settings::{Defaults, Settings};
+pub use schedule::{Phase, Plan, Stage};
+pub use settings::{Defaults, Rate, Settings, PATH_EPOCHS, SHORTEST_PATH};
 pub use state::{Counters, State};
-pub use step_record::{Gate, StepRecord, ValidationRecord};
+pub use step_record::{Event, Gate, StepRecord, ValidationRecord};
 pub use trainer::{Outcome, Trainer};
-pub use validation::{evaluate, Validation};
+pub use unedited::{Unedited, Verdict};
+pub use validation::{evaluate, RowScores, StageResult, Validation};

@@ -1,7 +1,7 @@
 //! What watches a run.
 
 use super::state::State;
-use super::step_record::{StepRecord, ValidationRecord};
+use super::step_record::{Event, StepRecord, ValidationRecord};
 
 /// Someone who watches a run.
 pub trait Observer {
@@ -11,6 +11,8 @@ pub trait Observer {
     }
     /// Records of the last steps, in order; every step comes once.
     fn steps(&mut self, _records: &[StepRecord]) {}
+    /// Anything else that is done.
+    fn event(&mut self, _event: &Event) {}
     /// The result of a validation, as soon as it is done.
     fn validated(&mut self, _record: &ValidationRecord) {}
     /// Something to tell the user, one line.
@@ -23,3 +25,6 @@ pub trait Observer {
     /// parameters lead to is finite.
     fn checkpoint(&mut self, _state: &State) {}
 }
+
+/// Nobody watches.
+impl Observer for () {}

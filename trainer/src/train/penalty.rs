@@ -17,15 +17,23 @@
 use tch::{no_grad, Device, Kind, Tensor};
 
 use super::state;
-use crate::method::{gates, Half, Sparsity};
+use crate::method::{gates, ClosedShares, Half};
 
 /// Memory of the averaged worth: about the last 1 / (1 − MEMORY) steps.
 const MEMORY: f64 = 0.95;
 
+/// What presses on the gates in a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Push {
+    /// A λ for all.
+    Lambda(f64),
+    /// The λ of each kind at which these shares of its gates are pushed or closed.
+    Target(ClosedShares),
+}
+
 /// Chooses λ step by step. Everything stays on the device.
 #[derive(Debug)]
 pub struct Penalty {
-    sparsity: Sparsity,
     /// Which half each kind of gate opens.
     halves: Vec<Half>,
     /// Averaged κ of each kind's gates, [L, H] each.
@@ -36,12 +44,11 @@ pub struct Penalty {
 
 impl Penalty {
     /// At the start of a run on these kinds of gates ([`crate::method::Edits::kinds`]).
-    pub fn new(sparsity: Sparsity, kinds: &[(Half, &Tensor)]) -> Penalty {
+    pub fn new(kinds: &[(Half, &Tensor)]) -> Penalty {
         let zeros = |(_, la): &(Half, &Tensor)| la.detach().zeros_like();
         let worth: Vec<Tensor> = kinds.iter().map(zeros).collect();
         let lambda = worth[0].new_zeros([], kind(&worth[0]));
         Penalty {
-            sparsity,
             halves: kinds.iter().map(|(half, _)| *half).collect(),
             worth,
             lambda,
@@ -59,24 +66,25 @@ impl Penalty {
         });
     }
 
-    /// Completes the gradient that the loss has left on `log_alphas`. `ramp` in (0, 1] is how
-    /// far the target (or the given λ) has been raised.
-    pub fn add_gradient(&mut self, log_alphas: &[&Tensor], ramp: f64) {
+    /// Completes the gradient that the loss has left on `log_alphas`.
+    pub fn add_gradient(&mut self, log_alphas: &[&Tensor], push: Push) {
         no_grad(|| {
             let mut lambdas = Vec::new();
             let kinds = self.halves.iter().zip(&self.worth);
             for (log_alpha, (&half, worth)) in log_alphas.iter().zip(kinds) {
                 let slope = slope(log_alpha);
                 let mut gradient = log_alpha.grad();
-                lambdas.push(match self.sparsity {
-                    Sparsity::Lambda(lambda) => {
-                        let lambda = slope.new_full([], lambda * ramp, kind(&slope));
+                lambdas.push(match push {
+                    Push::Lambda(lambda) => {
+                        let lambda = slope.new_full([], lambda, kind(&slope));
                         let _ = gradient.g_add_(&(slope * &lambda));
                         lambda
                     }
-                    Sparsity::Target(target) => {
-                        let lambda = lambda_above(log_alpha, worth, target.of(half) * ramp);
-                        gradient.copy_(&((&lambda - worth) * slope));
+                    Push::Target(target) => {
+                        let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
+                        let lambda = lambda_above(&closed, worth, target.of(half));
+                        let pushed = (&lambda - worth) * slope;
+                        gradient.copy_(&pushed.masked_fill(&closed, 0.0));
                         lambda
                     }
                 });
@@ -122,12 +130,12 @@ pub fn add_l1_gradient(vectors: &Tensor, lambda: f64) {
 /// The λ that the `share` of the gates that are worth least do not exceed, one number. It may
 /// be negative: where all gates of a kind seem to do harm for a while, as when their vectors
 /// overshoot, no more of them are pushed than was asked for. Gates that are closed already
-/// come first, so that they stay so.
-fn lambda_above(log_alpha: &Tensor, worth: &Tensor, share: f64) -> Tensor {
-    let closed = gates::deterministic(&log_alpha.detach()).eq(0.0);
-    let masked = worth.masked_fill(&closed, f64::NEG_INFINITY).flatten(0, -1);
-    // Below all of them, and finite: λ enters the gradient.
-    let lowest = worth.min();
+/// come first: they count towards the share, and what they were worth does not move λ.
+fn lambda_above(closed: &Tensor, worth: &Tensor, share: f64) -> Tensor {
+    let masked = worth.masked_fill(closed, f64::NEG_INFINITY).flatten(0, -1);
+    // Of the open ones the least, and finite where all are closed: λ enters the gradient.
+    let least = worth.masked_fill(closed, f64::INFINITY).min();
+    let lowest = least.minimum(&worth.max());
     match (masked.numel() as f64 * share).round() as i64 {
         0 => lowest,
         count => masked.kthvalue(count, 0, false).0.maximum(&lowest),
@@ -147,8 +155,6 @@ fn slope(log_alpha: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::ClosedShares;
-
     /// Gates on which the loss has left `gradient`.
     fn gates(log_alpha: &[f64], gradient: &[f64]) -> Tensor {
         let leaf = Tensor::from_slice(log_alpha)
@@ -172,9 +178,9 @@ mod tests {
             .collect();
         let halves = [Half::Scale, Half::Offset].into_iter();
         let kinds: Vec<_> = halves.zip(log_alphas.iter().copied()).collect();
-        let mut penalty = Penalty::new(Sparsity::Target(shares), &kinds);
+        let mut penalty = Penalty::new(&kinds);
         penalty.observe(&worth);
-        penalty.add_gradient(log_alphas, 1.0);
+        penalty.add_gradient(log_alphas, Push::Target(shares));
         let gradients = log_alphas.iter().map(|la| values(&la.grad())).collect();
         (gradients, penalty.lambda().double_value(&[]))
     }
@@ -186,8 +192,8 @@ mod tests {
     #[test]
     fn a_given_lambda_adds_the_gradient_of_the_papers_formula() {
         let leaf = gates(&[0.0, 1.0, -3.0], &[0.5, 0.0, -0.5]);
-        let mut penalty = Penalty::new(Sparsity::Lambda(0.2), &[(Half::Scale, &leaf)]);
-        penalty.add_gradient(&[&leaf], 0.5);
+        let mut penalty = Penalty::new(&[(Half::Scale, &leaf)]);
+        penalty.add_gradient(&[&leaf], Push::Lambda(0.1));
         let ours = values(&leaf.grad());
         let again = leaf.detach().copy().set_requires_grad(true);
         let loss = (&again * Tensor::from_slice(&[0.5, 0.0, -0.5])).sum(Kind::Double)
@@ -253,6 +259,17 @@ mod tests {
         let down: Vec<bool> = gradients[0].iter().map(|g| *g > 0.0).collect();
         assert_eq!(down, [true, false, false, false]);
         assert!(lambda < 0.0);
+    }
+
+    /// What a closed gate was worth once says nothing, and a λ below zero does not open it.
+    #[test]
+    fn closed_gates_stay_closed_and_do_not_move_lambda() {
+        let leaf = gates(&[-3.0, -3.0, 1.0, 1.0], &[0.0; 4]);
+        let worth = [0.0, -5.0, -0.2, -0.1];
+        let (gradients, lambda) = pushed(ClosedShares::both(0.5), &[&leaf], &[&worth]);
+        assert!((lambda * 20.0 + 0.2).abs() < 1e-12, "{lambda}");
+        assert_eq!(gradients[0][..3], [0.0; 3]);
+        assert!(gradients[0][3] < 0.0, "{gradients:?}");
     }
 
     #[test]

@@ -1,32 +1,39 @@
 //! The learning rates of a step.
 
 use super::recipe::Recipe;
-use super::schedule::{warmup_cosine, Phase, Plan};
+use super::schedule::{warmup_cosine, Phase, Place, Plan};
 use super::settings::Settings;
 use crate::method::{gates, Method};
 
 /// The learning rates of a run.
 pub(super) struct LearningRates<'a> {
     settings: &'a Settings,
-    plan: Plan,
+    plan: &'a Plan,
+    /// The rate at its peak, of what is learned for the task.
+    peak: f64,
 }
 
-impl LearningRates<'_> {
+impl<'a> LearningRates<'a> {
     /// For a run of these settings and phases.
-    pub fn new(settings: &Settings, plan: Plan) -> LearningRates<'_> {
-        LearningRates { settings, plan }
+    pub fn new(settings: &'a Settings, plan: &'a Plan, peak: f64) -> LearningRates<'a> {
+        LearningRates {
+            settings,
+            plan,
+            peak,
+        }
     }
 
     /// Learning rate of what is learned for the task in step `step`.
     pub fn weights(&self, step: usize) -> f64 {
-        self.settings.lr * self.factor(step)
+        self.peak * self.factor(step)
     }
 
     /// Learning rate of the gates in step `step`; 0 where they do not learn.
     pub fn gates(&self, step: usize) -> f64 {
-        match self.plan.phase(step) {
+        let place = self.plan.place(step);
+        match place.phase {
             _ if self.settings.recipe.joint => self.weights(step),
-            Phase::Prune => self.closing_rate(),
+            Phase::Prune => self.closing_rate(place),
             Phase::Learn | Phase::Polish => 0.0,
         }
     }
@@ -34,28 +41,47 @@ impl LearningRates<'_> {
     /// What the learning rate of the weights is multiplied by. LoFiT's two stages have a
     /// schedule each.
     fn factor(&self, step: usize) -> f64 {
-        let recipe = self.settings.recipe;
-        let choice = self.plan.choice();
-        let peak = match self.plan.phase(step) {
-            Phase::Polish if self.settings.method.gated() => recipe.polish_rate,
-            _ => 1.0,
+        let Settings {
+            ref method,
+            recipe,
+            steps,
+            ..
+        } = *self.settings;
+        let place = self.plan.place(step);
+        let cosine = |done: usize, span: usize, warmup: usize| {
+            warmup_cosine(done, span, warmup, recipe.lr_floor)
         };
-        let (step, steps, hold) = match self.settings.method {
-            Method::Lofit { .. } if step < choice => (step, choice, 0),
-            Method::Lofit { .. } => (step - choice, self.plan.polish, 0),
-            _ if recipe.hold => (step, self.plan.steps(), choice),
-            _ => (step, self.plan.steps(), 0),
-        };
-        let warmup = (steps as f64 * recipe.warmup).round() as usize;
-        peak * warmup_cosine(step, steps, warmup, hold, recipe.lr_floor)
+        let warmup = |steps: usize| (steps as f64 * recipe.warmup).round() as usize;
+        if matches!(method, Method::Lofit { .. }) {
+            return cosine(place.done, place.span, warmup(place.span));
+        }
+        if !recipe.hold {
+            return cosine(step, steps, warmup(steps));
+        }
+        let warmup = warmup(steps);
+        match place.phase {
+            Phase::Polish => {
+                let left = warmup.saturating_sub(step - place.done);
+                self.settings.boost(place.stage) * cosine(place.done, place.span, left)
+            }
+            _ => self.held(place) * ((step + 1) as f64 / warmup.max(1) as f64).min(1.0),
+        }
+    }
+
+    /// The factor until a stage's gates are fixed: that of the stage before it.
+    fn held(&self, place: Place) -> f64 {
+        place
+            .stage
+            .checked_sub(1)
+            .map_or(1.0, |before| self.settings.boost(before))
     }
 
     /// The rate that closes a gate within its part of the prune phase. Adam moves a gate that is
     /// pushed steadily by the rate in every step.
-    fn closing_rate(&self) -> f64 {
+    fn closing_rate(&self, place: Place) -> f64 {
         let Recipe { closing, init, .. } = self.settings.recipe;
         let distance = init.log_alpha - gates::closing_log_alpha();
-        let steps = (self.plan.prune as f64 * closing).max(1.0);
+        let steps = (place.span as f64 * closing).max(1.0);
         self.settings.gate_lr.unwrap_or(distance / steps)
     }
 }

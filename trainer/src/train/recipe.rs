@@ -28,9 +28,6 @@ pub struct Recipe {
     /// The learning rate stays at its peak until heads are chosen and falls in the polish
     /// phase only, so that what is left can still learn what closed gates took away.
     pub hold: bool,
-    /// What the peak is multiplied by in the polish phase: the few vectors that are left have
-    /// to move further than the many before them did.
-    pub polish_rate: f64,
     /// Memory of AdamW's second moment. With 0.999 the large gradients of a short run's first
     /// steps keep all later ones small.
     pub beta2: f64,
@@ -56,7 +53,6 @@ impl Recipe {
         joint: false,
         closing: 0.25,
         hold: true,
-        polish_rate: 3.0,
         beta2: 0.95,
         warmup: 0.05,
         lr_floor: 0.05,
@@ -76,7 +72,6 @@ impl Recipe {
             lambda_decay: 0.01,
             joint: true,
             hold: false,
-            polish_rate: 1.0,
             beta2: 0.999,
             warmup: 50.0 / steps as f64,
             lr_floor: 0.0,

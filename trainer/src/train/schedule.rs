@@ -1,5 +1,7 @@
 //! What happens at which step: phases, learning rates, the rising sparsity target.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The three parts of a run.
@@ -25,90 +27,179 @@ impl Phase {
     }
 }
 
-/// Number of steps of each phase; they follow each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Steps of [`Phase::Learn`].
-    pub learn: usize,
+/// One stage of a run: gates close down to its target, then what is left is polished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stage {
     /// Steps of [`Phase::Prune`].
     pub prune: usize,
     /// Steps of [`Phase::Polish`].
     pub polish: usize,
 }
 
+impl Stage {
+    fn steps(self) -> usize {
+        self.prune + self.polish
+    }
+}
+
+/// Number of steps of each phase; they follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Steps of [`Phase::Learn`].
+    pub learn: usize,
+    /// The stages, one at least; each starts from what the one before it left.
+    pub stages: Vec<Stage>,
+}
+
+/// Where in a run a step lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The phase.
+    pub phase: Phase,
+    /// The stage that the step belongs to; the learn phase is part of the first.
+    pub stage: usize,
+    /// Steps of this phase and stage before it.
+    pub done: usize,
+    /// Steps of this phase and stage.
+    pub span: usize,
+}
+
+impl Place {
+    /// How far its phase has come after the step, (0, 1].
+    pub fn progress(self) -> f64 {
+        (self.done + 1) as f64 / self.span as f64
+    }
+
+    /// Whether the step is the last of its phase.
+    pub fn is_last(self) -> bool {
+        self.done + 1 == self.span
+    }
+}
+
+/// Of the steps of a path, the part of the learn phase, and of the dense edit's polish.
+const PATH_LEARN: f64 = 0.15;
+const PATH_DENSE: f64 = 0.10;
+/// Of the steps of a later stage, the part of its prune phase.
+const PATH_PRUNE: f64 = 1.0 / 3.0;
+
 impl Plan {
-    /// Splits `steps` by the shares of the first two phases; the rest is polish.
+    /// One stage: splits `steps` by the shares of the first two phases; the rest is polish.
     pub fn new(steps: usize, learn_share: f64, prune_share: f64) -> Plan {
-        let part = |share: f64| (steps as f64 * share).round() as usize;
-        let learn = part(learn_share).min(steps);
-        let prune = part(prune_share).min(steps - learn);
+        let learn = part(steps, learn_share);
+        let prune = part(steps, prune_share).min(steps - learn);
+        let polish = steps - learn - prune;
         Plan {
             learn,
-            prune,
-            polish: steps - learn - prune,
+            stages: vec![Stage { prune, polish }],
         }
+    }
+
+    /// From dense to sparse: the first of `n_stages` stages polishes the dense edit, each
+    /// later one closes gates and polishes what is left.
+    pub fn path(steps: usize, n_stages: usize) -> Plan {
+        let learn = part(steps, PATH_LEARN);
+        let polish = part(steps, PATH_DENSE);
+        let mut stages = vec![Stage { prune: 0, polish }];
+        let (left, later) = (steps - learn - polish, n_stages - 1);
+        for index in 0..later {
+            // What does not divide goes to the last ones.
+            let own = left * (index + 1) / later - left * index / later;
+            let prune = part(own, PATH_PRUNE);
+            stages.push(Stage {
+                prune,
+                polish: own - prune,
+            });
+        }
+        Plan { learn, stages }
     }
 
     /// Steps of all phases.
     pub fn steps(&self) -> usize {
-        self.learn + self.prune + self.polish
+        self.end(self.stages.len() - 1)
     }
 
-    /// Steps until heads are chosen.
-    pub fn choice(&self) -> usize {
-        self.learn + self.prune
+    /// Steps until a stage is done.
+    pub fn end(&self, stage: usize) -> usize {
+        let stages = self.stages[..=stage].iter();
+        self.learn + stages.map(|stage| stage.steps()).sum::<usize>()
     }
 
-    /// The phase of step `step` (from 0).
-    pub fn phase(&self, step: usize) -> Phase {
-        if step < self.learn {
-            Phase::Learn
-        } else if step < self.learn + self.prune {
-            Phase::Prune
-        } else {
-            Phase::Polish
-        }
+    /// Steps until a stage's gates are fixed.
+    pub fn choice(&self, stage: usize) -> usize {
+        self.end(stage) - self.stages[stage].polish
     }
 
-    /// How far the prune phase has come at step `step`: 0 before it, (0, 1] in it, 1 after it.
-    pub fn prune_progress(&self, step: usize) -> f64 {
-        if step < self.learn {
-            return 0.0;
-        }
-        let done = (step - self.learn + 1) as f64;
-        (done / self.prune.max(1) as f64).min(1.0)
-    }
-
-    /// Whether `step` is followed by a validation: in the polish phase (in all steps without
-    /// one) `validations` times in even distances, the last after the last step.
-    pub fn validates_after(&self, step: usize, validations: usize) -> bool {
-        let (start, span) = match self.polish {
-            0 => (0, self.steps()),
-            polish => (self.choice(), polish),
+    /// Where step `step` (from 0) lies.
+    pub fn place(&self, step: usize) -> Place {
+        let place = |phase, stage, done, span| Place {
+            phase,
+            stage,
+            done,
+            span,
         };
-        if step < start {
-            return false;
+        if step < self.learn {
+            return place(Phase::Learn, 0, step, self.learn);
         }
-        let done = step + 1 - start;
+        let mut done = step - self.learn;
+        for (index, stage) in self.stages.iter().enumerate() {
+            if done < stage.prune {
+                return place(Phase::Prune, index, done, stage.prune);
+            }
+            done -= stage.prune;
+            if done < stage.polish {
+                return place(Phase::Polish, index, done, stage.polish);
+            }
+            done -= stage.polish;
+        }
+        panic!("step {step} of {}", self.steps());
+    }
+
+    /// Whether `step` is followed by a validation: in a stage's polish phase (in all steps of
+    /// the stage without one) `validations` times in even distances, the last after the last
+    /// step.
+    pub fn validates_after(&self, step: usize, validations: usize) -> bool {
+        let stage = self.place(step).stage;
+        let end = self.end(stage);
+        let span = match self.stages[stage].polish {
+            0 if stage == 0 => end,
+            0 => self.stages[stage].steps(),
+            polish => polish,
+        };
+        let Some(before) = step.checked_sub(end - span) else {
+            return false;
+        };
         let count = validations.clamp(1, span);
-        done * count / span != (done - 1) * count / span
+        (before + 1) * count / span != before * count / span
     }
 }
 
-/// Factor on the learning rate: linear warm-up over `warmup` steps, 1 up to step `hold`, then
-/// a cosine from 1 to `floor` at the last step.
-pub fn warmup_cosine(step: usize, steps: usize, warmup: usize, hold: usize, floor: f64) -> f64 {
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "learn {}", self.learn)?;
+        for Stage { prune, polish } in &self.stages {
+            write!(f, ", prune {prune}, polish {polish}")?;
+        }
+        Ok(())
+    }
+}
+
+fn part(steps: usize, share: f64) -> usize {
+    ((steps as f64 * share).round() as usize).min(steps)
+}
+
+/// Factor on the learning rate: linear warm-up over `warmup` steps, then a cosine from 1 to
+/// `floor` at the last step.
+pub fn warmup_cosine(step: usize, steps: usize, warmup: usize, floor: f64) -> f64 {
     if step < warmup {
         return (step + 1) as f64 / warmup as f64;
     }
-    let start = warmup.max(hold);
-    let span = steps.saturating_sub(start).saturating_sub(1).max(1) as f64;
-    let t = (step.saturating_sub(start) as f64 / span).min(1.0);
+    let span = steps.saturating_sub(warmup).saturating_sub(1).max(1) as f64;
+    let t = ((step - warmup) as f64 / span).min(1.0);
     floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos())
 }
 
 /// How far the penalty has been raised: from 0 to 1 over the first `share` of the prune
-/// phase (`progress` as in [`Plan::prune_progress`]), fast at first and slower and slower
+/// phase (`progress` as in [`Place::progress`]), fast at first and slower and slower
 /// (Zhu and Gupta 2017), because the last gates are the hardest to do without.
 pub fn ramp(progress: f64, share: f64) -> f64 {
     1.0 - (1.0 - (progress / share).clamp(0.0, 1.0)).powi(3)
@@ -121,45 +212,69 @@ mod tests {
     #[test]
     fn phases_follow_each_other_and_cover_all_steps() {
         let plan = Plan::new(100, 0.4, 0.35);
-        assert_eq!(
-            plan,
-            Plan {
-                learn: 40,
-                prune: 35,
-                polish: 25
-            }
-        );
-        assert_eq!(plan.steps(), 100);
-        let phases: Vec<Phase> = [0, 39, 40, 74, 75, 99].map(|s| plan.phase(s)).to_vec();
+        let stage = Stage {
+            prune: 35,
+            polish: 25,
+        };
+        assert_eq!((plan.learn, &plan.stages[..]), (40, &[stage][..]));
+        assert_eq!((plan.steps(), plan.choice(0)), (100, 75));
+        let phases: Vec<Phase> = [0, 39, 40, 74, 75, 99]
+            .map(|s| plan.place(s).phase)
+            .to_vec();
         use Phase::{Learn, Polish, Prune};
         assert_eq!(phases, [Learn, Learn, Prune, Prune, Polish, Polish]);
-        assert_eq!(plan.prune_progress(39), 0.0);
-        assert!((plan.prune_progress(40) - 1.0 / 35.0).abs() < 1e-12);
-        assert_eq!(plan.prune_progress(74), 1.0);
-        assert_eq!(plan.prune_progress(99), 1.0);
+        assert!((plan.place(40).progress() - 1.0 / 35.0).abs() < 1e-12);
+        assert_eq!(plan.place(74).progress(), 1.0);
+        assert!(plan.place(74).is_last() && !plan.place(73).is_last());
         for steps in 0..12 {
             assert_eq!(Plan::new(steps, 0.4, 0.35).steps(), steps);
         }
     }
 
     #[test]
+    fn a_path_goes_through_all_stages_in_order() {
+        for steps in [48, 100, 751] {
+            let plan = Plan::path(steps, 6);
+            assert_eq!(plan.steps(), steps);
+            let places: Vec<Place> = (0..steps).map(|step| plan.place(step)).collect();
+            assert!(places.windows(2).all(|pair| match pair[0].is_last() {
+                false =>
+                    pair[1]
+                        == Place {
+                            done: pair[0].done + 1,
+                            ..pair[0]
+                        },
+                true => pair[1].done == 0 && pair[1].stage - pair[0].stage <= 1,
+            }));
+            assert_eq!(places[steps - 1].stage, 5);
+            assert!(plan.stages[1..]
+                .iter()
+                .all(|stage| stage.prune > 0 && stage.polish > 0));
+            // Each stage's polish ends with a validation.
+            for stage in 0..6 {
+                assert!(plan.validates_after(plan.end(stage) - 1, 2));
+                let (from, to) = (plan.choice(stage), plan.end(stage));
+                let count = (from..to)
+                    .filter(|step| plan.validates_after(*step, 2))
+                    .count();
+                assert_eq!(count, 2.min(to - from));
+            }
+            let all = (0..steps)
+                .filter(|step| plan.validates_after(*step, 2))
+                .count();
+            assert_eq!(all, 12);
+        }
+    }
+
+    #[test]
     fn learning_rate_warms_up_and_falls_to_the_floor() {
-        let f = |step| warmup_cosine(step, 101, 10, 0, 0.1);
+        let f = |step| warmup_cosine(step, 101, 10, 0.1);
         assert!((f(0) - 0.1).abs() < 1e-12 && (f(9) - 1.0).abs() < 1e-12);
         assert!((f(10) - 1.0).abs() < 1e-12);
         assert!((f(55) - 0.55).abs() < 1e-12);
         assert!((f(100) - 0.1).abs() < 1e-12);
         assert!((10..100).all(|s| f(s) > f(s + 1)));
-        assert!(warmup_cosine(0, 1, 0, 0, 0.0).is_finite());
-    }
-
-    #[test]
-    fn learning_rate_is_held_before_it_falls() {
-        let f = |step| warmup_cosine(step, 101, 10, 40, 0.1);
-        assert!(f(5) < 1.0 && [9, 20, 40].map(f) == [1.0; 3]);
-        assert!((40..100).all(|s| f(s) > f(s + 1)));
-        assert!((f(70) - 0.55).abs() < 1e-12 && (f(100) - 0.1).abs() < 1e-12);
-        assert_eq!(warmup_cosine(3, 4, 0, 4, 0.1), 1.0, "held to the end");
+        assert!(warmup_cosine(0, 1, 0, 0.0).is_finite());
     }
 
     #[test]

@@ -11,6 +11,44 @@ use crate::method::{ClosedShares, Method, Sparsity};
 /// for as many epochs.
 const LOFIT_CHOICE: f64 = 0.5;
 
+/// Shares of the gates that the stages of a path close: none, half, three quarters and so on.
+/// Offsets are worth more than scales where few are left (`research/recipe.md`).
+const PATH: [ClosedShares; 6] = [
+    ClosedShares::both(0.0),
+    ClosedShares::both(0.5),
+    ClosedShares::both(0.75),
+    SHARES,
+    ClosedShares {
+        scale: 0.95,
+        offset: 0.925,
+    },
+    ClosedShares {
+        scale: 0.975,
+        offset: 0.96,
+    },
+];
+/// What is closed where no path can be taken.
+const SHARES: ClosedShares = ClosedShares {
+    scale: 0.9,
+    offset: 0.85,
+};
+/// The learning rate rises with this power of how many gates are closed for one that is open.
+const BOOST: f64 = 0.75;
+/// A path of fewer steps would give its stages too few.
+pub const SHORTEST_PATH: usize = 60;
+/// How often a path sees every row, unless it is told.
+pub const PATH_EPOCHS: usize = 15;
+
+/// The learning rate at its peak, of vectors or low-rank factors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rate {
+    /// The one that does best in short trials before the run.
+    Auto,
+    /// This one.
+    Fixed(f64),
+}
+
 /// What a recipe makes of settings that the user leaves open.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Defaults {
@@ -22,8 +60,8 @@ pub struct Defaults {
     pub patience: usize,
     /// How many gates to close.
     pub sparsity: Sparsity,
-    /// Learning rate; `None`: [`Method::default_lr`].
-    pub lr: Option<f64>,
+    /// Learning rate.
+    pub lr: Rate,
 }
 
 impl Defaults {
@@ -32,11 +70,8 @@ impl Defaults {
         epochs: 12,
         batch_size: 4,
         patience: 3,
-        sparsity: Sparsity::Target(ClosedShares {
-            scale: 0.9,
-            offset: 0.85,
-        }),
-        lr: None,
+        sparsity: Sparsity::Path,
+        lr: Rate::Auto,
     };
 
     /// What the paper's released code sets, with the paper's penalty.
@@ -45,7 +80,7 @@ impl Defaults {
         batch_size: 8,
         patience: 2,
         sparsity: Sparsity::Lambda(PAPER_LAMBDA),
-        lr: Some(PAPER_LR),
+        lr: Rate::Fixed(PAPER_LR),
     };
 }
 
@@ -61,7 +96,7 @@ pub struct Settings {
     /// How many rows an optimiser step trains on.
     pub batch_size: usize,
     /// Learning rate of vectors or low-rank factors at its peak.
-    pub lr: f64,
+    pub lr: Rate,
     /// Learning rate of the gates; `None`: fast enough to close a gate within the part
     /// [`Recipe::closing`] of the prune phase.
     pub gate_lr: Option<f64>,
@@ -80,10 +115,39 @@ impl Settings {
     pub fn plan(&self) -> Plan {
         let (learn, prune) = match &self.method {
             Method::Lofit { .. } => (LOFIT_CHOICE, 0.0),
-            method if method.gated() => (self.recipe.learn, self.recipe.prune),
-            _ => (0.0, 0.0),
+            method if !method.gated() => (0.0, 0.0),
+            _ if self.sparsity == Sparsity::Path => return Plan::path(self.steps, PATH.len()),
+            _ => (self.recipe.learn, self.recipe.prune),
         };
         Plan::new(self.steps, learn, prune)
+    }
+
+    /// The shares of the gates that a stage closes; `None` where λ says it.
+    pub fn target(&self, stage: usize) -> Option<ClosedShares> {
+        match self.sparsity {
+            Sparsity::Path => Some(PATH[stage]),
+            Sparsity::Target(shares) => Some(shares),
+            Sparsity::Lambda(_) => None,
+        }
+    }
+
+    /// What the learning rate is multiplied by once a stage's gates are fixed: few vectors have
+    /// further to move than many, and a step of AdamW moves every number by the rate, so that
+    /// what it does grows with their count.
+    pub fn boost(&self, stage: usize) -> f64 {
+        match self.target(stage) {
+            Some(shares) if self.method.gated() => shares.open().powf(-BOOST),
+            _ => 1.0,
+        }
+    }
+
+    /// A path, where it can be taken: it needs steps, and validation rows that tell its stages
+    /// apart.
+    pub fn path(steps: usize, validated: bool) -> Sparsity {
+        match validated && steps >= SHORTEST_PATH {
+            true => Sparsity::Path,
+            false => Sparsity::Target(SHARES),
+        }
     }
 
     /// The order of `n_rows` rows.

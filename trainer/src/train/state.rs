@@ -2,7 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::validation::Validation;
+use super::rate_search::Trial;
+use super::unedited::Unedited;
+use super::validation::{StageResult, Validation};
 use crate::Error;
 
 /// Between two steps of a run. Randomness needs no state: it is keyed by seed and step.
@@ -24,10 +26,20 @@ pub struct Counters {
     pub tokens: usize,
     /// Seconds that these steps took.
     pub training_seconds: f64,
-    /// The best validation; its parameters are among the tensors.
+    /// The best validation of the stage; its parameters are among the tensors.
     pub best: Option<Validation>,
     /// Validations since the best.
     pub stale: usize,
+    /// The unedited model.
+    pub unedited: Option<Unedited>,
+    /// Trials of learning rates.
+    pub trials: Vec<Trial>,
+    /// The rate that was found.
+    pub rate: Option<f64>,
+    /// The best of the stages that are done; their parameters are among the tensors.
+    pub stages: Vec<Option<StageResult>>,
+    /// Whether the path ended before all steps were done.
+    pub ended: bool,
 }
 
 impl State {

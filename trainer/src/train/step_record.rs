@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rate_search::Trial;
 use super::schedule::Phase;
-use super::validation::Validation;
+use super::unedited::Unedited;
+use super::validation::{StageResult, Validation};
 
 /// A gate: layer and head.
 pub type Gate = (usize, usize);
@@ -45,6 +47,23 @@ impl StepRecord {
     pub fn n_open(&self) -> usize {
         self.open.values().sum()
     }
+}
+
+/// What is noted beside steps and validations.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// What the run has to beat.
+    Unedited(Unedited),
+    /// A short trial of a learning rate.
+    Trial(Trial),
+    /// The best of a stage.
+    Stage {
+        /// Which, from 0.
+        number: usize,
+        /// None without validation rows.
+        result: Option<StageResult>,
+    },
 }
 
 /// A validation of a run.

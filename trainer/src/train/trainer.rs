@@ -1,66 +1,89 @@
-//! The training loop: learn, prune, polish.
+//! A run: what it uses, everything that changes from step to step, and how that is saved.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tch::{Device, Tensor};
 
-use super::choice::choose_heads;
+use super::answers::Answers;
 use super::gate_history::GateHistory;
-use super::gradient::backward;
-use super::observer::Observer;
 use super::optimiser::{AdamW, AdamWConfig};
-use super::penalty::{add_l1_gradient, Penalty};
-use super::rates::LearningRates;
-use super::schedule::{ramp, Phase, Plan};
+use super::path::{Candidate, Candidates};
+use super::penalty::Penalty;
+use super::schedule::{Phase, Plan};
 use super::settings::Settings;
 use super::state::{Counters, State};
-use super::step_record::ValidationRecord;
-use super::streams::keep_streams;
-use super::unread_steps::{UnreadStep, UnreadSteps};
-use super::validation::{evaluate, Validation};
+use super::unedited::{Unedited, Verdict};
+use super::unread_steps::UnreadSteps;
+use super::validation::{RowScores, Validation};
 use crate::data::{CachedRows, Sampler};
-use crate::method::{Edits, Method, ParameterGroup, Parameters, Sparsity};
+use crate::method::{Edits, ParameterGroup, Parameters};
 use crate::model::{fitting, Batch, Model, Sequence};
 use crate::Error;
 
-/// Losses are looked at together after this many steps: each look waits for the device.
-const LOOK_EVERY: usize = 16;
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 
 /// What a run gives back.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Validation of the returned edits; none without validation rows.
-    pub validation: Option<Validation>,
+    /// Learning rate at its peak.
+    pub rate: f64,
+    /// The unedited model; none without validation rows.
+    pub unedited: Option<Unedited>,
+    /// The best of each stage, from dense to sparse.
+    pub candidates: Candidates,
+    /// Which of them is returned.
+    pub chosen: usize,
+    /// How it stands against the unedited model; none without validation rows.
+    pub verdict: Option<Verdict>,
     /// Steps done; fewer than planned when the run stopped early.
     pub steps: usize,
-    /// Tokens of all training steps.
+    /// Tokens of all training steps, trials of rates not among them.
     pub tokens: usize,
     /// Time of the training steps alone.
     pub training_time: Duration,
 }
 
+impl Outcome {
+    /// The candidate that is returned.
+    pub fn chosen(&self) -> &Candidate {
+        &self.candidates.list()[self.chosen]
+    }
+
+    /// Validation of the returned edits; none without validation rows.
+    pub fn validation(&self) -> Option<Validation> {
+        self.chosen().result.map(|result| result.validation)
+    }
+}
+
 /// A run: the model and data it uses and everything that changes from step to step.
 pub struct Trainer<'a> {
-    model: &'a Model,
-    settings: &'a Settings,
-    train: CachedRows<'a>,
-    valid: CachedRows<'a>,
-    sampler: Sampler,
-    plan: Plan,
-    parameters: Parameters,
-    optim: AdamW,
+    pub(super) model: &'a Model,
+    pub(super) settings: &'a Settings,
+    pub(super) train: CachedRows<'a>,
+    pub(super) valid: CachedRows<'a>,
+    pub(super) sampler: Sampler,
+    pub(super) plan: Plan,
+    pub(super) parameters: Parameters,
+    pub(super) optim: AdamW,
     /// `None` where no gates learn.
-    penalty: Option<Penalty>,
-    counters: Counters,
-    /// Parameters of the best validation, under their names in saved state.
-    best: Vec<(String, Tensor)>,
-    unread: UnreadSteps,
-    gates: GateHistory,
+    pub(super) penalty: Option<Penalty>,
+    pub(super) counters: Counters,
+    /// Parameters of the stage's best validation, under their names in saved state.
+    pub(super) best: Vec<(String, Tensor)>,
+    /// Row by row, what they measured.
+    pub(super) best_scores: RowScores,
+    /// The stages that are done.
+    pub(super) candidates: Candidates,
+    /// The answers that rows choose between.
+    pub(super) answers: Option<Answers>,
+    /// Whether the unedited model is measured.
+    pub(super) reference: bool,
+    pub(super) unread: UnreadSteps,
+    pub(super) gates: GateHistory,
     /// The state for a checkpoint, which is handed on as soon as the losses that follow from it
     /// are finite.
-    candidate: Option<State>,
+    pub(super) candidate: Option<State>,
 }
 
 impl<'a> Trainer<'a> {
@@ -78,7 +101,6 @@ impl<'a> Trainer<'a> {
             ref method,
             recipe,
             seed,
-            sparsity,
             ..
         } = *settings;
         let head_rms = || {
@@ -106,13 +128,17 @@ impl<'a> Trainer<'a> {
             valid: CachedRows::new(valid),
             sampler: settings.sampler(train.len()),
             plan: settings.plan(),
-            penalty: gated.map(|edits| Penalty::new(sparsity, &edits.kinds())),
+            penalty: gated.map(|edits| Penalty::new(&edits.kinds())),
             unread: UnreadSteps::default(),
             gates: GateHistory::start(&parameters.open_gates()),
             parameters,
             optim,
             counters: Counters::default(),
             best: Vec::new(),
+            best_scores: RowScores::default(),
+            candidates: Candidates::default(),
+            answers: Answers::of(train),
+            reference: !valid.is_empty(),
             candidate: None,
         })
     }
@@ -135,6 +161,9 @@ impl<'a> Trainer<'a> {
         tensors.extend(self.penalty.iter().flat_map(Penalty::state));
         let best = self.best.iter();
         tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
+        let scores = self.best_scores.tensors();
+        tensors.extend(scores.map(|(name, tensor)| (format!("best.{name}"), tensor)));
+        tensors.extend(self.candidates.state());
         for (_, tensor) in &mut tensors {
             *tensor = tensor.to_device(Device::Cpu);
         }
@@ -155,209 +184,31 @@ impl<'a> Trainer<'a> {
             penalty.load_state(&state.tensors)?;
         }
         self.best.clear();
+        let values = self.optim.values();
+        self.candidates.load_state(state, &values)?;
         if state.counters.best.is_some() {
-            for (name, value) in self.optim.values() {
+            for (name, value) in values {
                 let best = state.tensor(&format!("best.{name}"), &value)?;
                 self.best.push((name, best.to_device(value.device())));
             }
         }
+        self.best_scores = RowScores::load(state, "best")?;
         self.counters = state.counters.clone();
         self.gates = GateHistory::now(&self.parameters.open_gates());
+        let choosing = self.choosing();
         if let Some(edits) = self.parameters.edits_mut() {
-            if self.counters.step >= self.plan.choice() || !edits.method.gated() {
-                edits.fix();
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs the steps that are left and returns the best parameters of the polish phase.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`] when the loss stops being a number.
-    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Parameters, Outcome), Error> {
-        let steps = self.plan.steps();
-        if self.plan.choice() == 0 && self.counters.step == 0 && self.n_gates() > 0 {
-            self.choose_heads(observer);
-        }
-        if self.counters.step >= self.plan.choice() {
-            self.keep_streams(observer);
-        }
-        for step in self.counters.step..steps {
-            let begun = Instant::now();
-            self.step(step);
-            if step + 1 == self.plan.choice() {
-                self.choose_heads(observer);
-                self.keep_streams(observer);
-            }
-            self.unread.note_gates(self.parameters.open_gates());
-            self.unread.add_time(begun.elapsed());
-            let last = step + 1 == steps;
-            let validate = self.validates_after(step);
-            if observer.due() || last || validate || self.unread.len() >= LOOK_EVERY {
-                self.look(observer)?;
-            }
-            if validate && self.validate(observer)? {
-                break;
-            }
-            if !last && observer.checkpoint_due() {
-                self.look(observer)?;
-                self.candidate = Some(self.state());
-            }
-        }
-        self.look(observer)?;
-        self.optim.set_values(&self.best);
-        if let Some(edits) = self.parameters.edits_mut() {
+            // Which layers have open gates is known from when they were last fixed.
             edits.fix();
+            if choosing && edits.method.gated() {
+                edits.release();
+            }
         }
-        Ok((
-            self.parameters,
-            Outcome {
-                validation: self.counters.best,
-                steps: self.counters.step,
-                tokens: self.counters.tokens,
-                training_time: Duration::from_secs_f64(self.counters.training_seconds),
-            },
-        ))
-    }
-
-    /// Reads what the last steps left on the device.
-    fn look(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
-        let (records, time) = self.unread.read(&mut self.gates)?;
-        self.counters.training_seconds += time.as_secs_f64();
-        if let Some(state) = self.candidate.take_if(|_| !records.is_empty()) {
-            observer.checkpoint(&state);
-        }
-        observer.steps(&records);
         Ok(())
     }
 
-    /// One optimiser step. Its numbers stay on the device.
-    fn step(&mut self, step: usize) {
-        let Settings { recipe, seed, .. } = *self.settings;
-        let phase = self.plan.phase(step);
-        let batch = self
-            .train
-            .pack(&self.sampler.rows(step), self.model.device());
-        let noise = self.settings.sparsity.sampled().then_some((seed, step));
-        let changes = self.parameters.training_changes(noise);
-        let loss = backward(self.model, &batch, &changes, self.settings.recomputed);
-        let rates = LearningRates::new(self.settings, self.plan);
-        let (rate, gate_rate) = (rates.weights(step), rates.gates(step));
-        let mut lambda = None;
-        // Without a gradient every gate is closed.
-        if loss.requires_grad() {
-            lambda = self.add_penalty(step, phase);
-            let mut rates = [0.0; 2];
-            rates[ParameterGroup::Weights as usize] = rate;
-            rates[ParameterGroup::Gates as usize] = gate_rate;
-            self.optim.step(&rates);
-            self.optim.zero_grad();
-            if let (Phase::Prune, Sparsity::Target(target)) = (phase, self.settings.sparsity) {
-                let progress = self.plan.prune_progress(step) - recipe.closing;
-                if let Some(edits) = self.parameters.edits_mut() {
-                    edits.close_to(target.times(ramp(progress, recipe.ramp)));
-                }
-            }
-        }
-        self.counters.step = step + 1;
-        self.counters.tokens += batch.n_tokens();
-        self.unread.push(UnreadStep {
-            step,
-            phase,
-            lr: rate,
-            gate_lr: gate_rate,
-            tokens: batch.n_tokens(),
-            loss: loss.detach(),
-            lambda,
-            open: Vec::new(),
-        });
-    }
-
-    /// Adds the penalty's gradient to that of the task; returns its λ.
-    fn add_penalty(&mut self, step: usize, phase: Phase) -> Option<Tensor> {
-        let edits = self.parameters.edits()?;
-        if let (Method::Lofit { l1, .. }, Phase::Learn) = (&edits.method, phase) {
-            add_l1_gradient(&edits.halves[0].vectors, *l1);
-            return Some(Tensor::from(*l1));
-        }
-        let penalty = self.penalty.as_mut()?;
-        if phase != Phase::Polish && !self.settings.sparsity.sampled() {
-            penalty.observe(&edits.worth());
-        }
-        if phase != Phase::Prune {
-            return None;
-        }
-        let recipe = self.settings.recipe;
-        let ramp = ramp(self.plan.prune_progress(step), recipe.ramp);
-        let decay = (-recipe.lambda_decay * step as f64).exp();
-        penalty.add_gradient(&edits.log_alphas(), ramp * decay);
-        Some(penalty.lambda().copy())
-    }
-
-    /// Ends the choice of heads.
-    fn choose_heads(&mut self, observer: &mut dyn Observer) {
-        if let Some(edits) = self.parameters.edits_mut() {
-            choose_heads(edits, self.settings.sparsity, observer);
-        }
-    }
-
-    /// Keeps what the layers below all edits make of the rows, where that takes no more memory
-    /// than was counted for those layers. Heads must have been chosen.
-    fn keep_streams(&mut self, observer: &mut dyn Observer) {
-        let changes = self.parameters.final_changes();
-        let lowest = changes.iter().position(|change| !change.is_empty());
-        if let Some(lowest @ 1..) = lowest {
-            let rows = [&mut self.train, &mut self.valid];
-            keep_streams(
-                self.model,
-                self.settings,
-                &self.sampler,
-                lowest,
-                rows,
-                observer,
-            );
-        }
-    }
-
-    /// Whether `step` is followed by a validation.
-    fn validates_after(&self, step: usize) -> bool {
-        let validations = self.settings.recipe.validations;
-        !self.valid.sequences().is_empty() && self.plan.validates_after(step, validations)
-    }
-
-    /// Validates and keeps the best parameters; returns whether it is time to stop.
-    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
-        let validation = evaluate(self.model, &self.parameters.final_changes(), &self.valid);
-        let Counters { step, best, .. } = self.counters;
-        let Validation { loss, .. } = validation;
-        if !loss.is_finite() {
-            return Err(Error::Diverged { step, loss });
-        }
-        let n_rows = self.valid.sequences().len();
-        let better = best.is_none_or(|best| match self.settings.recipe.best_by_loss {
-            true => loss < best.loss,
-            false => validation.is_better(&best, n_rows),
-        });
-        if better {
-            self.counters.best = Some(validation);
-            self.counters.stale = 0;
-            self.best = self.optim.values();
-        } else {
-            self.counters.stale += 1;
-        }
-        observer.validated(&ValidationRecord {
-            step,
-            validation,
-            best: better,
-        });
-        let Settings { patience, .. } = *self.settings;
-        let stop = patience > 0 && self.counters.stale >= patience;
-        if stop && step < self.plan.steps() {
-            observer.log(&format!(
-                "stopped early at step {step}: {patience} validations without a better one (--patience)"
-            ));
-        }
-        Ok(stop)
+    /// Whether the next step is one that still chooses heads.
+    pub(super) fn choosing(&self) -> bool {
+        let step = self.counters.step;
+        step < self.plan.steps() && self.plan.place(step).phase != Phase::Polish
     }
 }

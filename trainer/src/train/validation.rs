@@ -1,7 +1,9 @@
 //! How well a result does on rows that it was not trained on, and which result is better.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
-use tch::{no_grad, Reduction, Tensor};
+use tch::{no_grad, Kind, Reduction, Tensor};
 
 use crate::data::CachedRows;
 use crate::model::{passes, LayerChange, Model};
@@ -14,6 +16,13 @@ pub struct Validation {
     /// Share of rows whose every response token is the most likely one: what greedy
     /// decoding would get exactly right.
     pub exact: f64,
+}
+
+impl fmt::Display for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let exact = self.exact * 100.0;
+        write!(f, "loss {:.4}, {exact:.1} % of rows exact", self.loss)
+    }
 }
 
 impl Validation {
@@ -40,40 +49,100 @@ impl Validation {
     }
 }
 
-/// Loss and exact matches of `rows` under `changes`; there must be some rows.
-pub fn evaluate(model: &Model, changes: &[LayerChange], rows: &CachedRows) -> Validation {
-    let (mut loss, mut targets, mut exact) = (0.0, 0, 0);
+/// What the best of one stage measured on the validation rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageResult {
+    /// Loss and exact rows.
+    pub validation: Validation,
+    /// The share of rows whose answer is the likeliest, where rows choose between a few.
+    pub choice: Option<f64>,
+}
+
+impl fmt::Display for StageResult {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.validation)?;
+        match self.choice {
+            Some(choice) => write!(f, ", {:.1} % chosen right", choice * 100.0),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a validation measured of each row, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowScores {
+    /// Cross-entropy summed over the row's response tokens.
+    pub losses: Vec<f64>,
+    /// Whether every response token is the most likely one.
+    pub exact: Vec<bool>,
+}
+
+impl RowScores {
+    /// Whether the rows do worse than the same rows in `best`, by more than so many standard errors
+    /// of the mean difference: in how many are exact, or in their loss.
+    pub fn worse_than(&self, best: &RowScores, errors: f64) -> bool {
+        let lost = |(own, best): (&bool, &bool)| f64::from(*best) - f64::from(*own);
+        let exact = self.exact.iter().zip(&best.exact).map(lost).collect();
+        let losses = self.losses.iter().zip(&best.losses);
+        let losses = losses.map(|(own, best)| own - best).collect();
+        [exact, losses].into_iter().any(|differences: Vec<f64>| {
+            let (mean, error) = mean_with_error(&differences);
+            mean > errors * error
+        })
+    }
+}
+
+/// The mean of some numbers, and its standard error.
+fn mean_with_error(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares = values.iter().map(|value| (value - mean).powi(2));
+    (mean, (squares.sum::<f64>() / (n - 1.0).max(1.0) / n).sqrt())
+}
+
+/// Loss and exact matches of `rows` under `changes`, as a whole and row by row; there must be
+/// some rows.
+pub fn evaluate(
+    model: &Model,
+    changes: &[LayerChange],
+    rows: &CachedRows,
+) -> (Validation, RowScores) {
+    let mut scores = RowScores::default();
+    let mut targets = 0;
     let sequences = rows.sequences();
     for pass in passes(sequences) {
         let batch = rows.pack(&pass.clone().collect::<Vec<_>>(), model.device());
-        let (sum, hits) = no_grad(|| {
+        let (losses, hits) = no_grad(|| {
             let logits = model.forward(&batch, changes);
-            let sum = logits.cross_entropy_loss::<Tensor>(
+            let losses = logits.cross_entropy_loss::<Tensor>(
                 &batch.targets,
                 None,
-                Reduction::Sum,
+                Reduction::None,
                 -100,
                 0.0,
             );
             (
-                sum.double_value(&[]),
+                losses.to_kind(Kind::Double),
                 logits.argmax(-1, false).eq_tensor(&batch.targets),
             )
         });
-        loss += sum;
         targets += batch.n_rows();
+        let losses = Vec::<f64>::try_from(losses).expect("one loss per target");
         let hits = Vec::<bool>::try_from(hits).expect("one bool per target");
-        let mut hits = hits.as_slice();
+        let mut start = 0;
         for sequence in &sequences[pass] {
-            let (own, others) = hits.split_at(sequence.n_targets());
-            exact += usize::from(own.iter().all(|&hit| hit));
-            hits = others;
+            let own = start..start + sequence.n_targets();
+            start = own.end;
+            scores.losses.push(losses[own.clone()].iter().sum());
+            scores.exact.push(hits[own].iter().all(|&hit| hit));
         }
     }
-    Validation {
-        loss: loss / targets as f64,
+    let exact = scores.exact.iter().filter(|exact| **exact).count();
+    let validation = Validation {
+        loss: scores.losses.iter().sum::<f64>() / targets as f64,
         exact: exact as f64 / sequences.len() as f64,
-    }
+    };
+    (validation, scores)
 }
 
 #[cfg(test)]
@@ -104,5 +173,24 @@ mod tests {
         assert!(of(0.1132, 43.0).is_better(&of(0.1935, 44.0), 48));
         assert!(!of(0.1935, 44.0).is_better(&of(0.1132, 43.0), 48));
         assert!(of(0.1935, 45.0).is_better(&of(0.1132, 43.0), 48));
+    }
+
+    #[test]
+    fn rows_are_worse_by_more_than_an_error_of_their_differences() {
+        let scores = |losses: &[f64], exact: &[bool]| RowScores {
+            losses: losses.to_vec(),
+            exact: exact.to_vec(),
+        };
+        let best = scores(&[0.1, 2.0, 0.3, 0.4], &[true, false, true, true]);
+        assert!(!best.worse_than(&best, 1.0));
+        // Every row loses a little: a small difference, and a sure one.
+        let all = scores(&[0.2, 2.1, 0.4, 0.5], &[true, false, true, true]);
+        assert!(all.worse_than(&best, 1.0) && !best.worse_than(&all, 1.0));
+        // One row loses much: one standard error of the mean.
+        let one = scores(&[0.1, 1.9, 0.3, 1.4], &[true, false, true, true]);
+        assert!(!one.worse_than(&best, 1.0));
+        // Equal losses, fewer exact.
+        let exact = scores(&best.losses, &[false, false, false, true]);
+        assert!(exact.worse_than(&best, 1.0));
     }
 }

@@ -71,7 +71,7 @@ fn a_run_keeps_them_when_it_saves_memory_and_only_then() {
         };
         let (_, outcome, lines) = run(&model, &settings).unwrap();
         let lines = lines.iter().filter(|line| line.contains("computed once"));
-        (outcome.validation.unwrap().loss, lines.count())
+        (outcome.validation().unwrap().loss, lines.count())
     };
     let (with, lines) = kept(24, 0);
     assert_eq!(lines, 2, "training and validation rows");

@@ -1,9 +1,9 @@
 //! A run that is cut off and continued gives what it would have given in one go.
 
-use jola_trainer::method::{LoraConfig, Method};
+use jola_trainer::method::{LoraConfig, Method, Sparsity};
 use jola_trainer::model::{Model, Precision};
 use jola_trainer::train::{
-    Observer, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
+    Event, Observer, Rate, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
 };
 use jola_trainer::Error;
 
@@ -15,6 +15,7 @@ use super::support::{model, rows};
 struct Keeper {
     steps: Vec<StepRecord>,
     validations: Vec<ValidationRecord>,
+    events: Vec<Event>,
     /// Steps after which the state is kept.
     keep: Vec<usize>,
     states: Vec<State>,
@@ -28,6 +29,10 @@ impl Observer for Keeper {
 
     fn validated(&mut self, record: &ValidationRecord) {
         self.validations.push(*record);
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.events.push(*event);
     }
 
     fn checkpoint_due(&mut self) -> bool {
@@ -113,6 +118,34 @@ fn a_run_continues_exactly_from_any_step() {
     }
 }
 
+/// In every stage of a path, in its prune and in its polish phase, and among the trials of
+/// learning rates.
+#[test]
+fn a_path_continues_exactly_from_any_stage() {
+    let model = model(Precision::F32);
+    let settings = Settings {
+        sparsity: Sparsity::Path,
+        lr: Rate::Auto,
+        steps: 72,
+        ..SETTINGS
+    };
+    let keep = [1, 12, 18, 19, 26, 29, 33, 40, 45, 52, 60, 63, 71];
+    let (whole, watched) = run(&model, &settings, None, &keep);
+    assert!(watched.states.len() >= 9, "{}", watched.states.len());
+    let is_trial = |event: &&Event| matches!(event, Event::Trial(_));
+    let trials = |keeper: &Keeper| keeper.events.iter().filter(is_trial).count();
+    assert!(trials(&watched) >= 3);
+    for state in &watched.states {
+        let step = state.counters.step;
+        let (rest, resumed) = run(&model, &settings, Some(state), &[]);
+        assert_eq!(whole, rest, "continued after step {step}");
+        let later = watched.validations.iter().filter(|v| v.step > step);
+        assert_eq!(resumed.validations, later.copied().collect::<Vec<_>>());
+        let done = state.counters.trials.len();
+        assert_eq!(done + trials(&resumed), trials(&watched));
+    }
+}
+
 #[test]
 fn records_tell_when_each_gate_closed() {
     let model = model(Precision::F32);
@@ -169,7 +202,7 @@ fn patience_stops_a_run_and_the_best_is_kept() {
     let model = model(Precision::F32);
     let settings = |patience| Settings {
         method: Method::Ungated,
-        lr: 0.3,
+        lr: Rate::Fixed(0.3),
         patience,
         ..SETTINGS
     };
@@ -190,7 +223,7 @@ fn the_best_has_most_rows_exact_or_the_lowest_loss() {
     let validations = |best_by_loss| {
         let settings = Settings {
             method: Method::Ungated,
-            lr: 0.3,
+            lr: Rate::Fixed(0.3),
             recipe: Recipe {
                 best_by_loss,
                 validations: 30,

@@ -7,7 +7,7 @@ use jola_trainer::method::{
     export, lora_file, ClosedShares, Edits, Init, Method, Parameters, Provenance, Sparsity,
 };
 use jola_trainer::model::{LayerChange, Model, Precision};
-use jola_trainer::train::{evaluate, Outcome, Recipe, Settings, Trainer};
+use jola_trainer::train::{evaluate, Outcome, Rate, Recipe, Settings, Trainer};
 use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -19,7 +19,7 @@ pub const SETTINGS: Settings = Settings {
     sparsity: Sparsity::Target(ClosedShares::both(0.75)),
     steps: 60,
     batch_size: 4,
-    lr: 0.05,
+    lr: Rate::Fixed(0.05),
     gate_lr: None,
     patience: 0,
     seed: 1,
@@ -97,8 +97,8 @@ fn the_same_seed_gives_the_same_bytes() {
 fn a_run_learns_and_closes_the_share_that_was_asked_for() {
     let model = model(Precision::F32);
     let (edits, outcome, lines) = train(&model, &SETTINGS).unwrap();
-    let before = evaluate(&model, &LayerChange::none(2), &CachedRows::new(&rows(8, 2)));
-    let validation = outcome.validation.unwrap();
+    let (before, _) = evaluate(&model, &LayerChange::none(2), &CachedRows::new(&rows(8, 2)));
+    let validation = outcome.validation().unwrap();
     assert!(
         validation.loss < 0.75 * before.loss,
         "{validation:?} {before:?}"
@@ -141,7 +141,7 @@ fn each_method_trains_its_halves() {
 fn a_loss_that_is_no_number_stops_the_run_and_names_the_step() {
     let model = model(Precision::F32);
     let settings = Settings {
-        lr: 1e39,
+        lr: Rate::Fixed(1e39),
         ..SETTINGS
     };
     match train(&model, &settings) {

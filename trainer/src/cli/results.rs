@@ -1,0 +1,167 @@
+//! What a run leaves: the file that was asked for, the other stages of its path, and how it
+//! stands against the unedited model.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jola_edit::atomic::write_atomically;
+
+use super::job::Job;
+use super::provenance::add_outcome;
+use crate::method::{export, lora_file, Parameters, Provenance};
+use crate::train::{Outcome, Verdict};
+
+/// Folder of the run directory for the stages of a path.
+const PATH: &str = "path";
+/// In it, what each stage came to.
+const TABLE: &str = "path.md";
+/// In the run directory: an edit that is no better than none.
+const REFUSED: &str = "refused.gguf";
+
+/// The run ended, and what it learned is no better than the unedited model.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the model without an edit does better on the validation rows ({unedited}) than with what \
+     was learned ({edited}): {} was not written, the edit is in {}; more rows, or another \
+     --lr, may help",
+    .output.display(), .kept.display()
+)]
+pub struct NoBetter {
+    unedited: String,
+    edited: String,
+    output: PathBuf,
+    kept: PathBuf,
+}
+
+/// A run that is done.
+pub(super) struct Results<'a> {
+    pub job: &'a Job<'a>,
+    pub outcome: &'a Outcome,
+    /// What was known before the run.
+    pub provenance: Provenance,
+}
+
+impl Results<'_> {
+    /// Writes the result, and the stages of a path to the run directory `folder`; returns what
+    /// to tell the user.
+    ///
+    /// # Errors
+    /// Files that cannot be written; [`NoBetter`].
+    pub fn write(&self, mut parameters: Parameters, folder: &Path) -> Result<String> {
+        let Outcome {
+            chosen,
+            ref candidates,
+            ref training_time,
+            tokens,
+            verdict,
+            ..
+        } = *self.outcome;
+        if candidates.list().len() > 1 {
+            self.write_path(&mut parameters, folder)?;
+        }
+        let output = &self.job.args.output;
+        let own = self.outcome.chosen();
+        let mut text = String::new();
+        if let (Some(Verdict::NoBetter), Some(unedited), Some(edited)) =
+            (verdict, self.outcome.unedited, own.result)
+        {
+            let kept = folder.join(REFUSED);
+            self.write_stage(&mut parameters, chosen, &kept)?;
+            return Err(NoBetter {
+                unedited: unedited.result.to_string(),
+                edited: edited.to_string(),
+                output: output.clone(),
+                kept,
+            }
+            .into());
+        }
+        let written = self.write_stage(&mut parameters, chosen, output)?;
+        if let Some(result) = own.result {
+            writeln!(text, "kept the best: validation {result}")?;
+        }
+        if verdict == Some(Verdict::Guesses) {
+            writeln!(
+                text,
+                "warning: as good as guessing: by the validation loss, the answers are picked \
+                 by how often each is right, whatever the question"
+            )?;
+        }
+        let speed = tokens as f64 / training_time.as_secs_f64();
+        writeln!(text, "{tokens} training tokens, {speed:.0} tokens/s")?;
+        write!(text, "wrote {}: {written}", output.display())?;
+        Ok(text)
+    }
+
+    /// Writes each stage's sidecar and the table of all.
+    fn write_path(&self, parameters: &mut Parameters, folder: &Path) -> Result<()> {
+        let folder = folder.join(PATH);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let mut table = String::from(
+            "| stage | numbers kept | bytes | validation loss | exact | chosen right | |\n\
+             |---|---|---|---|---|---|---|\n",
+        );
+        for (stage, candidate) in self.outcome.candidates.list().iter().enumerate() {
+            let path = folder.join(format!("stage-{stage}.gguf"));
+            self.write_stage(parameters, stage, &path)?;
+            let numbers = match &*parameters {
+                Parameters::Edits(edits) => edits.n_open() * edits.head_dim(),
+                Parameters::Lora(lora) => lora.n_parameters(),
+            };
+            let bytes = fs::metadata(&path).map_or(0, |file| file.len());
+            let percent = |share: f64| format!("{:.1} %", share * 100.0);
+            let result = candidate.result;
+            let loss = result.map_or(String::new(), |r| format!("{:.4}", r.validation.loss));
+            let exact = result.map_or(String::new(), |r| percent(r.validation.exact));
+            let choice = result.and_then(|r| r.choice).map_or(String::new(), percent);
+            let mark = if stage == self.outcome.chosen {
+                "written"
+            } else {
+                ""
+            };
+            writeln!(
+                table,
+                "| {stage} | {numbers} | {bytes} | {loss} | {exact} | {choice} | {mark} |"
+            )?;
+        }
+        eprint!("{table}");
+        let path = folder.join(TABLE);
+        write_atomically(&path, |out| out.write_all(table.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Writes the best of a stage; returns what it is.
+    fn write_stage(
+        &self,
+        parameters: &mut Parameters,
+        stage: usize,
+        path: &Path,
+    ) -> Result<String> {
+        let candidate = &self.outcome.candidates.list()[stage];
+        candidate.restore(parameters);
+        let mut provenance = self.provenance.clone();
+        add_outcome(&mut provenance, self.job, self.outcome, stage)?;
+        Ok(match &*parameters {
+            Parameters::Edits(edits) => {
+                let sidecar = export::to_sidecar(edits, &self.job.shape, provenance);
+                sidecar.write(path)?;
+                let stats = sidecar.stats();
+                format!(
+                    "{} of {} heads edited ({} scales, {} offsets)",
+                    stats.edited_heads, stats.heads, stats.open_mul, stats.open_add
+                )
+            }
+            Parameters::Lora(lora) => {
+                lora_file::write(lora, &self.job.shape.architecture, &provenance, path)?;
+                format!(
+                    "a LoRA adapter of {} numbers, rank {}, on {}",
+                    lora.n_parameters(),
+                    lora.config.rank,
+                    lora.config.targets.join(", ")
+                )
+            }
+        })
+    }
+}

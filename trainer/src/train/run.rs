@@ -1,0 +1,145 @@
+//! The training loop: learn, prune, polish, stage by stage.
+
+use std::time::Instant;
+
+use super::choice::choose_heads;
+use super::observer::Observer;
+use super::settings::Settings;
+use super::state::Counters;
+use super::step_record::ValidationRecord;
+use super::streams::keep_streams;
+use super::validation::{evaluate, Validation};
+use crate::method::Parameters;
+use crate::Error;
+
+use super::trainer::{Outcome, Trainer};
+
+/// Losses are looked at together after this many steps: each look waits for the device.
+const LOOK_EVERY: usize = 16;
+
+impl Trainer<'_> {
+    /// Runs the steps that are left and returns the parameters of the candidate that serves.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] when the loss stops being a number.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Parameters, Outcome), Error> {
+        self.measure_unedited(observer);
+        let rate = self.rate(observer)?;
+        let steps = self.plan.steps();
+        if self.counters.step == 0 && self.plan.choice(0) == 0 {
+            self.choose_heads(0, observer);
+        }
+        if !self.choosing() || !self.candidates.list().is_empty() {
+            self.keep_streams(observer);
+        }
+        let mut ended = self.counters.ended;
+        while self.counters.step < steps && !ended {
+            let step = self.counters.step;
+            let (begun, place) = (Instant::now(), self.plan.place(step));
+            self.step(step, place, rate);
+            if step + 1 == self.plan.choice(place.stage) {
+                self.choose_heads(place.stage, observer);
+                self.keep_streams(observer);
+            }
+            self.unread.note_gates(self.parameters.open_gates());
+            self.unread.add_time(begun.elapsed());
+            let last = step + 1 == self.plan.end(place.stage);
+            let validate = self.validates_after(step);
+            if observer.due() || last || validate || self.unread.len() >= LOOK_EVERY {
+                self.look(observer)?;
+            }
+            let stop = validate && self.validate(observer)?;
+            if last || stop {
+                ended = stop || step + 1 == steps;
+                ended |= self.end_stage(place.stage, observer);
+                self.counters.ended = ended;
+            }
+            if !ended && observer.checkpoint_due() {
+                self.look(observer)?;
+                self.candidate = Some(self.state());
+            }
+        }
+        self.look(observer)?;
+        Ok(self.finish(rate))
+    }
+
+    /// Reads what the last steps left on the device.
+    pub(super) fn look(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let (records, time) = self.unread.read(&mut self.gates)?;
+        self.counters.training_seconds += time.as_secs_f64();
+        if let Some(state) = self.candidate.take_if(|_| !records.is_empty()) {
+            observer.checkpoint(&state);
+        }
+        observer.steps(&records);
+        Ok(())
+    }
+
+    /// Ends a stage's choice of heads.
+    pub(super) fn choose_heads(&mut self, stage: usize, observer: &mut dyn Observer) {
+        let target = self.settings.target(stage);
+        if let Some(edits) = self.parameters.edits_mut() {
+            choose_heads(edits, target, observer);
+        }
+    }
+
+    /// Keeps what the layers below all edits make of the rows, where that takes no more memory
+    /// than was counted for those layers. Heads must have been chosen.
+    pub(super) fn keep_streams(&mut self, observer: &mut dyn Observer) {
+        let changes = self.parameters.final_changes();
+        let lowest = changes.iter().position(|change| !change.is_empty());
+        if let Some(lowest @ 1..) = lowest {
+            let rows = [&mut self.train, &mut self.valid];
+            keep_streams(
+                self.model,
+                self.settings,
+                &self.sampler,
+                lowest,
+                rows,
+                observer,
+            );
+        }
+    }
+
+    /// Whether `step` is followed by a validation.
+    pub(super) fn validates_after(&self, step: usize) -> bool {
+        let validations = self.settings.recipe.validations;
+        !self.valid.sequences().is_empty() && self.plan.validates_after(step, validations)
+    }
+
+    /// Validates and keeps the best parameters; returns whether it is time to stop.
+    pub(super) fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
+        let changes = self.parameters.final_changes();
+        let (validation, scores) = evaluate(self.model, &changes, &self.valid);
+        let Counters { step, best, .. } = self.counters;
+        let Validation { loss, .. } = validation;
+        if !loss.is_finite() {
+            return Err(Error::Diverged { step, loss });
+        }
+        let n_rows = self.valid.sequences().len();
+        let better = best.is_none_or(|best| match self.settings.recipe.best_by_loss {
+            true => loss < best.loss,
+            false => validation.is_better(&best, n_rows),
+        });
+        if better {
+            self.counters.best = Some(validation);
+            self.counters.stale = 0;
+            self.best = self.optim.values();
+            self.best_scores = scores;
+        } else {
+            self.counters.stale += 1;
+        }
+        observer.validated(&ValidationRecord {
+            step,
+            validation,
+            best: better,
+        });
+        let Settings { patience, .. } = *self.settings;
+        let stop = patience > 0 && self.counters.stale >= patience;
+        if stop && step < self.plan.steps() {
+            observer.log(&format!(
+                "stopped early at step {step}: {patience} validations without a better one (--patience)"
+            ));
+        }
+        Ok(stop)
+    }
+}

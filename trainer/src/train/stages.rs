@@ -1,0 +1,152 @@
+//! What comes before the steps of a run and between its stages: the unedited model, the rate,
+//! the best of each stage, and which of them serves.
+
+use std::time::Duration;
+
+use super::observer::Observer;
+use super::path::Candidate;
+use super::rate_search::{find_rate, judges, trial_settings, Trial};
+use super::settings::Rate;
+use super::state::Counters;
+use super::step_record::Event;
+use super::unedited::Unedited;
+use super::validation::StageResult;
+use crate::method::Parameters;
+use crate::Error;
+
+use super::trainer::{Outcome, Trainer};
+
+impl Trainer<'_> {
+    /// Measures what the run has to beat, once.
+    pub(super) fn measure_unedited(&mut self, observer: &mut dyn Observer) {
+        if self.reference && self.counters.unedited.is_none() {
+            let unedited = Unedited::measure(self.model, &self.valid, self.answers.as_ref());
+            observer.event(&Event::Unedited(unedited));
+            self.counters.unedited = Some(unedited);
+        }
+    }
+
+    /// The learning rate, found by trials unless it is given.
+    pub(super) fn rate(&mut self, observer: &mut dyn Observer) -> Result<f64, Error> {
+        if let Rate::Fixed(rate) = self.settings.lr {
+            return Ok(rate);
+        }
+        if let Some(rate) = self.counters.rate {
+            return Ok(rate);
+        }
+        let before = self.counters.unedited.and_then(|own| own.result.choice);
+        let trials = self.counters.trials.clone();
+        let method = &self.settings.method;
+        let (rate, trials) = find_rate(method, before, trials, |rate, done| {
+            if !done.is_empty() && observer.checkpoint_due() {
+                self.counters.trials = done.to_vec();
+                observer.checkpoint(&self.state());
+            }
+            let trial = self.try_rate(rate)?;
+            observer.event(&Event::Trial(trial));
+            Ok::<_, Error>(trial)
+        })?;
+        observer.log(&format!(
+            "learning rate {rate}: the best of {}",
+            trials.len()
+        ));
+        self.counters.trials = trials;
+        self.counters.rate = Some(rate);
+        Ok(rate)
+    }
+
+    /// Trains a little at this rate, apart from the run.
+    pub(super) fn try_rate(&self, rate: f64) -> Result<Trial, Error> {
+        let settings = trial_settings(self.settings, rate);
+        let (train, valid) = (self.train.sequences(), self.valid.sequences());
+        let mut trainer = Trainer::new(self.model, &settings, train, judges(train, valid))?;
+        trainer.reference = false;
+        let (result, tokens) = match trainer.run(&mut ()) {
+            Ok((_, outcome)) => (outcome.chosen().result, outcome.tokens),
+            Err(Error::Diverged { .. }) => (None, 0),
+            Err(error) => return Err(error),
+        };
+        Ok(Trial {
+            rate,
+            loss: result.map(|result| result.validation.loss),
+            choice: result.and_then(|result| result.choice),
+            tokens,
+        })
+    }
+
+    /// Notes the best of a stage, and goes on from it; returns whether the path ends there.
+    pub(super) fn end_stage(&mut self, stage: usize, observer: &mut dyn Observer) -> bool {
+        let values = match self.best.is_empty() {
+            true => self.optim.values(),
+            false => std::mem::take(&mut self.best),
+        };
+        self.optim.set_values(&values);
+        let validation = self.counters.best.take();
+        let result = validation.map(|validation| StageResult {
+            validation,
+            choice: self.choice(),
+        });
+        observer.event(&Event::Stage {
+            number: stage,
+            result,
+        });
+        self.counters.stages.push(result);
+        self.counters.stale = 0;
+        self.candidates.push(Candidate {
+            result,
+            scores: std::mem::take(&mut self.best_scores),
+            values,
+        });
+        if stage + 1 == self.plan.stages.len() {
+            return true;
+        }
+        if self.candidates.lost() {
+            observer.log("the path ends here: what is left is clearly worse");
+            return true;
+        }
+        if let Some(edits) = self.parameters.edits_mut() {
+            edits.release();
+        }
+        false
+    }
+
+    /// How often the likeliest answer of validation rows is right with the parameters as they
+    /// stand, where they choose between a few.
+    pub(super) fn choice(&mut self) -> Option<f64> {
+        if let Some(edits) = self.parameters.edits_mut() {
+            edits.fix();
+        }
+        let answers = self.answers.as_ref()?;
+        answers.choice(self.model, &self.parameters.final_changes(), &self.valid)
+    }
+
+    /// Chooses between the candidates.
+    pub(super) fn finish(mut self, rate: f64) -> (Parameters, Outcome) {
+        let Counters {
+            unedited,
+            step,
+            tokens,
+            training_seconds,
+            ..
+        } = self.counters;
+        if self.candidates.list().is_empty() {
+            // Nothing was to be done.
+            self.end_stage(self.plan.stages.len() - 1, &mut ());
+        }
+        let chosen = self.candidates.chosen(unedited.as_ref());
+        self.candidates.list()[chosen].restore(&mut self.parameters);
+        let n_rows = self.valid.sequences().len();
+        let verdict = unedited.zip(self.candidates.list()[chosen].result);
+        let outcome = Outcome {
+            rate,
+            unedited,
+            verdict: verdict.map(|(unedited, result)| unedited.verdict(&result, n_rows)),
+            chosen,
+            candidates: self.candidates,
+            steps: step,
+            tokens,
+            training_time: Duration::from_secs_f64(training_seconds),
+        };
+        (self.parameters, outcome)
+    }
+}
