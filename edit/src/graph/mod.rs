@@ -247,7 +247,7 @@ impl DeviceEdits {
             .iter()
             .flat_map(|layer| rows(edits, *layer))
             .flatten()
-            .map(|row| std::mem::size_of_val(row))
+            .map(std::mem::size_of_val)
             .sum();
         let failed = GraphError::Alloc {
             bytes,
