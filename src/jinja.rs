@@ -283,7 +283,7 @@ mod tests {
             length(&nested.replace("LEVELS", &levels.to_string()))
         };
         assert_eq!(deep(MAX_DEPTH), Ok(2 * MAX_DEPTH + 1));
-        for levels in [MAX_DEPTH + 1, 50_000] {
+        for levels in [MAX_DEPTH + 1, 1_000] {
             let text = deep(levels).unwrap_err();
             assert!(text.contains("more than 128 levels"), "{text}");
         }
