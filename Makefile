@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header clean
+.PHONY: help setup build manuals demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -83,6 +83,20 @@ bench-training: build ## the same for training, against transformers (PARTS="sha
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header
+
+# Targets of fuzz/, one after the other (TARGETS="gguf pickle": only some).
+SECONDS ?= 60
+fuzz: ## broken inputs for every reader, SECONDS=60 each
+	scripts/setup.sh fuzz
+	fuzz/run.sh -max_total_time=$(SECONDS) $(TARGETS)
+
+fuzz-long: ## the same until each has read ten million
+	scripts/setup.sh fuzz
+	fuzz/run.sh -runs=10000000 $(TARGETS)
+
+sanitize: setup ## tests of what is unsafe under valgrind (scripts/sanitize.sh says which)
+	scripts/setup.sh valgrind
+	$(ENV) scripts/sanitize.sh
 
 clean: ## remove target/ (the downloads stay, in ~/.cache/llama-jola)
 	cargo clean

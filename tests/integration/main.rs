@@ -12,3 +12,4 @@ mod hook;
 mod import;
 mod likelihood;
 mod patch;
+mod soundness;
