@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test lint check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -41,6 +41,12 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 	cargo fmt --all --check
 	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
 	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
+
+check: setup ## the inference side without libtorch, without its command, and with overflow checks
+	@if cargo tree --locked -p llama-jola -e normal --prefix none | grep -E '^(tch|torch-sys) '; then \
+		echo "llama-jola must not need libtorch" >&2; exit 1; fi
+	$(ENV) cargo check --release --locked -p llama-jola --no-default-features
+	$(ENV) cargo test --locked -p jola-edit
 
 golden: setup ## regenerate the tests' golden files (tests/golden/*.py)
 	scripts/setup.sh golden
