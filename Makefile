@@ -42,10 +42,11 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
 	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
 
+# Without openmp llama.cpp would be compiled a second time.
 check: setup ## the inference side without libtorch, without its command, and with overflow checks
 	@if cargo tree --locked -p llama-jola -e normal --prefix none | grep -E '^(tch|torch-sys) '; then \
 		echo "llama-jola must not need libtorch" >&2; exit 1; fi
-	$(ENV) cargo check --release --locked -p llama-jola --no-default-features
+	$(ENV) cargo check --release --locked -p llama-jola --no-default-features --features openmp
 	$(ENV) cargo test --locked -p jola-edit
 
 golden: setup ## regenerate the tests' golden files (tests/golden/*.py)
