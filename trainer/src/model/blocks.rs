@@ -12,8 +12,6 @@ use tch::{Kind, Tensor};
 pub struct BlockFormat {
     /// ggml's id of it.
     pub ggml_type: u32,
-    /// Its name, as in ggml.
-    pub name: &'static str,
     /// Bytes of a block.
     pub bytes: i64,
     /// Numbers in a block.
@@ -23,13 +21,11 @@ pub struct BlockFormat {
 
 const fn format(
     ggml_type: u32,
-    name: &'static str,
     [bytes, numbers]: [i64; 2],
     dequantise: fn(&Tensor) -> Tensor,
 ) -> BlockFormat {
     BlockFormat {
         ggml_type,
-        name,
         bytes,
         numbers,
         dequantise,
@@ -38,18 +34,18 @@ const fn format(
 
 /// All of them.
 pub const BLOCK_FORMATS: [BlockFormat; 12] = [
-    format(2, "q4_0", [18, 32], q4_0),
-    format(3, "q4_1", [20, 32], q4_1),
-    format(6, "q5_0", [22, 32], q5_0),
-    format(7, "q5_1", [24, 32], q5_1),
-    format(8, "q8_0", [34, 32], q8_0),
-    format(10, "q2_K", [84, 256], q2_k),
-    format(11, "q3_K", [110, 256], q3_k),
-    format(12, "q4_K", [144, 256], q4_k),
-    format(13, "q5_K", [176, 256], q5_k),
-    format(14, "q6_K", [210, 256], q6_k),
-    format(20, "iq4_nl", [18, 32], iq4_nl),
-    format(23, "iq4_xs", [136, 256], iq4_xs),
+    format(2, [18, 32], q4_0),
+    format(3, [20, 32], q4_1),
+    format(6, [22, 32], q5_0),
+    format(7, [24, 32], q5_1),
+    format(8, [34, 32], q8_0),
+    format(10, [84, 256], q2_k),
+    format(11, [110, 256], q3_k),
+    format(12, [144, 256], q4_k),
+    format(13, [176, 256], q5_k),
+    format(14, [210, 256], q6_k),
+    format(20, [18, 32], iq4_nl),
+    format(23, [136, 256], iq4_xs),
 ];
 
 impl BlockFormat {
@@ -245,11 +241,11 @@ mod tests {
     /// Bytes of any content are blocks; only their scales must be numbers.
     fn equal_to_ggml(format: BlockFormat, mut raw: Vec<u8>) {
         let size = format.bytes as usize;
-        let scales: &[usize] = match format.name {
-            "q4_1" | "q5_1" | "q4_K" | "q5_K" => &[0, 2],
-            "q2_K" => &[80, 82],
-            "q3_K" => &[108],
-            "q6_K" => &[208],
+        let scales: &[usize] = match format.ggml_type {
+            3 | 7 | 12 | 13 => &[0, 2],
+            10 => &[80, 82],
+            11 => &[108],
+            14 => &[208],
             _ => &[0],
         };
         for block in raw.chunks_mut(size) {
@@ -265,8 +261,8 @@ mod tests {
         let found = Vec::<f32>::try_from(found.flatten(0, -1)).unwrap();
         let different = found.iter().zip(&expected).position(|(a, b)| a != b);
         if let Some(i) = different {
-            let (name, found, expected) = (format.name, found[i], expected[i]);
-            panic!("{name}: number {i} is {found}, ggml's is {expected}");
+            let (ggml_type, found, expected) = (format.ggml_type, found[i], expected[i]);
+            panic!("type {ggml_type}: number {i} is {found}, ggml's is {expected}");
         }
     }
 

@@ -16,7 +16,7 @@ use super::rotation::Frequencies;
 use super::tensor_reader::{part_names, TensorReader};
 use super::weight::Weight;
 use crate::base::{open, Base};
-use crate::Error;
+use crate::{gpu, Error};
 
 impl Model {
     /// Opens, checks and loads a base model.
@@ -38,6 +38,9 @@ impl Model {
         device: Device,
     ) -> Result<Model, Error> {
         let config = Config::read(base)?;
+        if device.is_cuda() {
+            gpu::load();
+        }
         let d = config.n_embd;
         let biases = config.architecture.biases;
         let mut loader = Loader {

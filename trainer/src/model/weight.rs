@@ -30,6 +30,13 @@ pub enum Rows {
     Blocks(BlockRows),
 }
 
+/// Whether stored rows can stay as they are.
+pub(crate) fn stays_in_blocks(part: &StoredRows) -> bool {
+    let plain = part.order == RowOrder::Stored && part.plus == 0.0;
+    let format = BlockFormat::of(part.ggml_type);
+    plain && format.is_some_and(|format| part.columns as i64 % format.numbers == 0)
+}
+
 /// A matrix [rows, columns].
 #[derive(Debug)]
 pub struct Weight {
@@ -49,11 +56,10 @@ impl From<Tensor> for Weight {
 impl Rows {
     /// Those of `part` on `device`, where their format can stay; `None` otherwise.
     pub(super) fn blocks(part: &StoredRows, device: Device) -> Option<Rows> {
-        let format = BlockFormat::of(part.ggml_type)?;
-        let plain = part.order == RowOrder::Stored && part.plus == 0.0;
-        if !plain || part.columns as i64 % format.numbers != 0 {
+        if !stays_in_blocks(part) {
             return None;
         }
+        let format = BlockFormat::of(part.ggml_type)?;
         let of_row = part.columns as i64 / format.numbers;
         let shape = [part.rows as i64, of_row, format.bytes];
         let blocks = Tensor::from_data_size(part.bytes, &shape, Kind::Uint8).to_device(device);

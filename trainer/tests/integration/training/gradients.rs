@@ -100,7 +100,14 @@ fn stay_inside_the_edits() {
     let batch = Batch::pack(&rows(2, 1), Device::Cpu);
     let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
     loss(&model, &edits, &batch).backward();
-    assert!(!model.token_embd.dense().requires_grad() && model.output.matrix.is_none());
+    assert!(
+        !model.token_embd.dense().requires_grad()
+            && model
+                .output
+                .matrix
+                .as_ref()
+                .is_none_or(|m| !m.dense().requires_grad())
+    );
     assert!(model
         .layers
         .iter()
