@@ -96,6 +96,7 @@ def speed_small(table):
 
 
 def big(table):
+    need_card()
     base = base_8b.base()
     agreement(table, "8B shape", base, base_8b.EDIT)
     speed(table, "8B shape", base, base_8b.EDIT, 2)

@@ -21,12 +21,13 @@ TRAIN = BIN / "jola-train"
 EDIT = MODELS / "random-edit.gguf"
 # SmolLM2's shape, as hooks.py reads it.
 SHAPE = {"d": 576, "layers": 30, "heads": 9, "kv": 3, "f": 1536, "vocab": 49152, "tied": True}
-ROWS, LENGTH = (2, 32) if REHEARSAL else (8, 128)
-STEPS = 6 if REHEARSAL else 40
+ROWS, LENGTH = (2, 16) if REHEARSAL else (8, 128)
+STEPS = 8 if REHEARSAL else 40
 
 
 def tokens():
-    return (MODELS / "tokens.txt").read_text().strip()
+    listed = (MODELS / "tokens.txt").read_text().strip().split(",")
+    return ",".join(listed[:24] if REHEARSAL else listed)
 
 
 def environment(table):
@@ -54,7 +55,7 @@ def environment(table):
         except Failed as reason:
             table.add(what, "FAILED", note=str(reason))
 
-    attempt("jola-train, the CPU", "environment-cpu", TRAIN, "cpu", None)
+    attempt("jola-train --device cpu", "environment-cpu", TRAIN, "cpu", None)
     need_card()
     attempt("jola-train --device auto", "environment-auto", TRAIN, "auto", None)
     attempt("jola-train --device cuda", "environment-cuda", TRAIN, DEVICE, None)
