@@ -33,13 +33,13 @@ cuda_options() {
     options=(-DGGML_CUDA=ON "-DCMAKE_CUDA_ARCHITECTURES=$architecture" "-DCMAKE_CUDA_COMPILER=$nvcc" -DGGML_CUDA_NCCL=OFF)
     ls -d "$toolkit" "$toolkit"/lib64 "$toolkit"/targets/*/lib "$packages"/lib || true
     for name in cublas cublasLt cudart; do
-        found=$(find "$toolkit/" "$packages/" -name "lib$name.so*" 2>/dev/null | sort | head -n 1)
+        found=$(find "$toolkit/" "$packages/" -name "lib$name.so*" 2>/dev/null | sort | head -n 1) || true
         echo "lib$name: ${found:-not found}"
         case $found in
             "$packages"/*) options+=("-DCUDA_${name}_LIBRARY=$found" "-DCMAKE_CUDA_FLAGS=-I$packages/include" "-DCMAKE_CXX_FLAGS=-I$packages/include") ;;
         esac
     done
-    find "$toolkit/" -name libcuda.so 2>/dev/null | grep -q . || options+=(-DGGML_CUDA_NO_VMM=ON)
+    [ -n "$(find "$toolkit/" -name libcuda.so 2>/dev/null)" ] || options+=(-DGGML_CUDA_NO_VMM=ON)
 }
 
 [ "$kind" = cpu ] || cuda_options

@@ -60,7 +60,7 @@ export LIBTORCH
 export JOLA_GPU_BUNDLE=$bundle JOLA_GPU_OUT=$out
 
 # In the background: the trainer's checks hardly use the CPUs. Its group ends with this script.
-rm -f "$bundle"/llama-*.ready "$bundle"/llama-*.failed
+rm -f "$bundle"/llama-*.failed "$bundle"/llama-*.ready
 setsid nice -n 10 bash "$here/build_llama.sh" "$bundle" >"$out/build_llama.log" 2>&1 &
 builder=$!
 trap 'kill -- -$builder 2>/dev/null || true' EXIT

@@ -37,11 +37,10 @@ class Failed(Exception):
 
 
 class Card:
-    """The NVIDIA card, seen by NVML; without one all that is asked for is None."""
+    """The NVIDIA card, seen by NVML or else by nvidia-smi; without one its name is None."""
 
     def __init__(self):
-        self.handle = None
-        self.name = self.driver = self.memory_mib = None
+        self.handle = self.name = self.driver = self.memory_mib = None
         try:
             import pynvml
 
@@ -51,13 +50,24 @@ class Card:
             self.name = text(pynvml.nvmlDeviceGetName(self.handle))
             self.driver = text(pynvml.nvmlSystemGetDriverVersion())
             self.memory_mib = pynvml.nvmlDeviceGetMemoryInfo(self.handle).total / 2**20
-        except Exception as error:  # whatever is missing, there is then no card to measure
-            self.why_not = f"{type(error).__name__}: {error}"
+        except Exception as error:  # whatever is missing: the other way may work
+            self.handle, self.why_not = None, f"{type(error).__name__}: {error}"
+            self.name, self.driver, memory = self.asked("name,driver_version,memory.total") or (None,) * 3
+            self.memory_mib = float(memory or 0)
+
+    def asked(self, what):
+        """nvidia-smi's answer, as a list; None if there is no card."""
+        command = ["nvidia-smi", "--id=0", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError:
+            return None
+        return done.stdout.strip().split(", ") if done.returncode == 0 else None
 
     def used_mib(self):
-        if self.handle is None:
-            return 0.0
-        return self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used / 2**20
+        if self.handle is not None:
+            return self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used / 2**20
+        return float(self.asked("memory.used")[0]) if self.name else 0.0
 
 
 def text(value):
@@ -65,7 +75,7 @@ def text(value):
 
 
 CARD = Card()
-HAS_CARD = CARD.handle is not None and not REHEARSAL
+HAS_CARD = CARD.name is not None and not REHEARSAL
 DEVICE = "cuda" if HAS_CARD else "cpu"
 
 
