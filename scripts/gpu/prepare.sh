@@ -67,7 +67,7 @@ programs() {
     say "building the programs against libtorch $torch"
     cargo_portable build --release -p jola-trainer -p llama-jola -p jola-plugin
     tests=$(test_executable)
-    rm -rf "$bundle/bin"
+    rm -rf "${bundle:?}/bin"
     mkdir -p "$bundle/bin"
     cp "$release"/{jola-train,jola-train-core,llama-jola,libjola.so} "$bundle/bin"
     cp "$tests" "$bundle/bin/trainer-tests"
