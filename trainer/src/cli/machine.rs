@@ -31,7 +31,7 @@ pub enum DtypeChoice {
     Auto,
     /// float32 weights and activations.
     F32,
-    /// bfloat16 weights and activations; edits, norms, softmax and loss stay float32.
+    /// bfloat16 weights and activations; edits, norms and loss stay float32.
     Bf16,
 }
 
@@ -71,11 +71,15 @@ impl DeviceChoice {
 impl DtypeChoice {
     /// The number formats to use on `device`.
     pub fn resolve(self, device: Device) -> Precision {
-        match self {
+        let precision = match self {
             DtypeChoice::F32 => Precision::F32,
             DtypeChoice::Bf16 => Precision::BF16,
             DtypeChoice::Auto if device.is_cuda() || cpu_has_fast_bf16() => Precision::BF16,
             DtypeChoice::Auto => Precision::F32,
+        };
+        match device.is_cuda() {
+            true => precision.fused(),
+            false => precision,
         }
     }
 }
@@ -131,6 +135,7 @@ mod tests {
     fn asked_formats_are_kept() {
         assert_eq!(DtypeChoice::F32.resolve(Device::Cpu), Precision::F32);
         assert_eq!(DtypeChoice::Bf16.resolve(Device::Cpu), Precision::BF16);
-        assert_eq!(DtypeChoice::Auto.resolve(Device::Cuda(0)), Precision::BF16);
+        let gpu = Device::Cuda(0);
+        assert_eq!(DtypeChoice::Auto.resolve(gpu), Precision::BF16.fused());
     }
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Shared prefixes of fewer tokens are not worth the wider attention of what follows.
 const SHORTEST_PREFIX: usize = 8;
@@ -211,14 +211,25 @@ impl Packer {
         self.rows.extend(rows.map(|row| row as i64 + shift));
     }
 
+    /// All numbers go to the device in one copy, which nothing waits for.
     fn finish(self, device: Device) -> Batch {
-        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        let lists = [self.tokens, self.positions, self.rows, self.targets];
+        let lengths = lists.each_ref().map(|list| list.len() as i64);
+        let all = Tensor::from_slice(&lists.concat());
+        let all = match device.is_cuda() {
+            true => all
+                .pin_memory(device)
+                .to_device_(device, Kind::Int64, true, false),
+            false => all,
+        };
+        let mut parts = all.split_with_sizes(lengths, 0).into_iter();
+        let mut part = || parts.next().expect("four parts");
         Batch {
-            tokens: tensor(&self.tokens),
-            positions: tensor(&self.positions),
+            tokens: part(),
+            positions: part(),
+            rows: part(),
+            targets: part(),
             prefix: self.prefix as i64,
-            rows: tensor(&self.rows),
-            targets: tensor(&self.targets),
             lengths: self.lengths,
             entry: None,
         }
