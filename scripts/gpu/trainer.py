@@ -78,7 +78,8 @@ def logits(table):
 
     variants = {"float32": []}
     if "--dtype" in offered:
-        variants |= {"float32": ["--dtype", "f32"], "bfloat16": ["--dtype", "bf16"]}
+        formats = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+        variants |= {name: ["--dtype", dtype] for name, dtype in formats.items()}
     if "--weights" in offered:
         variants["float32, quantised weights"] = [*variants["float32"], "--weights", "quantised"]
     reference = {}
@@ -101,15 +102,14 @@ def tests(table):
     program = BIN / "trainer-tests"
     environment = {
         "LD_LIBRARY_PATH": f"{LIBTORCH / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "LD_PRELOAD": str(LIBTORCH / "lib/libtorch_cuda.so") if HAS_CARD else "",
         "JOLA_DEVICE": DEVICE,
         "JOLA_TEST_MODEL": str(SMALL),
         "JOLA_TEST_CACHE": str(fresh("tests")),
     }
-    listed = run("tests-list", [program, "--ignored", "--list", "gpu"], environment).stdout
+    listed = run("tests-list", [program, "--list", "gpu::"], environment).stdout
     if ": test" not in listed:
         raise NotRun("the tests' executable has none with gpu in its name")
-    command = [program, "--ignored", "--nocapture", "--test-threads", "1", "gpu"]
+    command = [program, "--nocapture", "--test-threads", "1", "gpu::"]
     try:
         run("tests", command, environment)
     except Failed as reason:
