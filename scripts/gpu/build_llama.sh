@@ -45,7 +45,7 @@ cuda_options() {
         found=$(find "$toolkit/" "$packages/" -name "lib$name.so*" 2>/dev/null | sort | head -n 1) || true
         echo "lib$name: ${found:-not found}"
         case $found in
-            "$packages"/*) options+=("-DCUDA_${name}_LIBRARY=$found") headers="-isystem $packages/include" ;;
+            "$packages"/*) options+=("-DCUDA_${name}_LIBRARY=$found") headers="-I$packages/include" ;;
         esac
     done
     [ -z "$headers" ] || options+=("-DCMAKE_CUDA_FLAGS=$headers" "-DCMAKE_CXX_FLAGS=$headers")
