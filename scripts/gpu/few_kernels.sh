@@ -11,7 +11,7 @@
 
 set -euo pipefail
 cuda=$1/ggml/src/ggml-cuda
-kept=(q4_1 q8_0 q4_k q6_k)
+kept=(q4_1 q8_0 q4_k q6_k) names='Q4_1|Q8_0|Q4_K|Q6_K'
 operations=(
     acc add-id arange argmax argsort col2im-1d conv-transpose-1d conv2d conv2d-dw conv2d-transpose
     conv3d count-equal cross-entropy-loss cumsum diag diagmask dsv4-hc fattn-tile fill
@@ -27,4 +27,9 @@ done
 rm -f "$cuda"/template-instances/{fattn-tile,fattn-mma,mmf}*.cu
 # CMake asks for these by name.
 for file in "$cuda"/template-instances/fattn-vec*.cu; do : >"$file"; done
+# The products with few columns of all types are one file, the slowest of all.
+sed -i -E '/^static void mul_mat_vec_q_switch_type\(/,/^}/ {
+    /^        case GGML_TYPE_('"$names"'):/b
+    /^        case GGML_TYPE_/,/^            break;/d
+}' "$cuda/mmvq.cu"
 for operation in "${operations[@]}"; do rm -f "$cuda/$operation.cu"; done
