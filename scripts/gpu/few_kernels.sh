@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Leaves out of llama.cpp's source the CUDA kernels that the checks do not call, for they take
 # most of the compiler's time: flash attention (GGML_CUDA_FA=OFF), matrix products of types that
-# SmolLM2 and the 8B base do not have and those of few rows of float16, and operations that the
-# graphs of Llama models do not hold. What is left is compiled as it stands.
+# SmolLM2 and the 8B base do not have, those of 5 to 16 columns by float16 (attention of so many
+# tokens at once), and operations that the graphs of Llama models do not hold. What is left is
+# compiled as it stands.
 #
 # usage: few_kernels.sh LLAMA.CPP
 #
@@ -24,7 +25,8 @@ for file in "$cuda"/template-instances/mmq-instance-*.cu; do
     type=${file##*/mmq-instance-} type=${type%.cu}
     [[ " ${kept[*]} " == *" $type "* ]] || rm "$file"
 done
-rm -f "$cuda"/template-instances/{fattn-tile,fattn-mma,mmf}*.cu
+rm -f "$cuda"/template-instances/{fattn-tile,fattn-mma}*.cu
+rm -f "$cuda"/template-instances/mmf-instance-ncols_{5,6,7,8,9,10,11,12,13,14,15,16}.cu
 # CMake asks for these by name.
 for file in "$cuda"/template-instances/fattn-vec*.cu; do : >"$file"; done
 # The products with few columns of all types are one file, the slowest of all.
