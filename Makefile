@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test lint check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -32,6 +32,12 @@ demo: build ## train an edit on example data, evaluate without and with it
 test: build ## all tests: what the examples print and the documentation shows, too
 	$(ENV) cargo test $(FLAGS)
 
+# One after the other, whatever -j says: they measure, and share ports and cores.
+test-all: build ## the tests of CI and those that take longer: test-gemma, test-bake, test-plugin (two hours)
+	@for target in scripts check test test-gemma test-bake test-plugin; do \
+		printf '\n== make %s\n' "$$target"; \
+		$(MAKE) --no-print-directory "$$target"; done
+
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
 	scripts/setup.sh gemma
 	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test integration -- \
@@ -42,10 +48,23 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
 	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
 
+# Files are compiled into a folder that goes away. What needs matplotlib, torch or a host's
+# package is compiled only; the benches say how they are called without doing anything.
+PYTHON = git ls-files -z '*.py' | PYTHONPYCACHEPREFIX="$$folder" xargs -0 python3 -W error -m py_compile
+scripts: ## shellcheck on shell scripts, and the checks of research/scripts
+	scripts/setup.sh lint
+	git grep -lzE '^#!.*sh$$' -- . | xargs -0 shellcheck -x
+	shellcheck scripts/env.sh scripts/lib/*.sh
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON)
+	for script in compare bench/inference bench/training; do \
+		"research/scripts/$$script.py" --help >/dev/null; done
+	research/scripts/checks.py
+
+# `openmp` stays: without it llama.cpp would be compiled once more.
 check: setup ## the inference side without libtorch, without its command, and with overflow checks
 	@if cargo tree --locked -p llama-jola -e normal --prefix none | grep -E '^(tch|torch-sys) '; then \
 		echo "llama-jola must not need libtorch" >&2; exit 1; fi
-	$(ENV) cargo check --release --locked -p llama-jola --no-default-features
+	$(ENV) cargo check --release --locked -p llama-jola --no-default-features --features openmp
 	$(ENV) cargo test --locked -p jola-edit
 
 golden: setup ## regenerate the tests' golden files (tests/golden/*.py)
