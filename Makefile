@@ -33,7 +33,7 @@ test: build ## all tests: what the examples print and the documentation shows, t
 	$(ENV) cargo test $(FLAGS)
 
 # One after the other, whatever -j says: they measure, and share ports and cores.
-test-all: build ## the tests of CI and those that take longer: test-gemma, test-bake, test-plugin (two hours)
+test-all: build ## the tests of CI and those that take longer: test-gemma, test-bake, test-plugin
 	@for target in scripts check test test-gemma test-bake test-plugin; do \
 		printf '\n== make %s\n' "$$target"; \
 		$(MAKE) --no-print-directory "$$target"; done
