@@ -12,4 +12,5 @@ mod hook;
 mod import;
 mod likelihood;
 mod patch;
+mod readme;
 mod soundness;
