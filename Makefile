@@ -60,7 +60,7 @@ scripts: ## shellcheck on shell scripts, and the checks of research/scripts
 		"research/scripts/$$script.py" --help >/dev/null; done
 	research/scripts/checks.py
 
-# `openmp` stays: without it llama.cpp would be compiled once more.
+# Without openmp llama.cpp would be compiled a second time.
 check: setup ## the inference side without libtorch, without its command, and with overflow checks
 	@if cargo tree --locked -p llama-jola -e normal --prefix none | grep -E '^(tch|torch-sys) '; then \
 		echo "llama-jola must not need libtorch" >&2; exit 1; fi

@@ -11,13 +11,15 @@
 //!   and how users name them;
 //! - [`graph`]: those rows as nodes of a ggml graph, through functions that the caller brings;
 //! - [`architectures`]: what a base model must be to be edited or trained on;
-//! - [`output`]: the door through which results are written.
+//! - [`bytes`] and [`output`]: what files are read as, and the door through which results are
+//!   written.
 //!
 //! It links nothing: no llama.cpp, no libtorch.
 
 #![deny(missing_debug_implementations)]
 
 pub mod architectures;
+pub mod bytes;
 mod digest;
 pub mod edit_set;
 mod error;

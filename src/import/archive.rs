@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 use std::io::{Cursor, Read};
 
+use jola_edit::bytes::Bytes;
 use zip::read::ZipFile;
 use zip::result::ZipError;
 use zip::ZipArchive;
 
-use super::bytes::Bytes;
 use super::error::ImportErrorKind;
 
 /// An open archive.

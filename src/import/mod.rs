@@ -6,7 +6,6 @@
 
 mod archive;
 pub mod array;
-mod bytes;
 pub mod element;
 mod error;
 mod iti;

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use jola_edit::bytes::Bytes;
 use jola_edit::FileError;
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
@@ -14,7 +15,6 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::archive::Archive;
 use super::array::{elements, floats, gather, Array, MAX_VALUES};
-use super::bytes::Bytes;
 use super::element::ElementType;
 use super::error::{ImportError, ImportErrorKind};
 use super::npy::{self, MAX_NPY};

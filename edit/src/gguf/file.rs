@@ -1,13 +1,14 @@
 //! An open GGUF file: its metadata, its tensor table and slices of its tensor data.
 
 use std::fs::File;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::{reader, role, types, GgmlType, GgufError, GgufErrorKind, Metadata};
 use super::{MAX_DIMS, MAX_TENSOR_NAME_LEN};
+use crate::bytes::Bytes;
 
 /// A GGUF file, checked in full when it is opened; tensor data stay on disk until touched.
 #[derive(Debug)]
@@ -15,23 +16,6 @@ pub struct Gguf {
     path: PathBuf,
     bytes: Bytes,
     header: reader::Header,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 /// One row of the tensor table.

@@ -33,6 +33,11 @@ impl<'a> CachedRows<'a> {
         self.sequences
     }
 
+    /// The layer that the kept streams enter; 0: none are kept.
+    pub fn kept_before(&self) -> usize {
+        self.layer
+    }
+
     /// Packs the rows with these indices. Where their residual streams are kept, the batch
     /// enters the model behind the layers that need no recomputation.
     pub fn pack(&self, rows: &[usize], device: Device) -> Batch {
@@ -57,6 +62,8 @@ impl<'a> CachedRows<'a> {
     /// Computes the streams before `layer`, with no edit below it, and keeps them. They
     /// depend on nothing but the rows, so that a resumed run keeps the same.
     pub fn keep(&mut self, model: &Model, layer: usize) {
+        // Those of before make room first.
+        self.streams.clear();
         let mut streams = Vec::with_capacity(self.sequences.len());
         for pass in passes(self.sequences) {
             let batch = Batch::pack(&self.sequences[pass], model.device());

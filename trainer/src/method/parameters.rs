@@ -29,15 +29,15 @@ pub enum Parameters {
 }
 
 impl Parameters {
-    /// Fresh parameters. `head_rms` [L, H] is asked for when the method edits heads: the root
-    /// mean square of their outputs in the base model.
+    /// Fresh parameters. `head_rms` [L, H], the root mean square of head outputs in the base
+    /// model, must be there when the method edits heads.
     ///
     /// # Errors
     /// As [`Lora::new`].
     pub fn new(
         method: &Method,
         model: &Model,
-        head_rms: impl FnOnce() -> Tensor,
+        head_rms: Option<&Tensor>,
         init: Init,
         seed: u64,
     ) -> Result<Parameters, Error> {
@@ -45,7 +45,8 @@ impl Parameters {
             Method::Lora(config) => Parameters::Lora(Lora::new(config.clone(), model, seed)?),
             _ => {
                 let head_dim = model.config.head_dim;
-                let edits = Edits::new(method.clone(), head_dim, &head_rms(), init, seed);
+                let head_rms = head_rms.expect("the size of the outputs that are edited");
+                let edits = Edits::new(method.clone(), head_dim, head_rms, init, seed);
                 Parameters::Edits(edits)
             }
         })

@@ -157,17 +157,6 @@ impl AdamW {
         self.slots.iter().map(value).collect()
     }
 
-    /// Puts [`values`](Self::values) back, those that there are; moments stay.
-    pub fn set_values(&mut self, values: &[(String, Tensor)]) {
-        no_grad(|| {
-            for slot in &mut self.slots {
-                if let Some((_, value)) = values.iter().find(|(name, _)| *name == slot.name) {
-                    slot.parameter.copy_(value);
-                }
-            }
-        });
-    }
-
     /// Puts a [`state`](Self::state) back.
     ///
     /// # Errors

@@ -8,11 +8,10 @@ use super::settings::Settings;
 use super::state::Counters;
 use super::step_record::ValidationRecord;
 use super::streams::keep_streams;
+use super::trainer::{Outcome, Trainer};
 use super::validation::{evaluate, Validation};
 use crate::method::Parameters;
 use crate::Error;
-
-use super::trainer::{Outcome, Trainer};
 
 /// Validations of each stage of a path.
 const PATH_VALIDATIONS: usize = 3;
@@ -70,7 +69,7 @@ impl Trainer<'_> {
     }
 
     /// Reads what the last steps left on the device.
-    pub(super) fn look(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+    fn look(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
         let (records, time) = self.unread.read(&mut self.gates)?;
         self.counters.training_seconds += time.as_secs_f64();
         if let Some(state) = self.candidate.take_if(|_| !records.is_empty()) {
@@ -81,7 +80,7 @@ impl Trainer<'_> {
     }
 
     /// Ends a stage's choice of heads.
-    pub(super) fn choose_heads(&mut self, stage: usize, observer: &mut dyn Observer) {
+    fn choose_heads(&mut self, stage: usize, observer: &mut dyn Observer) {
         let target = self.settings.target(stage);
         if let Some(edits) = self.parameters.edits_mut() {
             choose_heads(edits, target, observer);
@@ -90,8 +89,9 @@ impl Trainer<'_> {
 
     /// Keeps what the layers below all edits make of the rows, where that takes no more memory
     /// than was counted for those layers. Heads must have been chosen.
-    pub(super) fn keep_streams(&mut self, observer: &mut dyn Observer) {
-        let changes = self.parameters.final_changes();
+    fn keep_streams(&mut self, observer: &mut dyn Observer) {
+        // While a stage closes gates, these are the layers that the one before it left.
+        let changes = self.parameters.training_changes(None);
         let lowest = changes.iter().position(|change| !change.is_empty());
         if let Some(lowest @ 1..) = lowest {
             let rows = [&mut self.train, &mut self.valid];
@@ -107,7 +107,7 @@ impl Trainer<'_> {
     }
 
     /// Whether `step` is followed by a validation.
-    pub(super) fn validates_after(&self, step: usize) -> bool {
+    fn validates_after(&self, step: usize) -> bool {
         let validations = match self.plan.stages.len() {
             1 => self.settings.recipe.validations,
             _ => PATH_VALIDATIONS,
@@ -116,7 +116,7 @@ impl Trainer<'_> {
     }
 
     /// Validates and keeps the best parameters; returns whether it is time to stop.
-    pub(super) fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
         let changes = self.parameters.final_changes();
         let (validation, scores) = evaluate(self.model, &changes, &self.valid);
         let Counters { step, best, .. } = self.counters;

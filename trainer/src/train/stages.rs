@@ -9,12 +9,11 @@ use super::rate_search::{find_rate, judges, trial_settings, Trial};
 use super::settings::Rate;
 use super::state::Counters;
 use super::step_record::Event;
+use super::trainer::{Outcome, Trainer};
 use super::unedited::Unedited;
 use super::validation::StageResult;
 use crate::method::Parameters;
 use crate::Error;
-
-use super::trainer::{Outcome, Trainer};
 
 impl Trainer<'_> {
     /// Measures what the run has to beat, once.
@@ -56,10 +55,11 @@ impl Trainer<'_> {
     }
 
     /// Trains a little at this rate, apart from the run.
-    pub(super) fn try_rate(&self, rate: f64) -> Result<Trial, Error> {
+    fn try_rate(&self, rate: f64) -> Result<Trial, Error> {
         let settings = trial_settings(self.settings, rate);
         let (train, valid) = (self.train.sequences(), self.valid.sequences());
-        let mut trainer = Trainer::new(self.model, &settings, train, judges(train, valid))?;
+        let rows = [train, judges(train, valid)];
+        let mut trainer = Trainer::around(self.model, &settings, rows, self.head_rms.as_ref())?;
         trainer.reference = false;
         let (result, tokens) = match trainer.run(&mut ()) {
             Ok((_, outcome)) => (outcome.chosen().result, outcome.tokens),
@@ -80,7 +80,7 @@ impl Trainer<'_> {
             true => self.optim.values(),
             false => std::mem::take(&mut self.best),
         };
-        self.optim.set_values(&values);
+        self.parameters.set_values(&values);
         let validation = self.counters.best.take();
         let result = validation.map(|validation| StageResult {
             validation,
@@ -112,10 +112,7 @@ impl Trainer<'_> {
 
     /// How often the likeliest answer of validation rows is right with the parameters as they
     /// stand, where they choose between a few.
-    pub(super) fn choice(&mut self) -> Option<f64> {
-        if let Some(edits) = self.parameters.edits_mut() {
-            edits.fix();
-        }
+    fn choice(&self) -> Option<f64> {
         let answers = self.answers.as_ref()?;
         answers.choice(self.model, &self.parameters.final_changes(), &self.valid)
     }

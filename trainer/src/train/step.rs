@@ -7,10 +7,9 @@ use super::penalty::{add_l1_gradient, Push};
 use super::rates::LearningRates;
 use super::schedule::{ramp, Phase, Place};
 use super::settings::Settings;
+use super::trainer::Trainer;
 use super::unread_steps::UnreadStep;
 use crate::method::{ClosedShares, Method, ParameterGroup, Sparsity};
-
-use super::trainer::Trainer;
 
 impl Trainer<'_> {
     /// One optimiser step. Its numbers stay on the device.
@@ -58,7 +57,7 @@ impl Trainer<'_> {
 
     /// The shares of the gates to close when `part` of a stage's way has been gone; `None`
     /// where λ says it.
-    pub(super) fn closed_shares(&self, stage: usize, part: f64) -> Option<ClosedShares> {
+    fn closed_shares(&self, stage: usize, part: f64) -> Option<ClosedShares> {
         let before = stage.checked_sub(1);
         let before = before.and_then(|before| self.settings.target(before));
         let target = self.settings.target(stage)?;
@@ -67,7 +66,7 @@ impl Trainer<'_> {
     }
 
     /// Adds the penalty's gradient to that of the task; returns its λ.
-    pub(super) fn add_penalty(&mut self, step: usize, place: Place) -> Option<Tensor> {
+    fn add_penalty(&mut self, step: usize, place: Place) -> Option<Tensor> {
         let phase = place.phase;
         let edits = self.parameters.edits()?;
         if let (Method::Lofit { l1, .. }, Phase::Learn) = (&edits.method, phase) {

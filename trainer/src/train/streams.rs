@@ -30,6 +30,9 @@ pub(super) fn keep_streams(
         let bytes = rows.stream_bytes(model);
         if bytes > 0 && bytes <= spared {
             spared -= bytes;
+            if rows.kept_before() == lowest {
+                continue;
+            }
             rows.keep(model, lowest);
             observer.log(&format!(
                 "layers below all edits, computed once for {} rows: {lowest} ({:.0} MB kept)",

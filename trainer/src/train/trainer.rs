@@ -16,7 +16,7 @@ use super::unedited::{Unedited, Verdict};
 use super::unread_steps::UnreadSteps;
 use super::validation::{RowScores, Validation};
 use crate::data::{CachedRows, Sampler};
-use crate::method::{Edits, ParameterGroup, Parameters};
+use crate::method::{Edits, Method, ParameterGroup, Parameters};
 use crate::model::{fitting, Batch, Model, Sequence};
 use crate::Error;
 
@@ -79,6 +79,8 @@ pub struct Trainer<'a> {
     pub(super) candidates: Candidates,
     /// The answers that rows choose between.
     pub(super) answers: Option<Answers>,
+    /// [L, H] root mean square of head outputs in the base model, where heads are edited.
+    pub(super) head_rms: Option<Tensor>,
     /// Whether the unedited model is measured.
     pub(super) reference: bool,
     pub(super) unread: UnreadSteps,
@@ -99,16 +101,27 @@ impl<'a> Trainer<'a> {
         train: &'a [Sequence],
         valid: &'a [Sequence],
     ) -> Result<Trainer<'a>, Error> {
+        let head_rms = (!matches!(settings.method, Method::Lora(_))).then(|| {
+            let calibration = &train[..fitting(train, CALIBRATION_TOKENS)];
+            model.head_rms(&Batch::pack(calibration, model.device()))
+        });
+        Trainer::around(model, settings, [train, valid], head_rms.as_ref())
+    }
+
+    /// [`new`](Self::new), with the size of head outputs [L, H] on these rows where the method
+    /// edits heads.
+    pub(super) fn around(
+        model: &'a Model,
+        settings: &'a Settings,
+        [train, valid]: [&'a [Sequence]; 2],
+        head_rms: Option<&Tensor>,
+    ) -> Result<Trainer<'a>, Error> {
         let Settings {
             ref method,
             recipe,
             seed,
             ..
         } = *settings;
-        let head_rms = || {
-            let calibration = &train[..fitting(train, CALIBRATION_TOKENS)];
-            model.head_rms(&Batch::pack(calibration, model.device()))
-        };
         let parameters = Parameters::new(method, model, head_rms, recipe.init, seed)?;
         let mut optim = AdamW::new(AdamWConfig {
             beta2: recipe.beta2,
@@ -141,6 +154,7 @@ impl<'a> Trainer<'a> {
             candidates: Candidates::default(),
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
+            head_rms: head_rms.map(Tensor::copy),
             candidate: None,
         })
     }
@@ -181,15 +195,18 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// [`Error::State`] when it comes from a run of other parameters.
     pub fn restore(&mut self, state: &State) -> Result<(), Error> {
+        self.candidates.load_state(state, &self.optim.values())?;
+        // Which layers have open gates while a stage closes them is what the one before it left.
+        if let Some(last) = self.candidates.list().last() {
+            last.restore(&mut self.parameters);
+        }
         self.optim.load_state(&state.tensors)?;
         if let Some(penalty) = &mut self.penalty {
             penalty.load_state(&state.tensors)?;
         }
         self.best.clear();
-        let values = self.optim.values();
-        self.candidates.load_state(state, &values)?;
         if state.counters.best.is_some() {
-            for (name, value) in values {
+            for (name, value) in self.optim.values() {
                 let best = state.tensor(&format!("best.{name}"), &value)?;
                 self.best.push((name, best.to_device(value.device())));
             }
@@ -199,10 +216,9 @@ impl<'a> Trainer<'a> {
         self.gates = GateHistory::now(&self.parameters.open_gates());
         let choosing = self.choosing();
         if let Some(edits) = self.parameters.edits_mut() {
-            // Which layers have open gates is known from when they were last fixed.
-            edits.fix();
-            if choosing && edits.method.gated() {
-                edits.release();
+            match choosing && edits.method.gated() {
+                true => edits.release(),
+                false => edits.fix(),
             }
         }
         Ok(())

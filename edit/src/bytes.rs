@@ -1,12 +1,16 @@
-//! The bytes of a file: mapped, or already in memory.
+//! The bytes of a file that is read: mapped, or already in memory. One type for all readers of
+//! this project.
 
 use std::ops::Deref;
 
 use memmap2::Mmap;
 
+/// Bytes of a file.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub enum Bytes {
+    /// Mapped: read where they are touched.
     Mapped(Mmap),
+    /// In memory.
     Owned(Vec<u8>),
 }
 
