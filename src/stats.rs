@@ -147,9 +147,8 @@ mod tests {
     /// as 0 lies all but the samples that draw it once.
     #[test]
     fn the_paired_bootstrap_has_the_p_of_a_closed_form() {
-        let sigmas = |p: f64, found: f64| {
-            (found - p).abs() / (p * (1.0 - p) / RESAMPLES as f64).sqrt()
-        };
+        let sigmas =
+            |p: f64, found: f64| (found - p).abs() / (p * (1.0 - p) / RESAMPLES as f64).sqrt();
         for n in [3, 10, 40] {
             let mut rows = vec![0.0; n];
             rows[0] = n as f64;

@@ -5,26 +5,35 @@ use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::{Array, Gguf, GgufWriter, Metadata, Value, F32};
 use jola_edit::{LayerEdit, Sidecar};
+use llama_jola::bake::MAX_KL;
+use llama_jola::Model;
 use serde_json::Value as Json;
 
 use crate::base::f32_base;
-use testkit::logits::{argmax, distance, of_llama, spec, Edits, Logits};
-use testkit::{base_model, f32_copy, llama_jola_on, sidecars, split, text, Folder, Random};
+use testkit::logits::{argmax, of_llama, relative_error, spec, Edits, Logits};
+use testkit::{
+    base_model, f32_copy, llama_jola_on, repository, sidecars, split, text, Folder, Random,
+};
 
 /// Keys and values in 32-bit floats, which also keeps attention from rounding to 16 bits.
 const EXACT: [&str; 4] = ["-ctk", "f32", "-ctv", "f32"];
-/// Largest relative error of a position's logits between a model with 32-bit weights, changed
-/// ones included, and the live edit: MEASURED_F32, times three.
-const TOLERANCE: f64 = 1e-4;
-/// Largest mean divergence of a q8_0 file as it runs on a quantised base: what docs/bake.md
-/// gives for such a file, where a strong edit was measured.
-const AS_RUN: f64 = 6.4e-3;
+/// Largest relative error of all logits between a model with 32-bit weights, changed ones
+/// included, and the live edits: seen 4.8e-6, times three. Not of the worst position: at a few
+/// of them edits as strong as these make the model magnify the last bit (seen 1.3e-4, where
+/// 0.5000001 instead of 0.5 makes 8e-5).
+const TOLERANCE: f64 = 1.5e-5;
+/// How much farther a baked file may be from the live edit, both on a quantised base, than the
+/// live edit is from itself with its batch cut otherwise: kernels that round activations make
+/// most of either. Seen 1.1 and 2.3 times. A limit in nats would hang on text and processor.
+const TIMES_NOISE: f64 = 3.0;
 
-/// Tokens to run, the same in every test.
+/// The beginning of the tests' text: as prose, as what docs/bake.md was measured on.
 fn tokens() -> Vec<i32> {
-    let mut random = Random::new(12);
-    let words = (0..95).map(|_| 100 + random.below(20_000) as i32);
-    std::iter::once(1).chain(words).collect()
+    let model = Model::load_vocab(base_model()).unwrap();
+    let text = std::fs::read_to_string(repository("tests/data/text.txt")).unwrap();
+    let mut tokens = model.tokenize_prompt(&text).unwrap();
+    tokens.truncate(256);
+    tokens
 }
 
 /// Mean of KL(live ‖ found) over all positions, in nats.
@@ -44,10 +53,20 @@ fn mean_kl(live: &Logits, found: &Logits) -> f64 {
     all.iter().sum::<f64>() / all.len() as f64
 }
 
-/// How far the baked file is from the live edit, both run as users run them.
-fn as_run(model: &Path, edits: Edits<'_>, out: &Path) -> f64 {
-    let run = |model: &Path, edits| of_llama(model, &tokens(), edits, &[]);
-    mean_kl(&run(model, edits), &run(out, &[]))
+/// The baked file against the live edit, both run as users run them.
+fn assert_close_as_run(model: &Path, edits: Edits<'_>, out: &Path) {
+    let run = |model: &Path, edits, options: &[&str]| of_llama(model, &tokens(), edits, options);
+    let live = run(model, edits, &[]);
+    let noise = mean_kl(&live, &run(model, edits, &["-ub", "16"]));
+    let found = mean_kl(&live, &run(out, &[], &[]));
+    println!("as run {found:.1e}, noise {noise:.1e}");
+    assert!(found < TIMES_NOISE * noise, "{found:.2e} {noise:.2e}");
+    // And the noise is far from what the edit does.
+    let effect = mean_kl(&live, &run(model, &[], &[]));
+    assert!(
+        effect > 10.0 * TIMES_NOISE * noise,
+        "{effect:.2e} {noise:.2e}"
+    );
 }
 
 /// The same with all weights in 32-bit floats: the rounding of the changed weights alone.
@@ -154,7 +173,8 @@ fn in_floats_it_is_the_live_edits() {
 
     let run = |model: &Path, edits| of_llama(model, &tokens(), edits, &EXACT);
     let (live, baked, plain) = (run(&model, edits), run(&out, &[]), run(&model, &[]));
-    let (error, effect) = (distance(&baked, &live), distance(&live, &plain));
+    let error = relative_error(&baked.values, &live.values);
+    let effect = relative_error(&plain.values, &live.values);
     println!("baked and live: {error:.1e}, effect {effect:.1e}");
     assert!(error < TOLERANCE, "{error:.2e}");
     assert!(effect > 1000.0 * TOLERANCE, "{effect:.2e}");
@@ -178,8 +198,11 @@ fn in_floats_it_is_the_live_edits() {
     );
     let names = changed(&model, &out);
     let of_biases = names.iter().filter(|name| name.ends_with(".bias"));
-    let layers: Vec<&str> = of_biases.map(|name| name.split('.').nth(1).unwrap()).collect();
-    assert_eq!(layers, ["0", "5", "11", "17", "29"]);
+    let mut layers: Vec<u32> = of_biases
+        .map(|name| name.split('.').nth(1).unwrap().parse().unwrap())
+        .collect();
+    layers.sort_unstable();
+    assert_eq!(layers, [0, 5, 11, 17, 29]);
     assert_eq!(folder.names(), ["baked.gguf", "biases.gguf", "second.gguf"]);
 }
 
@@ -201,17 +224,23 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
     let report = bake(&model, &golden, &out, &[]);
     assert_eq!(changed(&model, &out), CHANGED);
     let chosen = report["changed"][0]["to"].as_str().unwrap();
-    let (alone, run) = (rounding(edits, &out, &folder), as_run(&model, edits, &out));
-    println!("rounding {alone:.1e}, as run {run:.1e}");
-    assert!(alone < 1e-3, "{alone:.2e}");
-    // The noise of kernels that round activations.
-    assert!(run < AS_RUN, "{run:.2e}");
+    let alone = rounding(edits, &out, &folder);
+    println!("{chosen}: rounding {alone:.1e}");
+    assert!(alone < MAX_KL, "{alone:.2e}");
+    let said = |of: &Json| of["mean_kl"].as_f64().unwrap();
+    assert!(said(&report["weights_only"]) < MAX_KL, "{report}");
+    assert_close_as_run(&model, edits, &out);
     for smaller in report["rejected"].as_array().unwrap() {
-        let (path, outtype) = (folder.path("smaller.gguf"), &smaller["outtype"]);
-        bake(&model, &golden, &path, &["--outtype", outtype.as_str().unwrap()]);
+        let path = folder.path("smaller.gguf");
+        let outtype = match smaller["outtype"].as_str().unwrap() {
+            "the base's type" => "keep",
+            name => name,
+        };
+        bake(&model, &golden, &path, &["--outtype", outtype]);
         let found = rounding(edits, &path, &folder);
         println!("{outtype}: rounding {found:.1e}");
-        assert!(found > 1e-3, "{outtype}: {found:.2e}");
+        assert!(found > MAX_KL, "{outtype}: {found:.2e}");
+        assert!(said(&smaller["kl"]) > MAX_KL, "{report}");
     }
 
     // The same bytes from the same model in two files, and the type asked for.
@@ -277,9 +306,7 @@ fn without_a_bias_scales_are_baked_and_offsets_refused() {
     sidecar.write(&edit).unwrap();
     bake(&model, &edit, &out, &["--outtype", "q8_0"]);
     assert_eq!(changed(&model, &out), [CHANGED[0], CHANGED[2], CHANGED[4]]);
-    let run = as_run(&model, &[(&edit, 1.0)], &out);
-    println!("as run {run:.1e}");
-    assert!(run < AS_RUN, "{run:.2e}");
+    assert_close_as_run(&model, &[(&edit, 1.0)], &out);
 }
 
 #[test]

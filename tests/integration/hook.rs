@@ -10,8 +10,8 @@ use jola_edit::DenseEdit;
 use llama_cpp_sys_2 as sys;
 use llama_jola::hook::Hook;
 use llama_jola::{
-    Adapters, Batch, CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Lora, Model,
-    ModelParams,
+    Adapters, Batch, CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Lora,
+    Model, ModelParams,
 };
 use testkit::logits::relative_error;
 use testkit::{Folder, Random};
