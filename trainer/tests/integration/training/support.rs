@@ -51,24 +51,6 @@ pub fn rows(n: usize, seed: u64) -> Vec<Sequence> {
     (0..n).map(row).collect()
 }
 
-/// The least loss of answers that do not look at the prompt: the entropy of the rows' targets,
-/// place by place.
-pub fn loss_of_a_constant_answer(rows: &[Sequence]) -> f64 {
-    let n_targets = rows[0].n_targets();
-    let entropy = |place: usize| {
-        let mut counts = std::collections::BTreeMap::new();
-        for row in rows {
-            let target = row.tokens[row.n_prompt() + place];
-            *counts.entry(target).or_insert(0.0) += 1.0 / rows.len() as f64;
-        }
-        counts
-            .values()
-            .map(|share: &f64| -share * share.ln())
-            .sum::<f64>()
-    };
-    (0..n_targets).map(entropy).sum::<f64>() / n_targets as f64
-}
-
 /// Keeps the log.
 #[derive(Default)]
 pub struct Silent {
