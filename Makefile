@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test lint golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header clean
+.PHONY: help setup build manuals demo test lint check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -41,6 +41,12 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 	cargo fmt --all --check
 	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
 	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
+
+check: setup ## the inference side without libtorch, without its command, and with overflow checks
+	@if cargo tree --locked -p llama-jola -e normal --prefix none | grep -E '^(tch|torch-sys) '; then \
+		echo "llama-jola must not need libtorch" >&2; exit 1; fi
+	$(ENV) cargo check --release --locked -p llama-jola --no-default-features
+	$(ENV) cargo test --locked -p jola-edit
 
 golden: setup ## regenerate the tests' golden files (tests/golden/*.py)
 	scripts/setup.sh golden
@@ -83,6 +89,20 @@ bench-training: build ## the same for training, against transformers (PARTS="sha
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --ignored write_the_header
+
+# Targets of fuzz/, one after the other (TARGETS="gguf pickle": only some).
+SECONDS ?= 60
+fuzz: ## broken inputs for every reader, SECONDS=60 each
+	scripts/setup.sh fuzz
+	fuzz/run.sh -max_total_time=$(SECONDS) $(TARGETS)
+
+fuzz-long: ## the same until each has read ten million
+	scripts/setup.sh fuzz
+	fuzz/run.sh -runs=10000000 $(TARGETS)
+
+sanitize: setup ## tests of what is unsafe under valgrind (scripts/sanitize.sh says which)
+	scripts/setup.sh valgrind
+	$(ENV) scripts/sanitize.sh
 
 clean: ## remove target/ (the downloads stay, in ~/.cache/llama-jola)
 	cargo clean

@@ -1,6 +1,6 @@
 //! Builds the hook: applies `patches/llama-graph.patch` to a copy of llama.cpp's graph
-//! builder, compiles it with our C++ in one unit, and binds the hook's C header.
-//! `patches/README.md` tells why it is done this way.
+//! builder, compiles it with the hook in one unit and the guarded calls in another, and binds
+//! their C headers. `patches/README.md` tells why it is done this way.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -25,7 +25,8 @@ fn main() -> Result<()> {
         llama.join("include"),
         llama.join("ggml/include"),
     ];
-    compile_hook(&patches.join("jola-hook.cpp"), &out_dir, &includes)?;
+    let units = ["jola-hook.cpp", "jola-calls.cpp"].map(|unit| patches.join(unit));
+    compile(&units, &out_dir, &includes)?;
     bind_hook(&patches.join("jola-hook.h"), &out_dir, &includes)?;
 
     // For the test that applies the patch to the pinned source.
@@ -69,8 +70,8 @@ fn patch_graph_builder(llama: &Path, patch: &Path, out_dir: &Path) -> Result<()>
     Ok(())
 }
 
-/// Compiles the unit for the same CPU as the rest of llama.cpp.
-fn compile_hook(unit: &Path, out_dir: &Path, includes: &[PathBuf]) -> Result<()> {
+/// Compiles our units for the same CPU as the rest of llama.cpp.
+fn compile(units: &[PathBuf], out_dir: &Path, includes: &[PathBuf]) -> Result<()> {
     let mut build = cc::Build::new();
     build
         .cpp(true)
@@ -80,13 +81,13 @@ fn compile_hook(unit: &Path, out_dir: &Path, includes: &[PathBuf]) -> Result<()>
         .warnings(false)
         .include(out_dir)
         .includes(includes)
-        .file(unit);
+        .files(units);
     if let Some(cpu) = target_cpu() {
         build.flag_if_supported(format!("-march={cpu}"));
     }
     build
         .try_compile("llama_jola_hook")
-        .with_context(|| format!("compiling {} against {PIN}", unit.display()))
+        .with_context(|| format!("compiling {units:?} against {PIN}"))
 }
 
 /// `-C target-cpu=…` of this build, as llama-cpp-sys-2 reads it.
@@ -98,8 +99,8 @@ fn target_cpu() -> Option<String> {
     })
 }
 
-/// Writes the bindings of `jola-hook.h`; ggml's and llama.cpp's own types come from
-/// llama-cpp-sys-2.
+/// Writes the bindings of `jola-hook.h` and of `jola-calls.h`, which it includes; ggml's and
+/// llama.cpp's own types come from llama-cpp-sys-2.
 fn bind_hook(header: &Path, out_dir: &Path, includes: &[PathBuf]) -> Result<()> {
     bindgen::Builder::default()
         .header(header.to_string_lossy())

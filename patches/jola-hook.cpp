@@ -5,6 +5,7 @@
 
 #include "llama-graph.cpp" // the patched copy in OUT_DIR
 
+#include "jola-guard.hpp"
 #include "llama-context.h"
 
 #include <atomic>
@@ -22,8 +23,6 @@ struct hook_entry {
 std::mutex              g_mutex;
 std::vector<hook_entry> g_entries;       // few: one per context with edits
 std::atomic<size_t>     g_n_entries{0};  // lets unedited processes skip the lock
-
-thread_local std::string g_error;
 
 void set_entry(llama_context * ctx, jola_edit_fn fn, void * user) {
     std::lock_guard<std::mutex> lock(g_mutex);
@@ -56,18 +55,6 @@ void rebuild_graphs(llama_context * ctx) {
     ctx->sched_reserve();
 }
 
-template <typename F> int32_t guarded(F && f) {
-    try {
-        f();
-        return 0;
-    } catch (const std::exception & e) {
-        g_error = e.what();
-    } catch (...) {
-        g_error = "unknown C++ exception";
-    }
-    return -1;
-}
-
 } // namespace
 
 ggml_tensor * jola_hook_edit(const llm_graph_context & graph, ggml_tensor * cur, int il) {
@@ -79,8 +66,10 @@ ggml_tensor * jola_hook_edit(const llm_graph_context & graph, ggml_tensor * cur,
 }
 
 int32_t jola_hook_attach(llama_context * ctx, jola_edit_fn fn, void * user) {
-    set_entry(ctx, fn, user);
-    const int32_t status = guarded([&] { rebuild_graphs(ctx); });
+    const int32_t status = jola_guarded([&] {
+        set_entry(ctx, fn, user);
+        rebuild_graphs(ctx);
+    });
     if (status != 0) {
         set_entry(ctx, nullptr, nullptr);
     }
@@ -89,7 +78,7 @@ int32_t jola_hook_attach(llama_context * ctx, jola_edit_fn fn, void * user) {
 
 int32_t jola_hook_detach(llama_context * ctx) {
     set_entry(ctx, nullptr, nullptr);
-    return guarded([&] { rebuild_graphs(ctx); });
+    return jola_guarded([&] { rebuild_graphs(ctx); });
 }
 
 void jola_hook_release(llama_context * ctx) {
@@ -104,10 +93,6 @@ void jola_hook_set_sequence_length(llama_context * ctx, uint32_t n_tokens) {
 
 ggml_backend_buffer_type_t jola_hook_layer_buft(const llama_context * ctx, int32_t il) {
     ggml_backend_buffer_type_t buft = nullptr;
-    guarded([&] { buft = ctx->get_model().select_buft(il); });
+    jola_guarded([&] { buft = ctx->get_model().select_buft(il); });
     return buft;
-}
-
-const char * jola_hook_last_error(void) {
-    return g_error.c_str();
 }

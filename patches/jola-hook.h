@@ -10,6 +10,7 @@
 #pragma once
 
 #include "ggml-backend.h"
+#include "jola-calls.h"
 #include "llama.h"
 
 #include <stdint.h>
@@ -28,12 +29,13 @@ typedef struct ggml_tensor * (*jola_edit_fn)(void * user, struct ggml_context * 
 // builds the worst-case graphs again: when it returns, fn has been called for every
 // layer whose attention passes the hook. `user` must stay valid until
 // jola_hook_detach(ctx) has returned. Cached keys and values are left to the caller.
-// Returns 0, or -1 with a message in jola_hook_last_error() and nothing installed.
+// Returns 0, or -1 with a message in jola_last_error() and nothing installed; the graphs of
+// `ctx` are then in no certain state, and it is only good for llama_free().
 int32_t jola_hook_attach(struct llama_context * ctx, jola_edit_fn fn, void * user);
 
 // Removes what jola_hook_attach() installed and builds the graphs again without it.
-// Must be called before llama_free(ctx). Returns 0 or -1 as above; (fn, user) is
-// gone in both cases.
+// Must be called before llama_free(ctx). Returns 0 or -1 as above; fn is never called
+// again in both cases, but after -1 graphs may still hold what it put into them.
 int32_t jola_hook_detach(struct llama_context * ctx);
 
 // Forgets (fn, user) without building graphs: for a context that is about to be freed.
@@ -45,11 +47,8 @@ void jola_hook_release(struct llama_context * ctx);
 void jola_hook_set_sequence_length(struct llama_context * ctx, uint32_t n_tokens);
 
 // The plain buffer type of the device that holds layer `il`, or NULL when there is
-// none (message in jola_hook_last_error()).
+// none (message in jola_last_error()).
 ggml_backend_buffer_type_t jola_hook_layer_buft(const struct llama_context * ctx, int32_t il);
-
-// The calling thread's last error, never NULL.
-const char * jola_hook_last_error(void);
 
 #ifdef __cplusplus
 }

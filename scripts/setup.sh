@@ -13,6 +13,8 @@
 #   plots     matplotlib, for research/scripts/compare_plot.py
 #   server    a prebuilt llama-server, for `make test-bake`
 #   peer      transformers and torch, for `make bench-training` (6 GB)
+#   fuzz      cargo-fuzz, for `make fuzz`
+#   valgrind  the package of that name, for `make sanitize`
 #   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
@@ -55,7 +57,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | gemma | python | golden | plots | peer | server | hosts) ;;
+            system | libtorch | model | gemma | python | golden | plots | peer | server | hosts | fuzz | valgrind) ;;
             -h | --help)
                 usage
                 return

@@ -151,8 +151,8 @@ impl ChatTemplate {
                 model.path().display()
             ))
         })?;
-        let text = |token: Option<i32>| token.map_or(String::new(), |t| model.token_text(t));
-        let template = Self::new(&source, text(model.bos()), text(model.eos()));
+        let text = |token: Option<i32>| token.map_or(Ok(String::new()), |t| model.token_text(t));
+        let template = Self::new(&source, text(model.bos())?, text(model.eos())?);
         let template = template.map_err(|error| match error {
             Error::ChatTemplate(reason) => {
                 Error::ChatTemplate(format!("{}: {reason}", model.path().display()))

@@ -80,7 +80,9 @@ impl Context {
             sampling,
         } = params;
         generate(self, &[tokens], *n_predict, sampling, |_, token| {
-            let piece = characters.push(&model.token_to_piece(token));
+            // The sampler chooses from the vocabulary: every token has a piece.
+            let piece = model.token_to_piece(token).unwrap_or_default();
+            let piece = characters.push(&piece);
             text.push_str(&piece);
             wanted = piece.is_empty() || on_text(&piece);
             wanted

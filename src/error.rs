@@ -57,6 +57,29 @@ pub enum Error {
     /// llama.cpp failed while it rebuilt the graph for edits.
     #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
     Hook(String),
+    /// llama.cpp threw a C++ exception.
+    #[error("{name} failed: {message}")]
+    Exception {
+        /// The function of llama.cpp.
+        name: &'static str,
+        /// What the exception says.
+        message: String,
+    },
+    /// A context that llama.cpp left half-way.
+    #[error("the context failed before and cannot be used any more: create another one")]
+    Broken,
+    /// A LoRA adapter of another model than the context's.
+    #[error("LoRA adapter {} was loaded for another model", path.display())]
+    LoraModel {
+        /// Path of the adapter.
+        path: PathBuf,
+    },
+    /// A token of the last batch without logits.
+    #[error("no logits were asked for at batch index {index}")]
+    NoLogits {
+        /// Position in the batch; negative ones count from the last output.
+        index: i32,
+    },
     /// More tokens than the context holds.
     #[error("{needed} tokens do not fit the context of {n_ctx}")]
     ContextFull {

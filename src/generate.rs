@@ -47,7 +47,7 @@ pub struct Generated {
 /// let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>()?;
 /// let answers = generate(context, &prompts, 8, &SamplerParams::greedy(), |_, _| true)?;
 /// for answer in answers {
-///     println!("{}", model.detokenize(&answer.tokens));
+///     println!("{}", model.detokenize(&answer.tokens)?);
 /// }
 /// # Ok(())
 /// # }
@@ -106,7 +106,7 @@ pub fn generate(
             let Some(index) = slot.output.take() else {
                 continue;
             };
-            let token = slot.sampler.sample(context, index as i32);
+            let token = slot.sampler.sample(context, index as i32)?;
             let result = &mut results[slot.prompt];
             result.ended = model.is_eog(token);
             let stopped = result.ended || {

@@ -8,29 +8,25 @@
 //! [`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
 //! programs that own a raw `llama_context`.
 
-use std::ffi::{c_void, CStr};
+use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use jola_edit::graph::{DeviceEdits, GgmlContext, GgmlTensor};
 use jola_edit::{EditSet, EncoderDecoder};
 use llama_cpp_sys_2 as sys;
 
+use crate::native::{self, ffi};
 use crate::{ggml, Error};
-
-mod ffi {
-    //! Bindings of `patches/jola-hook.h`, made by build.rs.
-    #![allow(missing_docs, non_camel_case_types, clippy::all)]
-    #![allow(clippy::undocumented_unsafe_blocks, dead_code)]
-    include!(concat!(env!("OUT_DIR"), "/hook_bindings.rs"));
-}
 
 /// Edits attached to a raw `llama_context`.
 ///
-/// Dropping it takes the edits out again and must happen before `llama_free`.
+/// [`Self::detach`] takes the edits out again, and so does dropping it, which cannot say whether
+/// it failed. Either must happen before `llama_free`.
 pub struct Hook {
     ctx: NonNull<sys::llama_context>,
-    /// Boxed: llama.cpp holds its address. Freed after the graphs that use it.
-    edits: Box<DeviceEdits>,
+    /// Boxed: llama.cpp holds its address. Freed after the graphs that use it; `None` once it is
+    /// taken out.
+    edits: Option<Box<DeviceEdits>>,
 }
 
 impl std::fmt::Debug for Hook {
@@ -73,21 +69,53 @@ impl Hook {
                 ffi::jola_hook_layer_buft(ctx.as_ptr(), layer as i32).cast()
             })?
         };
-        let hook = Self {
-            ctx,
-            edits: Box::new(edits),
-        };
-        let user: *const DeviceEdits = &*hook.edits;
-        // SAFETY: `user` lives in a box that is freed after jola_hook_detach (see Drop).
+        let edits = Box::new(edits);
+        let user: *const DeviceEdits = &*edits;
+        // SAFETY: `user` lives in a box that is freed after the graphs (see `detach_edits`).
         let status = unsafe {
             ffi::jola_hook_attach(ctx.as_ptr(), Some(edit_layer), user.cast_mut().cast())
         };
         clear_memory(ctx);
         if status != 0 {
-            return Err(last_error());
+            let error = Error::Hook(native::last_message());
+            keep(edits);
+            return Err(error);
         }
-        hook.edits.check()?;
-        Ok(hook)
+        let checked = edits.check();
+        let hook = Self {
+            ctx,
+            edits: Some(edits),
+        };
+        match checked {
+            Ok(()) => Ok(hook),
+            Err(error) => hook.detach().and(Err(error.into())),
+        }
+    }
+
+    /// Takes the edits out again: rebuilds the graphs without them and drops all cached keys and
+    /// values.
+    ///
+    /// # Errors
+    /// [`Error::Hook`] when the graphs cannot be built. The context must then not be used any
+    /// more, only freed.
+    pub fn detach(mut self) -> Result<(), Error> {
+        self.detach_edits()
+    }
+
+    fn detach_edits(&mut self) -> Result<(), Error> {
+        let Some(edits) = self.edits.take() else {
+            return Ok(());
+        };
+        // SAFETY: the context is alive (contract of `attach`). When this returns 0 no graph
+        // refers to the edits any more.
+        let status = unsafe { ffi::jola_hook_detach(self.ctx.as_ptr()) };
+        clear_memory(self.ctx);
+        if status == 0 {
+            return Ok(());
+        }
+        let error = Error::Hook(native::last_message());
+        keep(edits);
+        Err(error)
     }
 
     /// Takes the edits off a context that is about to be freed: as dropping, without
@@ -95,25 +123,27 @@ impl Hook {
     ///
     /// # Safety
     /// Nothing may be decoded with the context afterwards.
-    pub unsafe fn release(self) {
+    pub unsafe fn release(mut self) {
         // SAFETY: the context is alive (contract of `attach`).
         unsafe {
             sys::llama_synchronize(self.ctx.as_ptr());
             ffi::jola_hook_release(self.ctx.as_ptr());
         }
-        let hook = std::mem::ManuallyDrop::new(self);
-        // SAFETY: `hook` is never used or dropped again; the box is read out once.
-        drop(unsafe { std::ptr::read(&hook.edits) });
+        // Graphs that hold them are never computed again (contract).
+        self.edits = None;
     }
 }
 
 impl Drop for Hook {
     fn drop(&mut self) {
-        // SAFETY: the context is alive (contract of `attach`). When this returns no graph
-        // refers to the edits any more.
-        unsafe { ffi::jola_hook_detach(self.ctx.as_ptr()) };
-        clear_memory(self.ctx);
+        // What a failure would leave to be freed is kept.
+        let _ = self.detach_edits();
     }
+}
+
+/// Leaves edits in memory for good: graphs that could not be rebuilt may still refer to them.
+fn keep(edits: Box<DeviceEdits>) {
+    std::mem::forget(edits);
 }
 
 /// Called by llama.cpp while it builds a graph.
@@ -138,13 +168,6 @@ fn clear_memory(ctx: NonNull<sys::llama_context>) {
             sys::llama_memory_clear(memory, true);
         }
     }
-}
-
-/// What the last failed call of the hook's C++ had to say.
-fn last_error() -> Error {
-    // SAFETY: never null, valid until the thread's next hook call.
-    let text = unsafe { CStr::from_ptr(ffi::jola_hook_last_error()) };
-    Error::Hook(text.to_string_lossy().into_owned())
 }
 
 /// Says how many tokens one sequence of `ctx` may hold, by which some models choose their

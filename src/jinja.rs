@@ -23,11 +23,13 @@ pub(crate) fn without_generation(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|end| start + end) else {
+        // Behind the two characters that begin the tag: in `{%}` none has ended yet.
+        let begin = start + 2;
+        let Some(end) = rest[begin..].find("%}").map(|end| begin + end) else {
             break;
         };
-        let tag = &rest[start + 2..end];
-        text.push_str(&rest[..start + 2]);
+        let tag = &rest[begin..end];
+        text.push_str(&rest[..begin]);
         let name = tag.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
         match name {
             "generation" => text.push_str(&tag.replace(name, "if true")),
@@ -60,6 +62,13 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     Ok(text)
 }
 
+/// Most spaces per level in `tojson`.
+const MAX_INDENT: usize = 64;
+/// Most levels that `tojson` writes, as JSON is read.
+const MAX_DEPTH: usize = 128;
+/// Most bytes that `tojson` writes: a template's fuel does not pay for them.
+const MAX_JSON: usize = 16 << 20;
+
 /// JSON as Python's `json.dumps` writes it, not escaped for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let ascii = options
@@ -67,15 +76,15 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         .unwrap_or(false);
     let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let indent = options.get::<Option<usize>>("indent")?;
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
+        let what = format!("tojson: an indent of more than {MAX_INDENT}");
+        return Err(Error::new(ErrorKind::InvalidOperation, what));
+    }
     let separators = options.get::<Option<Vec<String>>>("separators")?;
     options.assert_all_used()?;
     let fail = |error: serde_json::Error| {
         Error::new(ErrorKind::BadSerialization, "cannot write as JSON").with_source(error)
     };
-    let mut json = serde_json::to_value(value).map_err(fail)?;
-    if sorted {
-        json.sort_all_objects();
-    }
     let [item, key] = match separators.as_deref() {
         Some([item, key]) => [item.clone(), key.clone()],
         None if indent.is_some() => [",".to_owned(), ": ".to_owned()],
@@ -93,13 +102,38 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         empty: true,
         ascii,
     };
-    let mut bytes = Vec::new();
-    let mut serializer = Serializer::with_formatter(&mut bytes, python);
-    json.serialize(&mut serializer).map_err(fail)?;
-    Ok(String::from_utf8(bytes).expect("JSON is UTF-8"))
+    // A template makes sequences of any length and depth for nothing: only what has been
+    // written within bounds is copied to be sorted.
+    let text = python.clone().text(value).map_err(fail)?;
+    if !sorted {
+        return Ok(text);
+    }
+    let mut json = serde_json::to_value(value).map_err(fail)?;
+    json.sort_all_objects();
+    python.text(&json).map_err(fail)
+}
+
+/// At most [`MAX_JSON`] bytes.
+#[derive(Default)]
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON {
+            let what = format!("more than {MAX_JSON} bytes");
+            return Err(std::io::Error::other(what));
+        }
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The format of Python's `json.dumps`.
+#[derive(Clone)]
 struct Python {
     /// What stands between items.
     item: String,
@@ -117,15 +151,29 @@ struct Python {
 type Written = std::io::Result<()>;
 
 impl Python {
+    /// A value in this format.
+    fn text(self, value: &impl Serialize) -> serde_json::Result<String> {
+        let mut bytes = Bounded::default();
+        value.serialize(&mut Serializer::with_formatter(&mut bytes, self))?;
+        Ok(String::from_utf8(bytes.0).expect("JSON is UTF-8"))
+    }
+
     fn line<W: ?Sized + std::io::Write>(&self, writer: &mut W) -> Written {
         match self.indent {
-            Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
+            Some(indent) => {
+                writer.write_all(b"\n")?;
+                (0..self.depth).try_for_each(|_| write!(writer, "{:indent$}", ""))
+            }
             None => Ok(()),
         }
     }
 
     fn begin<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> Written {
         self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            let what = format!("more than {MAX_DEPTH} levels");
+            return Err(std::io::Error::other(what));
+        }
         self.empty = true;
         writer.write_all(bracket)
     }
@@ -213,6 +261,46 @@ mod tests {
         environment
             .render_str(&without_generation(source), ())
             .unwrap()
+    }
+
+    #[test]
+    fn json_is_written_up_to_its_limits() {
+        let length = |source: &str| {
+            let mut environment = Environment::new();
+            extend(&mut environment);
+            let rendered = environment.render_str(source, ());
+            rendered.map(|text| text.len()).map_err(|error| {
+                let cause = std::error::Error::source(&error);
+                cause.map_or(error.to_string(), |cause| cause.to_string())
+            })
+        };
+        assert_eq!(length("{{ [1] | tojson(indent=64) }}"), Ok(4 + 64 + 1));
+        let text = length("{{ [1] | tojson(indent=65) }}").unwrap_err();
+        assert!(text.contains("an indent of more than 64"), "{text}");
+        let deep = |levels: usize| {
+            let nested = "{% set ns = namespace(x=1) %}{% for _ in range(LEVELS) %}\
+                {% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson(sort_keys=true) }}";
+            length(&nested.replace("LEVELS", &levels.to_string()))
+        };
+        assert_eq!(deep(MAX_DEPTH), Ok(2 * MAX_DEPTH + 1));
+        for levels in [MAX_DEPTH + 1, 1_000] {
+            let text = deep(levels).unwrap_err();
+            assert!(text.contains("more than 128 levels"), "{text}");
+        }
+        let zeros = |n: usize| format!("{{{{ ([0] * {n}) | tojson(separators=(',', ':')) }}}}");
+        let most = (MAX_JSON - 1) / 2;
+        assert_eq!(length(&zeros(most)), Ok(2 * most + 1));
+        let text = length(&zeros(most + 1)).unwrap_err();
+        assert!(text.contains("more than 16777216 bytes"), "{text}");
+        let text = length("{{ [0, 0] | tojson(separators=('x' * 20000000, ':')) }}").unwrap_err();
+        assert!(text.contains("more than 16777216 bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_tag_that_never_ends_is_left_to_the_parser() {
+        for source in ["{%}", "{%%}", "a{%}b{% generation %}", "{%"] {
+            assert_eq!(without_generation(source).len(), source.len(), "{source}");
+        }
     }
 
     #[test]

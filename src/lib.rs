@@ -49,6 +49,7 @@ pub mod lora;
 #[cfg(feature = "cli")]
 pub mod manuals;
 pub mod model;
+mod native;
 pub mod sampler;
 pub mod stats;
 mod vocabulary;

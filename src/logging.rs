@@ -77,6 +77,7 @@ extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _user: *mu
             .push_str(&line);
     }
     if level >= PRINT_FROM.load(Ordering::Relaxed) {
-        eprint!("{line}");
+        // Nobody is told when standard error is closed: a panic here would end the process.
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
+use crate::native::{self, ffi};
 use crate::{logging, Error, Model};
 
 /// A loaded LoRA adapter. Cheap to clone: clones share the weights.
@@ -27,7 +28,7 @@ struct Inner {
     ptr: NonNull<sys::llama_adapter_lora>,
     path: PathBuf,
     /// Keeps the model alive, which the adapter is registered with.
-    _model: Model,
+    model: Model,
 }
 
 impl fmt::Debug for Lora {
@@ -43,15 +44,17 @@ unsafe impl Sync for Inner {}
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let _guard = self.model.adapters_mut();
         // SAFETY: created by llama_adapter_lora_init, freed once; contexts that use it hold
-        // a clone of the Lora, so none is left, and the model is still alive.
+        // a clone of the Lora, so none is left, and the model is still alive. No other thread
+        // goes through the model's adapters, as the guard says.
         unsafe { sys::llama_adapter_lora_free(self.ptr.as_ptr()) };
     }
 }
 
 impl Lora {
-    /// Loads an adapter of `model`. Not to be called while another thread loads or drops
-    /// one of the same model.
+    /// Loads an adapter of `model`. Other threads that decode with the model, or load or drop
+    /// an adapter of it, wait meanwhile, as this one waits for them.
     ///
     /// # Errors
     /// [`Error::Lora`], with llama.cpp's own reason.
@@ -64,15 +67,22 @@ impl Lora {
         std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| fail("its path contains a NUL byte".into()))?;
-        // SAFETY: the model is alive, the path is NUL-terminated.
-        let (ptr, reason) = logging::with_errors(|| unsafe {
-            sys::llama_adapter_lora_init(model.as_ptr(), c_path.as_ptr())
+        let guard = model.adapters_mut();
+        // SAFETY: the model is alive, the path is NUL-terminated. No other thread goes through
+        // the model's adapters, as the guard says.
+        let init = |result: &mut _| unsafe {
+            ffi::jola_adapter_lora_init(model.as_ptr(), c_path.as_ptr(), result)
+        };
+        let (ptr, reason) = logging::with_errors(|| {
+            native::guarded("llama_adapter_lora_init", std::ptr::null_mut(), init)
         });
+        drop(guard);
+        let ptr = ptr.map_err(|error| fail(error.to_string()))?;
         let ptr = NonNull::new(ptr).ok_or_else(|| fail(reason))?;
         let inner = Inner {
             ptr,
             path: path.into(),
-            _model: model.clone(),
+            model: model.clone(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -82,6 +92,11 @@ impl Lora {
     /// The file that it was loaded from.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// The model that it changes.
+    pub fn model(&self) -> &Model {
+        &self.inner.model
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_adapter_lora {

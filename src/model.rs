@@ -4,13 +4,14 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jola_edit::gguf::{GgufError, Splits};
 use jola_edit::sidecar::{BaseShape, BaseWeights, Doubt};
 use jola_edit::{EditSet, Sidecar};
 use llama_cpp_sys_2 as sys;
 
+use crate::native::{self, ffi};
 use crate::{logging, Error};
 
 /// A token id.
@@ -81,6 +82,9 @@ struct Inner {
     vocab: NonNull<sys::llama_vocab>,
     path: PathBuf,
     shape: BaseShape,
+    /// The adapters that llama.cpp has noted in the model, which it goes through when it builds
+    /// a context's graphs. The lock is for threads that use other contexts meanwhile.
+    adapters: RwLock<()>,
 }
 
 impl fmt::Debug for Model {
@@ -92,7 +96,8 @@ impl fmt::Debug for Model {
     }
 }
 
-// SAFETY: a llama_model is not changed after loading; llama.cpp lets any thread read it.
+// SAFETY: a llama_model is not changed after loading, but for its adapters, which have a lock;
+// llama.cpp lets any thread read it.
 unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
@@ -156,9 +161,12 @@ impl Model {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| fail("its path contains a NUL byte".into()))?;
         // SAFETY: the path is NUL-terminated, the parameters hold no dangling pointers.
-        let (ptr, reason) = logging::with_errors(|| unsafe {
-            sys::llama_model_load_from_file(c_path.as_ptr(), params)
+        let load =
+            |result: &mut _| unsafe { ffi::jola_model_load(c_path.as_ptr(), params, result) };
+        let (ptr, reason) = logging::with_errors(|| {
+            native::guarded("llama_model_load_from_file", std::ptr::null_mut(), load)
         });
+        let ptr = ptr.map_err(|error| fail(error.to_string()))?;
         let ptr = NonNull::new(ptr).ok_or_else(|| fail(reason))?;
         // SAFETY: the model is alive and owns its vocabulary.
         let vocab = unsafe { sys::llama_model_get_vocab(ptr.as_ptr()) };
@@ -169,8 +177,27 @@ impl Model {
                 vocab,
                 path: path.into(),
                 shape,
+                adapters: RwLock::default(),
             }),
         })
+    }
+
+    /// To be held while llama.cpp builds graphs, or may do so. Not to be asked for twice by one
+    /// thread.
+    pub(crate) fn adapters(&self) -> RwLockReadGuard<'_, ()> {
+        let guard = self.inner.adapters.read();
+        guard.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held while an adapter is added or taken away.
+    pub(crate) fn adapters_mut(&self) -> RwLockWriteGuard<'_, ()> {
+        let guard = self.inner.adapters.write();
+        guard.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether both share their weights.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {
@@ -277,7 +304,7 @@ impl Model {
     /// Turns text into tokens.
     ///
     /// # Errors
-    /// [`Error::Tokenize`].
+    /// [`Error::Tokenize`] and [`Error::Exception`].
     pub fn tokenize(&self, text: &str, special: SpecialTokens) -> Result<Vec<Token>, Error> {
         let fail = |reason: &str| Error::Tokenize {
             len: text.len(),
@@ -287,8 +314,8 @@ impl Model {
         let mut tokens: Vec<Token> = vec![0; text.len() + 8];
         for _ in 0..2 {
             // SAFETY: `text` is valid for `len` bytes, `tokens` for its length.
-            let n = unsafe {
-                sys::llama_tokenize(
+            let n = native::guarded("llama_tokenize", 0, |n| unsafe {
+                ffi::jola_tokenize(
                     self.vocab(),
                     text.as_ptr().cast(),
                     len,
@@ -296,8 +323,9 @@ impl Model {
                     tokens.len() as i32,
                     special.add,
                     special.parse,
+                    n,
                 )
-            };
+            })?;
             match usize::try_from(n) {
                 Ok(n) => {
                     tokens.truncate(n);
@@ -310,47 +338,72 @@ impl Model {
         Err(fail("llama.cpp refused it"))
     }
 
+    /// Refuses a token that the vocabulary does not have.
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`].
+    pub(crate) fn check_token(&self, token: Token) -> Result<(), Error> {
+        let n_vocab = self.n_vocab();
+        match usize::try_from(token).is_ok_and(|token| token < n_vocab) {
+            true => Ok(()),
+            false => Err(Error::TokenRange { token, n_vocab }),
+        }
+    }
+
     /// The bytes of a token as text; empty for control tokens. A character may be split
     /// over several tokens.
-    pub fn token_to_piece(&self, token: Token) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`].
+    pub fn token_to_piece(&self, token: Token) -> Result<Vec<u8>, Error> {
+        self.check_token(token)?;
         let mut bytes = vec![0u8; 64];
         for _ in 0..2 {
             // SAFETY: `bytes` is valid for its length.
-            let n = unsafe {
+            let n = native::guarded("llama_token_to_piece", 0, |n| unsafe {
                 let buf = bytes.as_mut_ptr().cast();
-                sys::llama_token_to_piece(self.vocab(), token, buf, bytes.len() as i32, 0, false)
-            };
+                ffi::jola_token_to_piece(self.vocab(), token, buf, bytes.len() as i32, n)
+            })?;
             match usize::try_from(n) {
                 Ok(n) => {
                     bytes.truncate(n);
-                    return bytes;
+                    return Ok(bytes);
                 }
                 Err(_) => bytes.resize(n.unsigned_abs() as usize, 0),
             }
         }
-        Vec::new()
+        Ok(Vec::new())
     }
 
     /// The text of several tokens; bytes that are no UTF-8 become U+FFFD.
-    pub fn detokenize(&self, tokens: &[Token]) -> String {
-        let bytes: Vec<u8> = tokens
-            .iter()
-            .flat_map(|t| self.token_to_piece(*t))
-            .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`].
+    pub fn detokenize(&self, tokens: &[Token]) -> Result<String, Error> {
+        let mut bytes = Vec::new();
+        for &token in tokens {
+            bytes.extend(self.token_to_piece(token)?);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The text that names a token in prompts, control tokens included.
-    pub fn token_text(&self, token: Token) -> String {
-        // SAFETY: the vocabulary is alive; the returned text belongs to it.
-        unsafe {
-            let text = sys::llama_vocab_get_text(self.vocab(), token);
-            if text.is_null() {
-                String::new()
-            } else {
-                CStr::from_ptr(text).to_string_lossy().into_owned()
-            }
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`].
+    pub fn token_text(&self, token: Token) -> Result<String, Error> {
+        self.check_token(token)?;
+        let text = native::guarded("llama_vocab_get_text", std::ptr::null(), |text| {
+            // SAFETY: the vocabulary is alive.
+            unsafe { ffi::jola_token_text(self.vocab(), token, text) }
+        })?;
+        if text.is_null() {
+            return Ok(String::new());
         }
+        // SAFETY: the text ends with NUL and belongs to the vocabulary.
+        Ok(unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned())
     }
 
     /// The model's chat template (Jinja), if it has one.

@@ -6,6 +6,8 @@ use llama_cpp_sys_2 as sys;
 
 use crate::context::Context;
 use crate::model::Token;
+use crate::native::{self, ffi};
+use crate::Error;
 
 /// `LLAMA_DEFAULT_SEED` of llama.h: take a random seed.
 const RANDOM_SEED: u32 = u32::MAX;
@@ -79,9 +81,17 @@ impl Sampler {
     }
 
     /// Chooses from the logits of token `index` of the context's last batch (-1: the last).
-    pub fn sample(&mut self, context: &mut Context, index: i32) -> Token {
-        // SAFETY: both are alive; llama.cpp stops on an index without logits.
-        unsafe { sys::llama_sampler_sample(self.chain.as_ptr(), context.as_ptr(), index) }
+    ///
+    /// # Errors
+    /// [`Error::NoLogits`], where llama.cpp would stop the process, and [`Error::Exception`].
+    pub fn sample(&mut self, context: &mut Context, index: i32) -> Result<Token, Error> {
+        if context.find_logits(index).is_none() {
+            return Err(Error::NoLogits { index });
+        }
+        native::guarded("llama_sampler_sample", 0, |token| {
+            // SAFETY: both are alive, and the index has logits.
+            unsafe { ffi::jola_sample(self.chain.as_ptr(), context.as_ptr(), index, token) }
+        })
     }
 }
 

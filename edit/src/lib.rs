@@ -29,8 +29,8 @@ pub mod sidecar;
 
 pub use architectures::EncoderDecoder;
 pub use edit_set::{
-    join_specs, parse_spec, split_specs, ComposeError, DenseEdit, EditSet, SpecError,
-    SPECS_VARIABLE,
+    join_specs, parse_spec, split_specs, ComposeError, DenseEdit, DenseEditError, EditSet,
+    SpecError, SPECS_VARIABLE,
 };
 pub use error::FileError;
 pub use gguf::{Gguf, GgufError, GgufErrorKind};

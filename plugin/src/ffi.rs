@@ -92,6 +92,9 @@ unsafe fn utf8<'a>(text: *const c_char) -> Result<&'a str, Failure> {
         .map_err(|_| Failure::of(JolaStatus::Argument, "a text that is not UTF-8"))
 }
 
+/// Most sidecars of one call: a length beyond is not one.
+const MAX_SPECS: usize = 4096;
+
 /// Reads the sidecars `specs`; none for a length of 0.
 ///
 /// # Safety
@@ -102,6 +105,10 @@ unsafe fn read(specs: *const *const c_char, n_specs: usize) -> Result<Option<Req
     }
     if specs.is_null() {
         return Err(Failure::of(JolaStatus::Argument, "a null pointer"));
+    }
+    if n_specs > MAX_SPECS {
+        let text = format!("{n_specs} sidecars, at most {MAX_SPECS} are possible");
+        return Err(Failure::of(JolaStatus::Argument, text));
     }
     // SAFETY: the caller vouches for `specs`.
     let specs = unsafe { std::slice::from_raw_parts(specs, n_specs) };

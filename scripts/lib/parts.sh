@@ -36,6 +36,18 @@ environment() {
     echo "$wanted" >"$venv/stamp"
 }
 
+# The version of cargo-fuzz; cargo checks what it downloads by its own lock file.
+setup_fuzz() {
+    local version=0.13.2 folder=$JOLA_CACHE/cargo-fuzz
+    if has_stamp "$folder" "$version"; then return; fi
+    say "installing cargo-fuzz $version"
+    cargo install --quiet --locked --root "$folder" --version "$version" cargo-fuzz >&2 ||
+        die "cannot install cargo-fuzz"
+    echo "$version" >"$folder/stamp"
+}
+
+setup_valgrind() { command -v valgrind >/dev/null || install_or_say valgrind; }
+
 setup_golden() { environment golden golden-requirements.txt --no-binary rouge-score; }
 
 setup_plots() { environment plots ../research/scripts/plots-requirements.txt; }

@@ -131,8 +131,8 @@ impl<'a> Plan<'a> {
             _ => Ok(()),
         };
         let layers = || edits.layers.iter();
-        let scaled = layers().filter(|(_, edit)| edit.factor.is_some());
-        let offset = layers().filter(|(_, edit)| edit.add.is_some());
+        let scaled = layers().filter(|(_, edit)| edit.factor().is_some());
+        let offset = layers().filter(|(_, edit)| edit.add().is_some());
         refuse(
             "scales",
             architecture.scale_obstacle(),
@@ -144,10 +144,7 @@ impl<'a> Plan<'a> {
             offset.map(|(l, _)| *l).collect(),
         )?;
         let layers = layers()
-            .map(|(&index, edit)| {
-                let factor = edit.factor.as_deref();
-                Layer::new(base, index, factor, edit.add.as_deref())
-            })
+            .map(|(&index, edit)| Layer::new(base, index, edit.factor(), edit.add()))
             .collect::<Result<_, _>>()?;
         Ok(Self { base, layers })
     }

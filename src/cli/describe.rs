@@ -135,11 +135,8 @@ fn infer(path: &Path, shape: &BaseShape) -> Answer {
     let mut edits = EditSet::default();
     for (layer, &heads) in (0..).zip(&shape.head_count) {
         let ones = vec![1.0; heads as usize * shape.head_dim as usize];
-        let edit = DenseEdit {
-            factor: Some(ones),
-            add: None,
-        };
-        if heads > 0 {
+        // Layers without heads have nothing to edit.
+        if let Ok(edit) = DenseEdit::new(Some(ones), None) {
             edits.layers.insert(layer, edit);
         }
     }

@@ -24,7 +24,12 @@ impl Batch {
 
     /// Adds `token` at `position` of sequence `sequence`; `output` asks for its logits.
     pub fn push(&mut self, token: Token, position: usize, sequence: usize, output: bool) {
-        self.push_shared(token, position, sequence..sequence + 1, output);
+        self.push_shared(
+            token,
+            position,
+            sequence..sequence.saturating_add(1),
+            output,
+        );
     }
 
     /// Adds a token that several sequences have in common: it is computed once.
@@ -35,10 +40,12 @@ impl Batch {
         sequences: Range<usize>,
         output: bool,
     ) {
+        // What does not fit lies beyond any context's end, which decoding finds.
+        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         self.tokens.push(token);
-        self.positions.push(position as i32);
-        self.n_sequences.push(sequences.len() as i32);
-        self.sequences.extend(sequences.map(|s| s as i32));
+        self.positions.push(number(position));
+        self.n_sequences.push(number(sequences.len()));
+        self.sequences.extend(sequences.map(number));
         self.outputs.push(output.into());
     }
 

@@ -12,6 +12,7 @@ use llama_cpp_sys_2 as sys;
 use crate::hook::{self, Hook};
 use crate::lora::{Adapters, Lora};
 use crate::model::{Model, Token};
+use crate::native::{self, ffi};
 use crate::{logging, Error};
 
 pub use batch::Batch;
@@ -26,6 +27,8 @@ pub struct Context {
     model: Model,
     n_batch: usize,
     n_ctx: usize,
+    /// llama.cpp has left it half-way: it can only be freed.
+    broken: bool,
 }
 
 impl fmt::Debug for Context {
@@ -94,9 +97,15 @@ impl Context {
         raw.kv_unified = true;
         change(&mut raw);
         // SAFETY: the model is alive; the caller vouches for pointers in the parameters.
-        let (ptr, reason) =
-            logging::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), raw) });
-        let ptr = NonNull::new(ptr).ok_or(Error::ContextInit { n_ctx, reason })?;
+        let init = |result: &mut _| unsafe { ffi::jola_context_init(model.as_ptr(), raw, result) };
+        let guard = model.adapters();
+        let (ptr, reason) = logging::with_errors(|| {
+            native::guarded("llama_init_from_model", std::ptr::null_mut(), init)
+        });
+        drop(guard);
+        let fail = |reason| Error::ContextInit { n_ctx, reason };
+        let ptr = ptr.map_err(|error| fail(error.to_string()))?;
+        let ptr = NonNull::new(ptr).ok_or_else(|| fail(reason))?;
         // SAFETY: the context is alive and has computed nothing.
         unsafe { hook::set_sequence_length(ptr, n_ctx) };
         // SAFETY: the context is alive.
@@ -117,6 +126,7 @@ impl Context {
                 0 => n_cells / n_seq_max as usize,
                 _ => n_cells.min(n_ctx as usize),
             },
+            broken: false,
         })
     }
 
@@ -170,9 +180,22 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// See [`Hook::attach`]; the context is then without edits.
+    /// See [`Hook::attach`]; the context is then without edits. After [`Error::Hook`], also of
+    /// taking the old edits off, it is [broken](Error::Broken).
     pub fn set_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
-        self.hook = None;
+        self.check_usable()?;
+        let model = self.model.clone();
+        let _guard = model.adapters();
+        let replaced = self.replace_edits(edits);
+        self.broken |= matches!(replaced, Err(Error::Hook(_)));
+        replaced
+    }
+
+    /// The model's adapters must not change meanwhile.
+    fn replace_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
+        if let Some(hook) = self.hook.take() {
+            hook.detach()?;
+        }
         if !edits.layers.is_empty() {
             // SAFETY: the context is alive and ours alone (&mut self), the old hook is
             // gone, and Drop takes the new one off before the context is freed.
@@ -181,30 +204,42 @@ impl Context {
         Ok(())
     }
 
+    fn check_usable(&self) -> Result<(), Error> {
+        match self.broken {
+            true => Err(Error::Broken),
+            false => Ok(()),
+        }
+    }
+
     /// Replaces edits and LoRA adapters of this context, as [`set_edits`](Self::set_edits)
     /// does the edits alone.
     ///
     /// # Errors
-    /// As [`Self::set_edits`]; the context is then without edits.
+    /// [`Error::LoraModel`], and as [`Self::set_edits`]; the context is then without edits.
     pub fn set_adapters(&mut self, adapters: &Adapters) -> Result<(), Error> {
-        self.hook = None;
-        let loras = adapters.loras.iter();
-        let (mut ptrs, mut scales): (Vec<_>, Vec<_>) =
-            loras.map(|(lora, scale)| (lora.as_ptr(), *scale)).unzip();
+        self.set_edits(&EditSet::default())?;
+        let loras = || adapters.loras.iter().map(|(lora, _)| lora);
+        if let Some(other) = loras().find(|lora| !lora.model().is(&self.model)) {
+            return Err(Error::LoraModel {
+                path: other.path().into(),
+            });
+        }
+        let mut ptrs: Vec<_> = loras().map(Lora::as_ptr).collect();
+        let mut scales: Vec<f32> = adapters.loras.iter().map(|(_, scale)| *scale).collect();
         // SAFETY: context and adapters are alive; both arrays have the length given.
-        unsafe {
-            sys::llama_set_adapters_lora(
+        let set = native::guarded("llama_set_adapters_lora", 0, |status| unsafe {
+            ffi::jola_set_adapters_lora(
                 self.ptr.as_ptr(),
                 ptrs.as_mut_ptr(),
                 ptrs.len(),
                 scales.as_mut_ptr(),
-            );
-        }
-        self.loras = adapters
-            .loras
-            .iter()
-            .map(|(lora, _)| lora.clone())
-            .collect();
+                status,
+            )
+        });
+        self.broken |= set.is_err();
+        set?;
+        // Those that the context no longer uses may go only now.
+        self.loras = loras().cloned().collect();
         self.clear();
         self.set_edits(&adapters.edits)
     }
@@ -213,13 +248,12 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::TokenRange`], [`Error::NoSequence`], [`Error::SequenceRange`],
-    /// [`Error::ContextFull`], [`Error::Decode`] and [`Error::NotANumber`].
+    /// [`Error::ContextFull`], [`Error::Decode`] and [`Error::NotANumber`]; after
+    /// [`Error::Exception`] the context is [broken](Error::Broken).
     pub fn decode(&mut self, batch: &Batch) -> Result<(), Error> {
-        let n_vocab = self.model.n_vocab();
+        self.check_usable()?;
         for &token in &batch.tokens {
-            if token < 0 || token as usize >= n_vocab {
-                return Err(Error::TokenRange { token, n_vocab });
-            }
+            self.model.check_token(token)?;
         }
         let n_seq_max = self.n_seq_max();
         if batch.n_sequences.contains(&0) {
@@ -259,15 +293,18 @@ impl Context {
         };
         // SAFETY: the context is alive; every array of the batch has n_tokens elements, every
         // pointer of seq_ptrs as many as n_seq_id says, and all outlive the call.
-        let (status, reason) =
-            logging::with_errors(|| unsafe { sys::llama_decode(self.ptr.as_ptr(), raw) });
-        match status {
+        let decode = |result: &mut _| unsafe { ffi::jola_decode(self.ptr.as_ptr(), raw, result) };
+        let guard = self.model.adapters();
+        let (status, reason) = logging::with_errors(|| native::guarded("llama_decode", 0, decode));
+        drop(guard);
+        self.broken |= status.is_err();
+        match status? {
             0 => self.check_logits(&batch),
             1 => Err(Error::ContextFull {
                 needed: last,
                 n_ctx: self.n_ctx(),
             }),
-            _ => Err(Error::Decode { status, reason }),
+            status => Err(Error::Decode { status, reason }),
         }
     }
 
@@ -295,15 +332,20 @@ impl Context {
     /// # Panics
     /// When that token has no logits.
     pub fn logits(&self, index: i32) -> &[f32] {
+        self.find_logits(index)
+            .unwrap_or_else(|| panic!("{}", Error::NoLogits { index }))
+    }
+
+    /// As [`Self::logits`], nothing where there are none.
+    pub(crate) fn find_logits(&self, index: i32) -> Option<&[f32]> {
+        if self.broken {
+            return None;
+        }
         // SAFETY: the context is alive; the result is null or n_vocab floats that stay
         // valid until the next decode, which needs &mut self.
         unsafe {
             let data = sys::llama_get_logits_ith(self.ptr.as_ptr(), index);
-            assert!(
-                !data.is_null(),
-                "no logits were asked for at batch index {index}"
-            );
-            std::slice::from_raw_parts(data, self.model.n_vocab())
+            (!data.is_null()).then(|| std::slice::from_raw_parts(data, self.model.n_vocab()))
         }
     }
 
@@ -342,9 +384,13 @@ impl Context {
     }
 
     /// Forgets all but the first `len` tokens of sequence `sequence`. Models with recurrent
-    /// layers can only forget all.
+    /// layers can only forget all. There is nothing to forget of a sequence that the context
+    /// does not have, or behind what it holds.
     pub fn truncate_sequence(&mut self, sequence: usize, len: usize) {
-        // SAFETY: the context is alive; -1 stands for "to the end".
+        if sequence >= self.n_seq_max() || len >= self.n_ctx {
+            return;
+        }
+        // SAFETY: the context is alive and has the sequence; -1 stands for "to the end".
         unsafe {
             let memory = sys::llama_get_memory(self.ptr.as_ptr());
             sys::llama_memory_seq_rm(memory, sequence as i32, len as i32, -1);

@@ -2,6 +2,9 @@
 
 use llama_cpp_sys_2 as sys;
 
+/// `GGML_MAX_N_THREADS` of ggml.h, past which ggml stops the process.
+const MAX_THREADS: usize = 512;
+
 /// Number type of the cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheType {
@@ -53,7 +56,7 @@ pub struct ContextParams {
     pub n_ubatch: u32,
     /// Sequences that can be under way at once.
     pub n_seq_max: u32,
-    /// Threads; 0: one per physical core.
+    /// Threads, at most ggml's 512; 0: one per physical core.
     pub n_threads: u32,
     /// Type of cached keys.
     pub type_k: CacheType,
@@ -82,10 +85,11 @@ impl Default for ContextParams {
 impl ContextParams {
     /// The number of threads, with 0 resolved.
     pub(super) fn threads(&self) -> usize {
-        match self.n_threads {
+        let threads = match self.n_threads {
             0 => physical_cores(),
             n => n as usize,
-        }
+        };
+        threads.min(MAX_THREADS)
     }
 }
 

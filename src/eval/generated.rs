@@ -31,7 +31,8 @@ pub(super) fn predictions(
                 started += 1;
                 done(started);
             }
-            texts[row].extend(model.token_to_piece(token));
+            // The sampler chooses from the vocabulary: every token has a piece.
+            texts[row].extend(model.token_to_piece(token).unwrap_or_default());
             let item = &task.items[row];
             !(single_line(item) && line_ended(said(item, &texts[row]), exact))
         },

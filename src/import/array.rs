@@ -12,8 +12,10 @@ pub struct Array {
     pub values: Vec<f32>,
 }
 
-/// Most values of one array that is read.
-pub const MAX_VALUES: u64 = 1 << 28;
+/// Most values of one array that is read: those of an edit of a whole model.
+pub const MAX_VALUES: u64 = jola_edit::sidecar::MAX_MODEL_LEN;
+/// Most dimensions of one array (NumPy's limit).
+pub const MAX_DIMS: usize = 64;
 
 impl Array {
     /// The array whose values are stored with the first dimension the fastest (Fortran's
@@ -61,6 +63,13 @@ pub fn gather(stored: &[f32], offset: u64, shape: &[u64], stride: &[u64]) -> Vec
 
 /// The number of elements of a shape, if it is one that is read.
 pub fn elements(name: &str, shape: &[u64]) -> Result<u64, ImportErrorKind> {
+    if shape.len() > MAX_DIMS {
+        return Err(ImportErrorKind::Dimensions {
+            tensor: name.to_owned(),
+            found: shape.len(),
+            limit: MAX_DIMS,
+        });
+    }
     let product = shape
         .iter()
         .try_fold(1u64, |product, dim| product.checked_mul(*dim));
@@ -71,4 +80,25 @@ pub fn elements(name: &str, shape: &[u64]) -> Result<u64, ImportErrorKind> {
             shape: shape.to_vec(),
             limit: MAX_VALUES,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read_up_to_their_limits() {
+        assert_eq!(elements("x", &[MAX_VALUES]).unwrap(), MAX_VALUES);
+        assert_eq!(elements("x", &[MAX_VALUES, 0]).unwrap(), 0);
+        for shape in [&[MAX_VALUES + 1][..], &[1 << 32, 1 << 32], &[u64::MAX, 2]] {
+            let error = elements("x", shape).unwrap_err();
+            assert!(matches!(error, ImportErrorKind::TooLarge { .. }), "{error}");
+        }
+        assert_eq!(elements("x", &[1; MAX_DIMS]).unwrap(), 1);
+        let error = elements("x", &[1; MAX_DIMS + 1]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tensor `x` has 65 dimensions, the limit is 64"
+        );
+    }
 }

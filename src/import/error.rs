@@ -45,6 +45,24 @@ pub enum ImportErrorKind {
         /// The file in the archive.
         entry: String,
     },
+    /// A file in an archive that is larger than any that is read.
+    #[error("`{entry}` unpacks to {found} bytes, the limit is {limit}")]
+    EntryTooLarge {
+        /// The file in the archive.
+        entry: String,
+        /// The size that the archive gives.
+        found: u64,
+        /// The largest accepted size.
+        limit: u64,
+    },
+    /// A file in an archive whose size is not what the archive says.
+    #[error("`{entry}` does not unpack to the {declared} bytes that it says")]
+    EntrySize {
+        /// The file in the archive.
+        entry: String,
+        /// The size that the archive gives.
+        declared: u64,
+    },
     /// A PyTorch file written on a big-endian machine.
     #[error("written on a big-endian machine: only little-endian files are read")]
     BigEndian,
@@ -74,6 +92,28 @@ pub enum ImportErrorKind {
         shape: Vec<u64>,
         /// Most values that are read.
         limit: u64,
+    },
+    /// An array of more dimensions than NumPy or PyTorch make.
+    #[error("tensor `{tensor}` has {found} dimensions, the limit is {limit}")]
+    Dimensions {
+        /// Name of the tensor.
+        tensor: String,
+        /// How many it has.
+        found: usize,
+        /// Most that are read.
+        limit: usize,
+    },
+    /// A tensor that shows the same stored values several times.
+    #[error(
+        "tensor `{tensor}` of shape {shape:?} repeats {stored} stored values: save a copy of it"
+    )]
+    Repeated {
+        /// Name of the tensor.
+        tensor: String,
+        /// Length of each of its dimensions.
+        shape: Vec<u64>,
+        /// Values of the storage that it shows.
+        stored: u64,
     },
     /// A tensor whose data are not all there.
     #[error("tensor `{tensor}` needs {needed} bytes of `{storage}`, which has {found}")]

@@ -4,7 +4,9 @@
 //! `docs/import.md`. Everything is read without running any of it: a PyTorch file is a program in
 //! Python's pickle language, of which [`pickle`] knows only what puts tensors together.
 
+mod archive;
 pub mod array;
+mod bytes;
 pub mod element;
 mod error;
 mod iti;
@@ -201,7 +203,7 @@ impl<'a> Files<'a> {
     fn new(sources: &'a [Source]) -> Result<Self, ImportError> {
         let mut by_name: BTreeMap<String, &Source> = BTreeMap::new();
         for source in sources {
-            for name in source.names()? {
+            for name in source.names() {
                 if let Some(other) = by_name.get(&name) {
                     return Err(source.error(ImportErrorKind::Duplicate {
                         tensor: name,

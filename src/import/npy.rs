@@ -3,12 +3,15 @@
 //! Own code, as the format is a header of three fields; the crate for it (npyz) brings a parser
 //! generator and a native stack switcher for them.
 
-use super::array::{elements, floats, Array};
+use super::array::{elements, floats, Array, MAX_VALUES};
 use super::element::ElementType;
 use super::ImportErrorKind;
 
 /// What every file begins with.
 pub const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// Most bytes of an array in an archive: values of 8 bytes, and a header.
+pub const MAX_NPY: u64 = 8 * MAX_VALUES + (1 << 16);
 
 /// The three fields of a header.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! The built-in hook against an independent way in: an eval callback that rewrites the
 //! head outputs on the host after each layer has computed them.
 
-use std::collections::BTreeMap;
 use std::ffi::{c_void, CStr, CString};
 use std::ptr::NonNull;
 
@@ -27,12 +26,11 @@ fn random_edits(seed: u64, size: f32) -> EditSet {
     let layers = (0..LAYERS).map(|layer| {
         let factor = if layer % 3 == 1 { None } else { row(1.0) };
         let add = if layer % 4 == 2 { None } else { row(0.0) };
-        (layer, DenseEdit { factor, add })
+        Some((layer, DenseEdit::new(factor, add).ok()?))
     });
-    let layers: BTreeMap<u32, DenseEdit> = layers
-        .filter(|(_, edit)| edit.factor.is_some() || edit.add.is_some())
-        .collect();
-    EditSet { layers }
+    EditSet {
+        layers: layers.flatten().collect(),
+    }
 }
 
 fn model() -> Model {
@@ -87,10 +85,10 @@ unsafe extern "C" fn rewrite_head_outputs(
         let mut values = vec![0f32; len];
         sys::ggml_backend_tensor_get(tensor, values.as_mut_ptr().cast(), 0, 4 * len);
         for (i, value) in values.iter_mut().enumerate() {
-            if let Some(factor) = &edit.factor {
+            if let Some(factor) = edit.factor() {
                 *value *= factor[i % WIDTH];
             }
-            if let Some(add) = &edit.add {
+            if let Some(add) = edit.add() {
                 *value += add[i % WIDTH];
             }
         }
@@ -353,13 +351,7 @@ fn an_edit_means_the_same_with_a_quantised_cache() {
 fn rows_of_another_width_are_refused() {
     let mut edits = random_edits(8, 0.1);
     let row = Some(vec![0.5; WIDTH + 64]);
-    edits.layers.insert(
-        3,
-        DenseEdit {
-            factor: row,
-            add: None,
-        },
-    );
+    edits.layers.insert(3, DenseEdit::new(row, None).unwrap());
     let mut context = Context::new(&model(), &params()).unwrap();
     match context.set_edits(&edits) {
         Err(Error::Graph(GraphError::Width {
@@ -380,13 +372,8 @@ fn rows_of_another_width_are_refused() {
 
 #[test]
 fn a_layer_that_the_model_does_not_have_is_refused() {
-    let layers = [(
-        LAYERS + 5,
-        DenseEdit {
-            factor: None,
-            add: Some(vec![0.5; WIDTH]),
-        },
-    )];
+    let edit = DenseEdit::new(None, Some(vec![0.5; WIDTH])).unwrap();
+    let layers = [(LAYERS + 5, edit)];
     let mut context = Context::new(&model(), &params()).unwrap();
     let error = context
         .set_edits(&EditSet {

@@ -13,3 +13,4 @@ mod hybrid;
 mod import;
 mod likelihood;
 mod patch;
+mod soundness;

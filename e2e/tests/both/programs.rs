@@ -22,7 +22,7 @@ pub fn jola_train_logits(model: &Path) -> Cli {
 pub fn train(model: &Path, data: &Path, out: &Path) -> Cli {
     jola_train()
         .args(["-m", text(model), "--data", text(data), "-o", text(out)])
-        .args(["--steps", "1", "--limit", "4", "-t", THREADS])
+        .args(["--steps", "1", "--limit", "4", "--lr", "0.1", "-t", THREADS])
 }
 
 /// What `jola-train logits` writes.

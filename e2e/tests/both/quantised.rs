@@ -126,5 +126,6 @@ fn train_briefly(edit: &Path) {
             text(edit),
         ])
         .args(["--limit", "40", "--steps", "12", "--seed", "7", "-t", "2"])
+        .args(["--lr", "0.1"])
         .succeed();
 }

@@ -4,12 +4,14 @@
 //! Composition happens here, once, so that a graph costs the same for any number of
 //! sidecars, and so that every engine that applies edits uses the same numbers.
 
+mod dense;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use dense::{DenseEdit, DenseEditError};
 pub use spec::{join_specs, parse_spec, split_specs, SpecError, SPECS_VARIABLE};
 
 use crate::sidecar::{BaseMismatch, BaseShape, LayerEdit, Sidecar, SidecarErrorKind};
@@ -22,40 +24,6 @@ use crate::sidecar::{BaseMismatch, BaseShape, LayerEdit, Sidecar, SidecarErrorKi
 pub struct EditSet {
     /// Edited layers, counted from 0.
     pub layers: BTreeMap<u32, DenseEdit>,
-}
-
-/// The edit of one layer's concatenated head outputs z, `z' = factor ⊙ z + add`; at least one
-/// row is there.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DenseEdit {
-    /// Whole factors `[head_count * head_dim]`, 1 where nothing is edited; a sidecar's `mul` is
-    /// the difference from 1. `None`: all ones.
-    pub factor: Option<Vec<f32>>,
-    /// Offsets `[head_count * head_dim]`, 0 where nothing is edited. `None`: all zeros.
-    pub add: Option<Vec<f32>>,
-}
-
-impl DenseEdit {
-    /// Length of the rows.
-    pub fn width(&self) -> usize {
-        let row = self.factor.as_ref().or(self.add.as_ref());
-        row.map_or(0, Vec::len)
-    }
-
-    /// Edits head outputs in place, one token's after another's, on the host: product and sum
-    /// are each rounded, as in a graph. What is left over behind the last whole row stays.
-    pub fn apply(&self, head_outputs: &mut [f32]) {
-        for row in head_outputs.chunks_exact_mut(self.width().max(1)) {
-            if let Some(factor) = &self.factor {
-                row.iter_mut()
-                    .zip(factor)
-                    .for_each(|(z, factor)| *z *= factor);
-            }
-            if let Some(add) = &self.add {
-                row.iter_mut().zip(add).for_each(|(z, add)| *z += add);
-            }
-        }
-    }
 }
 
 /// Why sidecars cannot be composed. Positions count from 0 in the order given.
@@ -103,7 +71,6 @@ impl EditSet {
     /// Any [`ComposeError`].
     pub fn compose(edits: &[(&Sidecar, f32)]) -> Result<Self, ComposeError> {
         let mut base: Option<BaseShape> = None;
-        let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
         for (position, &(sidecar, strength)) in edits.iter().enumerate() {
             if !strength.is_finite() {
                 return Err(ComposeError::Strength { position, strength });
@@ -115,22 +82,23 @@ impl EditSet {
             sidecar
                 .check_base(base)
                 .map_err(|mismatch| ComposeError::Base { position, mismatch })?;
-            for (&layer, edit) in &sidecar.layers {
-                let head_count = sidecar.head_count.at(layer).unwrap_or(0);
-                let row = rows
-                    .entry(layer)
-                    .or_insert_with(|| Row::identity(head_count, sidecar.head_dim));
-                row.apply(edit, sidecar.head_dim, strength.into());
-            }
         }
+        let edited = edits.iter().flat_map(|(sidecar, _)| sidecar.layers.keys());
+        let edited: BTreeSet<u32> = edited.copied().collect();
         let mut layers = BTreeMap::new();
-        for (layer, row) in rows {
-            let edit = row
-                .round()
-                .map_err(|index| ComposeError::Overflow { layer, index })?;
-            if edit.factor.is_some() || edit.add.is_some() {
-                layers.insert(layer, edit);
+        // Layer by layer: the 64-bit floats of only one are held at once.
+        for layer in edited {
+            let mut row: Option<Row> = None;
+            for &(sidecar, strength) in edits {
+                if let Some(edit) = sidecar.layers.get(&layer) {
+                    let head_count = sidecar.head_count.at(layer).unwrap_or(0);
+                    row.get_or_insert_with(|| Row::identity(head_count, sidecar.head_dim))
+                        .apply(edit, sidecar.head_dim, strength.into());
+                }
             }
+            let edit = row.map_or(Ok(None), |row| row.round());
+            let edit = edit.map_err(|index| ComposeError::Overflow { layer, index })?;
+            layers.extend(edit.map(|edit| (layer, edit)));
         }
         Ok(Self { layers })
     }
@@ -178,11 +146,11 @@ impl Row {
     }
 
     /// The row in 32-bit floats, without what changes nothing; or where it overflows.
-    fn round(&self) -> Result<DenseEdit, usize> {
-        Ok(DenseEdit {
-            factor: round(&self.factor, 1.0)?,
-            add: round(&self.add, 0.0)?,
-        })
+    fn round(&self) -> Result<Option<DenseEdit>, usize> {
+        let (factor, add) = (round(&self.factor, 1.0)?, round(&self.add, 0.0)?);
+        // Both rows have one width and finite values: only that there is none can be said
+        // against them.
+        Ok(DenseEdit::new(factor, add).ok())
     }
 }
 

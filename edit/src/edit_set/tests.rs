@@ -33,11 +33,8 @@ fn small(mul: [f32; 2], add: [f32; 2]) -> Sidecar {
 }
 
 fn rows(factor: Option<[f32; 2]>, add: Option<[f32; 2]>) -> BTreeMap<u32, DenseEdit> {
-    let edit = DenseEdit {
-        factor: factor.map(Vec::from),
-        add: add.map(Vec::from),
-    };
-    BTreeMap::from([(0, edit)])
+    let edit = DenseEdit::new(factor.map(Vec::from), add.map(Vec::from));
+    BTreeMap::from([(0, edit.unwrap())])
 }
 
 #[test]
@@ -46,17 +43,15 @@ fn rows_are_neutral_where_nothing_is_edited() {
     let expected = BTreeMap::from([
         (
             0,
-            DenseEdit {
-                factor: Some(vec![1.0, 1.0, 2.0, 0.5]),
-                add: Some(vec![6.0, 8.0, 0.0, -4.0]),
-            },
+            DenseEdit::new(
+                Some(vec![1.0, 1.0, 2.0, 0.5]),
+                Some(vec![6.0, 8.0, 0.0, -4.0]),
+            )
+            .unwrap(),
         ),
         (
             2,
-            DenseEdit {
-                factor: None,
-                add: Some(vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]),
-            },
+            DenseEdit::new(None, Some(vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0])).unwrap(),
         ),
     ]);
     assert_eq!(set.layers, expected);
@@ -231,19 +226,6 @@ fn specs_that_one_text_cannot_hold() {
     }
 }
 
-#[test]
-fn rows_are_applied_token_by_token() {
-    let edit = DenseEdit {
-        factor: Some(vec![2.0, 1.0]),
-        add: Some(vec![0.0, 0.5]),
-    };
-    let mut values = [1.0, 2.0, 3.0, 4.0, 5.0];
-    edit.apply(&mut values);
-    assert_eq!(values, [2.0, 2.5, 6.0, 4.5, 5.0]);
-    DenseEdit::default().apply(&mut values);
-    assert_eq!(values, [2.0, 2.5, 6.0, 4.5, 5.0]);
-}
-
 /// Applies a sidecar to one layer's head outputs, as its definition says.
 fn apply(sidecar: &Sidecar, strength: f32, layer: u32, z: &mut [f64]) {
     let Some(edit) = sidecar.layers.get(&layer) else {
@@ -314,9 +296,10 @@ proptest! {
             for &(sidecar, strength) in &edits {
                 apply(sidecar, strength, layer, &mut expected);
             }
-            let dense = set.layers.get(&layer).cloned().unwrap_or_default();
-            let factor = dense.factor.unwrap_or_else(|| vec![1.0; len]);
-            let add = dense.add.unwrap_or_else(|| vec![0.0; len]);
+            let dense = set.layers.get(&layer);
+            let row = |row: Option<&[f32]>, neutral| row.map_or(vec![neutral; len], Vec::from);
+            let factor = row(dense.and_then(DenseEdit::factor), 1.0);
+            let add = row(dense.and_then(DenseEdit::add), 0.0);
             prop_assert_eq!((factor.len(), add.len()), (len, len));
             for i in 0..len {
                 let found = f64::from(factor[i]) * z[i] + f64::from(add[i]);

@@ -189,8 +189,8 @@ impl DeviceEdits {
         let fits = |(layer, edit): (&u32, &DenseEdit)| {
             self.layers.get(layer).is_some_and(|tensors| {
                 tensors.width == edit.width()
-                    && tensors.factor.is_null() == edit.factor.is_none()
-                    && tensors.add.is_null() == edit.add.is_none()
+                    && tensors.factor.is_null() == edit.factor().is_none()
+                    && tensors.add.is_null() == edit.add().is_none()
             })
         };
         if edits.layers.len() != self.layers.len() || !edits.layers.iter().all(fits) {
@@ -225,7 +225,7 @@ impl DeviceEdits {
                     tensor,
                     row.as_ptr().cast(),
                     0,
-                    std::mem::size_of_val(row.as_slice()),
+                    std::mem::size_of_val(row),
                 );
             }
         }
@@ -247,7 +247,7 @@ impl DeviceEdits {
             .iter()
             .flat_map(|layer| rows(edits, *layer))
             .flatten()
-            .map(|row| std::mem::size_of_val(row.as_slice()))
+            .map(std::mem::size_of_val)
             .sum();
         let failed = GraphError::Alloc {
             bytes,
@@ -268,7 +268,7 @@ impl DeviceEdits {
         let mut allocated = Vec::with_capacity(layers.len());
         for &layer in layers {
             let [factor, add] = rows(edits, layer);
-            let tensor = |row: Option<&Vec<f32>>, what: &str| match row {
+            let tensor = |row: Option<&[f32]>, what: &str| match row {
                 None => std::ptr::null_mut(),
                 // SAFETY: `context` has room for two tensors per layer.
                 Some(row) => unsafe {
@@ -386,9 +386,9 @@ impl Drop for DeviceEdits {
 }
 
 /// The factor row and the offset row of a layer.
-fn rows(edits: &EditSet, layer: u32) -> [Option<&Vec<f32>>; 2] {
+fn rows(edits: &EditSet, layer: u32) -> [Option<&[f32]>; 2] {
     let edit = &edits.layers[&layer];
-    [edit.factor.as_ref(), edit.add.as_ref()]
+    [edit.factor(), edit.add()]
 }
 
 /// Names a tensor `<what>-<layer>`, as llama.cpp names its own.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{HeadCount, LayerEdit, Sidecar, MAX_BLOCK_COUNT};
+use super::{HeadCount, LayerEdit, Sidecar, MAX_BLOCK_COUNT, MAX_MODEL_LEN, MAX_ROW_LEN};
 use crate::gguf::{Gguf, GgufError, GgufErrorKind, Metadata, Value};
 
 /// What of a base model decides whether an edit fits it.
@@ -151,6 +151,19 @@ impl BaseShape {
         };
         let key_value = counts("attention.head_count_kv")?;
         let head_dim = read_head_dim(metadata, key, &head_count)?;
+        // What a sidecar could not be for is refused before anything is made in its size.
+        let values = |heads: u64| heads.saturating_mul(head_dim.into());
+        let widest = head_count.iter().copied().max().unwrap_or(0);
+        GgufErrorKind::check_limit(
+            format_args!("width of a layer's head outputs"),
+            values(widest.into()),
+            MAX_ROW_LEN,
+        )?;
+        GgufErrorKind::check_limit(
+            format_args!("width of all layers' head outputs"),
+            values(head_count.iter().map(|count| u64::from(*count)).sum()),
+            MAX_MODEL_LEN,
+        )?;
         for (heads, key_value) in head_count.iter_mut().zip(key_value.into_iter().flatten()) {
             if key_value == 0 {
                 *heads = 0;

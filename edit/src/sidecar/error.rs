@@ -58,6 +58,16 @@ pub enum SidecarErrorKind {
         /// The largest accepted product.
         limit: u64,
     },
+    /// Head outputs of all layers that are together more than any model's.
+    #[error("{heads} heads in all layers times `jola.head_dim` {head_dim} exceeds {limit}")]
+    ModelTooLarge {
+        /// Heads of all layers.
+        heads: u64,
+        /// The stored head width.
+        head_dim: u32,
+        /// The largest accepted product.
+        limit: u64,
+    },
     /// The array of head counts does not have one element per layer.
     #[error("`jola.head_count` has {found} elements, expected `jola.block_count` = {expected}")]
     HeadCountLength {

@@ -38,6 +38,10 @@ pub const ADAPTER_TYPE: &str = "jola";
 pub const MAX_BLOCK_COUNT: u32 = 4096;
 /// Most values in one layer's concatenated head outputs, heads times head width.
 pub const MAX_ROW_LEN: u64 = 1 << 20;
+/// Most values in the concatenated head outputs of all layers together. The edit of a model is
+/// composed to rows of that many values, however few heads a file names: without this limit a
+/// file of a megabyte could ask for 64 GiB. Llama 3.1 405B has 2 064 384.
+pub const MAX_MODEL_LEN: u64 = 1 << 24;
 
 /// A JoLA edit: for some heads of some layers a scale, an offset or both.
 ///
@@ -54,8 +58,8 @@ pub struct Sidecar {
     pub block_count: u32,
     /// Query heads of the base model.
     pub head_count: HeadCount,
-    /// Width of one head's output (its value length); with the head count at most
-    /// [`MAX_ROW_LEN`].
+    /// Width of one head's output (its value length); times the head count at most
+    /// [`MAX_ROW_LEN`], times the heads of all layers at most [`MAX_MODEL_LEN`].
     pub head_dim: u32,
     /// How it was trained: `jola`, `lofit`, …
     pub method: String,
@@ -93,6 +97,14 @@ impl HeadCount {
         match self {
             Self::Uniform(count) => *count,
             Self::PerLayer(counts) => counts.iter().copied().max().unwrap_or(0),
+        }
+    }
+
+    /// The heads of all layers of a model with `block_count` of them.
+    fn total(&self, block_count: u32) -> u64 {
+        match self {
+            Self::Uniform(count) => u64::from(*count) * u64::from(block_count),
+            Self::PerLayer(counts) => counts.iter().map(|count| u64::from(*count)).sum(),
         }
     }
 }

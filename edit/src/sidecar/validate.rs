@@ -1,7 +1,7 @@
 //! The rules about values, the same for sidecars in files and in memory.
 
 use super::{keys, HeadCount, HeadVectors, Operation, Sidecar, SidecarErrorKind};
-use super::{MAX_BLOCK_COUNT, MAX_ROW_LEN};
+use super::{MAX_BLOCK_COUNT, MAX_MODEL_LEN, MAX_ROW_LEN};
 
 impl Sidecar {
     /// Checks every rule of the format that a value in memory can break.
@@ -47,6 +47,14 @@ impl Sidecar {
                 head_count,
                 head_dim,
                 limit: MAX_ROW_LEN,
+            });
+        }
+        let heads = self.head_count.total(self.block_count);
+        if heads.saturating_mul(head_dim.into()) > MAX_MODEL_LEN {
+            return Err(SidecarErrorKind::ModelTooLarge {
+                heads,
+                head_dim,
+                limit: MAX_MODEL_LEN,
             });
         }
         match &self.base_sha256 {

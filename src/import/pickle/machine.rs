@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Callable, FunctionName, PickleError, TensorRef, Value};
-use super::{MAX_DEPTH, MAX_PICKLE, MAX_STACK};
+use super::{MAX_BUILT, MAX_DEPTH, MAX_PICKLE};
 
 /// Reads a pickle.
 ///
@@ -23,6 +23,7 @@ pub fn read(bytes: &[u8]) -> Result<Value, PickleError> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        built: 0,
     };
     loop {
         if let Some(value) = machine.step()? {
@@ -39,6 +40,8 @@ struct Machine<'a> {
     /// Values that may be used again: scalars, functions, storages. Containers are not, since
     /// they may still be filled.
     memo: HashMap<u32, Option<Value>>,
+    /// Values, marks and stored values so far.
+    built: usize,
 }
 
 impl Machine<'_> {
@@ -95,13 +98,20 @@ impl Machine<'_> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn push(&mut self, value: Value) -> Result<(), PickleError> {
-        if self.stack.len() >= MAX_STACK {
+    /// Counts something that takes memory.
+    fn count(&mut self) -> Result<(), PickleError> {
+        self.built += 1;
+        if self.built > MAX_BUILT {
             return Err(PickleError::Limit {
-                what: "values at once",
-                limit: MAX_STACK,
+                what: "values",
+                limit: MAX_BUILT,
             });
         }
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), PickleError> {
+        self.count()?;
         if value.depth() > MAX_DEPTH {
             return Err(PickleError::Limit {
                 what: "levels",
@@ -158,6 +168,7 @@ impl Machine<'_> {
     }
 
     fn remember(&mut self, slot: u32) -> Result<(), PickleError> {
+        self.count()?;
         let value = self
             .stack
             .last()
@@ -201,7 +212,10 @@ impl Machine<'_> {
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => {
+                self.count()?;
+                self.marks.push(self.stack.len());
+            }
             b'}' => self.push(Value::Dict(Rc::default(), 1))?,
             b']' | b')' => self.sequence(Vec::new())?,
             b'N' | 0x88 | 0x89 => self.push(Value::Other)?,
@@ -336,7 +350,7 @@ impl Machine<'_> {
                 [Value::Storage(storage, element), Value::Int(offset), Value::Sequence(shape, _), Value::Sequence(stride, _), ..],
             ) => {
                 let tensor = TensorRef {
-                    storage: storage.to_string(),
+                    storage: Rc::clone(storage),
                     element: *element,
                     offset: self.size(*offset)?,
                     shape: self.sizes(shape)?,

@@ -52,8 +52,11 @@ pub enum PickleError {
 pub const MAX_PICKLE: usize = 16 << 20;
 /// Deepest nesting of tuples, lists and dictionaries.
 const MAX_DEPTH: u32 = 32;
-/// Most values on the stack.
-const MAX_STACK: usize = 1 << 20;
+/// Most values, marks and stored values that one pickle may make: some twenty for a tensor.
+const MAX_BUILT: usize = 1 << 21;
+/// Most bytes of names, of tensors and of what is around them. A tensor's has the keys of all
+/// dictionaries around it, so that a few kilobytes could name terabytes.
+const MAX_NAMES: usize = 16 << 20;
 
 /// Functions that a pickle may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl Callable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorRef {
     /// Name of the storage in the archive.
-    pub storage: String,
+    pub storage: Rc<str>,
     /// Type of its elements.
     pub element: ElementType,
     /// Position of the first element in the storage.
@@ -134,36 +137,73 @@ impl Value {
     }
 
     /// All tensors with their names, keys of nested dictionaries joined by dots.
-    pub fn tensors(&self) -> Vec<(String, Rc<TensorRef>)> {
-        let mut found = Vec::new();
-        self.collect("", &mut found);
-        found
+    ///
+    /// # Errors
+    /// [`PickleError::Limit`] when the names are together longer than any checkpoint's.
+    pub fn tensors(&self) -> Result<Vec<(String, Rc<TensorRef>)>, PickleError> {
+        let mut found = Named::default();
+        self.collect(String::new(), &mut found)?;
+        Ok(found.tensors)
     }
 
-    fn collect(&self, name: &str, found: &mut Vec<(String, Rc<TensorRef>)>) {
-        let join = |key: &str| match name {
-            "" => key.to_owned(),
-            _ => format!("{name}.{key}"),
-        };
+    fn collect(&self, name: String, found: &mut Named) -> Result<(), PickleError> {
         // Nothing that has been built can be used twice, so this visits each value once.
         match self {
-            Self::Tensor(tensor) => found.push((name.to_owned(), Rc::clone(tensor))),
+            Self::Tensor(tensor) => found.tensors.push((name, Rc::clone(tensor))),
             Self::Sequence(items, _) => {
-                for (index, item) in items.iter().enumerate() {
-                    item.collect(&join(&index.to_string()), found);
+                let items = items.iter().enumerate();
+                for (index, item) in items.filter(|(_, item)| item.holds_tensors()) {
+                    item.collect(found.join(&name, &index.to_string())?, found)?;
                 }
             }
             Self::Dict(entries, _) => {
-                for (key, value) in entries.iter() {
-                    match key {
-                        Self::Text(key) => value.collect(&join(key), found),
-                        Self::Int(key) => value.collect(&join(&key.to_string()), found),
-                        _ => {}
-                    }
+                for (key, value) in entries.iter().filter(|(_, value)| value.holds_tensors()) {
+                    let name = match key {
+                        Self::Text(key) => found.join(&name, key)?,
+                        Self::Int(key) => found.join(&name, &key.to_string())?,
+                        _ => continue,
+                    };
+                    value.collect(name, found)?;
                 }
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Whether tensors may be in it: what else there is needs no name.
+    fn holds_tensors(&self) -> bool {
+        match self {
+            Self::Tensor(_) => true,
+            Self::Sequence(items, _) => !items.is_empty(),
+            Self::Dict(entries, _) => !entries.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+/// The tensors that were found, with their names.
+#[derive(Default)]
+struct Named {
+    tensors: Vec<(String, Rc<TensorRef>)>,
+    /// Bytes of all names that were made, those of dictionaries around tensors included.
+    len: usize,
+}
+
+impl Named {
+    /// The name of what stands under `key` in the container `name`.
+    fn join(&mut self, name: &str, key: &str) -> Result<String, PickleError> {
+        self.len += name.len() + key.len();
+        if self.len > MAX_NAMES {
+            return Err(PickleError::Limit {
+                what: "bytes of names",
+                limit: MAX_NAMES,
+            });
+        }
+        Ok(match name {
+            "" => key.to_owned(),
+            _ => format!("{name}.{key}"),
+        })
     }
 }
 
@@ -213,6 +253,54 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn no_more_is_built_than_a_checkpoint_needs() {
+        let nothings = |n: usize| [vec![b'N'; n], vec![b'.']].concat();
+        assert!(read(&nothings(MAX_BUILT)).is_ok());
+        let limit = PickleError::Limit {
+            what: "values",
+            limit: MAX_BUILT,
+        };
+        assert_eq!(read(&nothings(MAX_BUILT + 1)).unwrap_err(), limit);
+        // Marks and the memory for reuse count as values do.
+        assert_eq!(read(&vec![b'('; MAX_BUILT + 1]).unwrap_err(), limit);
+        let remembered = [vec![b'N'], vec![0x94; MAX_BUILT]].concat();
+        assert_eq!(read(&remembered).unwrap_err(), limit);
+        let large = vec![b'N'; MAX_PICKLE + 1];
+        assert!(matches!(
+            read(&large),
+            Err(PickleError::Limit { what: "bytes", .. })
+        ));
+    }
+
+    #[test]
+    fn names_are_made_up_to_their_limit() {
+        // {key: [tensor; 4]}; the tensor has no dimensions.
+        let pickle = |key: usize| {
+            let mut bytes = b"ctorch._utils\n_rebuild_tensor_v2\nq\0".to_vec();
+            bytes.extend(b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010tQq\x01".as_slice());
+            bytes.extend(b"}X".as_slice());
+            bytes.extend((key as u32).to_le_bytes());
+            bytes.extend(vec![b'k'; key]);
+            bytes.push(b'(');
+            for _ in 0..4 {
+                bytes.extend(b"h\0(h\x01K\0))tR".as_slice());
+            }
+            bytes.extend(b"ts.".as_slice());
+            bytes
+        };
+        // The key itself, and four times the key and a number.
+        let longest = MAX_NAMES / 5 - 1;
+        let tensors = read(&pickle(longest)).unwrap().tensors().unwrap();
+        assert_eq!(tensors.len(), 4);
+        assert!(tensors[3].0.ends_with("k.3"));
+        assert!(5 * longest + 4 <= MAX_NAMES && 5 * (longest + 1) + 4 > MAX_NAMES);
+        let error = read(&pickle(longest + 1)).unwrap().tensors().unwrap_err();
+        let what = "bytes of names";
+        let limit = MAX_NAMES;
+        assert_eq!(error, PickleError::Limit { what, limit });
     }
 
     #[test]

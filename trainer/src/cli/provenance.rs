@@ -99,6 +99,11 @@ pub(super) fn add_outcome(
     let settings = &job.settings;
     let mut note = |key: &str, value: jola_edit::gguf::Value| provenance.train.insert(key, value);
     note("lr", outcome.rate.into())?;
+    let result = outcome.candidates.list()[stage].result;
+    if let (Some(unedited), Some(result)) = (outcome.unedited, result) {
+        note("unedited", unedited.result.to_string().as_str().into())?;
+        note("validation", result.to_string().as_str().into())?;
+    }
     if settings.method.gated() {
         if let Some(ClosedShares { scale, offset }) = settings.target(stage) {
             note("sparsity", scale.into())?;

@@ -49,7 +49,7 @@ impl Results<'_> {
     ///
     /// # Errors
     /// Files that cannot be written; [`NoBetter`].
-    pub fn write(&self, mut parameters: Parameters, folder: &Path) -> Result<String> {
+    pub fn write(mut self, mut parameters: Parameters, folder: &Path) -> Result<String> {
         let Outcome {
             chosen,
             ref candidates,
@@ -58,8 +58,11 @@ impl Results<'_> {
             verdict,
             ..
         } = *self.outcome;
-        if candidates.list().len() > 1 {
-            self.write_path(&mut parameters, folder)?;
+        let path = candidates.list().len() > 1;
+        let path = path.then(|| self.measure(&mut parameters));
+        if let Some(numbers) = &path {
+            self.note_path(numbers)?;
+            self.write_path(&mut parameters, numbers, folder)?;
         }
         let output = self.output;
         let own = self.outcome.chosen();
@@ -94,21 +97,44 @@ impl Results<'_> {
         Ok(text)
     }
 
+    /// How many numbers each stage keeps.
+    fn measure(&self, parameters: &mut Parameters) -> Vec<usize> {
+        let candidates = self.outcome.candidates.list().iter();
+        let numbers = candidates.map(|candidate| {
+            candidate.restore(parameters);
+            parameters.n_kept()
+        });
+        numbers.collect()
+    }
+
+    /// Lets every edit of a path tell of the others.
+    fn note_path(&mut self, numbers: &[usize]) -> Result<()> {
+        let stages = self.outcome.candidates.list().iter().zip(numbers);
+        let stages = stages.map(|(candidate, numbers)| match candidate.result {
+            Some(result) => format!("{numbers}: {result}"),
+            None => numbers.to_string(),
+        });
+        let text = stages.collect::<Vec<_>>().join("; ");
+        Ok(self.provenance.train.insert("path", text.as_str())?)
+    }
+
     /// Writes each stage's sidecar and the table of all.
-    fn write_path(&self, parameters: &mut Parameters, folder: &Path) -> Result<()> {
+    fn write_path(
+        &self,
+        parameters: &mut Parameters,
+        numbers: &[usize],
+        folder: &Path,
+    ) -> Result<()> {
         let folder = folder.join(PATH);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut table = String::from(
             "| stage | numbers kept | bytes | validation loss | exact | chosen right | |\n\
              |---|---|---|---|---|---|---|\n",
         );
-        for (stage, candidate) in self.outcome.candidates.list().iter().enumerate() {
+        let stages = self.outcome.candidates.list().iter().zip(numbers);
+        for (stage, (candidate, numbers)) in stages.enumerate() {
             let path = folder.join(format!("stage-{stage}.gguf"));
             self.write_stage(parameters, stage, &Output::without_inputs(&path)?)?;
-            let numbers = match &*parameters {
-                Parameters::Edits(edits) => edits.n_open() * edits.head_dim(),
-                Parameters::Lora(lora) => lora.n_parameters(),
-            };
             let bytes = fs::metadata(&path).map_or(0, |file| file.len());
             let percent = |share: f64| format!("{:.1} %", share * 100.0);
             let result = candidate.result;

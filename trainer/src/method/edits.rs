@@ -224,8 +224,17 @@ impl Edits {
     }
 
     /// D, how many numbers a vector has.
-    pub fn head_dim(&self) -> usize {
+    fn head_dim(&self) -> usize {
         self.halves[0].vectors.size()[2] as usize
+    }
+
+    /// Numbers that a sidecar of the open gates' vectors holds (reads from the device).
+    pub fn n_kept(&self) -> usize {
+        let open = self
+            .halves
+            .iter()
+            .map(|half| gates::count_open(&half.log_alpha));
+        open.sum::<usize>() * self.head_dim()
     }
 
     /// All gates, open or closed.

@@ -58,15 +58,12 @@ pub fn from_edit_set(
     device: Device,
 ) -> Vec<LayerChange> {
     let mut changes = LayerChange::none(n_layer);
-    let row = |values: &Option<Vec<f32>>| {
-        let values = values.as_ref()?;
-        Some(Tensor::from_slice(values).to_kind(kind).to_device(device))
-    };
+    let row = |values: &[f32]| Tensor::from_slice(values).to_kind(kind).to_device(device);
     for (change, layer) in changes.iter_mut().zip(0u32..) {
         if let Some(dense) = set.layers.get(&layer) {
             change.heads = HeadEdit {
-                factor: row(&dense.factor),
-                offset: row(&dense.add),
+                factor: dense.factor().map(row),
+                offset: dense.add().map(row),
             };
         }
     }

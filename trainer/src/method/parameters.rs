@@ -95,6 +95,14 @@ impl Parameters {
         }
     }
 
+    /// Numbers that a file of them holds (reads from the device).
+    pub fn n_kept(&self) -> usize {
+        match self {
+            Parameters::Edits(edits) => edits.n_kept(),
+            Parameters::Lora(lora) => lora.n_parameters(),
+        }
+    }
+
     /// What the model applies in a training step, one entry per layer; `noise` as for
     /// [`Edits::training_changes`].
     pub fn training_changes(&self, noise: Option<(u64, usize)>) -> Vec<LayerChange> {

@@ -103,6 +103,23 @@ impl History {
         phases
     }
 
+    /// The validations whose edits are kept: the best of each stage.
+    fn kept(&self) -> Vec<usize> {
+        let phases = self.phases();
+        let stage = |step: usize| {
+            let begun = phases.iter().filter(|(first, _)| *first <= step);
+            begun.filter(|(_, phase)| *phase == Phase::Prune).count()
+        };
+        let best = self.validations.iter().enumerate().filter(|(_, v)| v.best);
+        let mut kept: Vec<(usize, usize)> = Vec::new();
+        for (index, validation) in best {
+            let stage = stage(validation.step);
+            kept.retain(|(other, _)| *other != stage);
+            kept.push((stage, index));
+        }
+        kept.into_iter().map(|(_, index)| index).collect()
+    }
+
     fn loss_picture(&self) -> String {
         let losses = self.steps.iter().map(|step| (step.step, step.loss));
         let losses: Vec<(usize, f64)> = losses.collect();
@@ -114,12 +131,17 @@ impl History {
             (Mark::Dot, PALE, "one training step"),
             (Mark::Curve, INK, "training, smoothed"),
         ];
-        let best = self.validations.iter().rposition(|v| v.best);
+        let best = self.kept();
         if !validations.is_empty() {
             keys.push((Mark::Point, COLOURS[0], "validation"));
         }
-        if best.is_some() {
-            keys.push((Mark::Ring, COLOURS[0], "best validation"));
+        if !best.is_empty() {
+            let name = if best.len() == 1 {
+                "best validation"
+            } else {
+                "best of its stage"
+            };
+            keys.push((Mark::Ring, COLOURS[0], name));
         }
         let axis = "loss (logarithmic)";
         let mut picture = picture(chart.outer_height())
@@ -128,7 +150,7 @@ impl History {
             .add(chart.dots(&losses, PALE))
             .add(chart.curve(&smooth(&losses), INK));
         for (index, place) in validations.into_iter().enumerate() {
-            picture.append(chart.point(place, COLOURS[0], best == Some(index)));
+            picture.append(chart.point(place, COLOURS[0], best.contains(&index)));
         }
         format!("{picture}\n")
     }
@@ -303,6 +325,22 @@ mod tests {
         assert_eq!(closed(2), [1]);
         assert_eq!(closed(4), [1, 5]);
         assert_eq!(history.moments(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_best_of_each_stage_is_marked() {
+        let mut history = history();
+        history.steps.push(record(5, Phase::Prune, &[]));
+        history.steps.push(record(6, Phase::Polish, &[]));
+        let first = history.validations[0];
+        for (step, best) in [(4, true), (6, true), (6, false)] {
+            history.validations.push(ValidationRecord {
+                step,
+                best,
+                ..first
+            });
+        }
+        assert_eq!(history.kept(), [1, 2]);
     }
 
     #[test]

@@ -78,17 +78,21 @@ pub struct RowScores {
 }
 
 impl RowScores {
-    /// Whether the rows do worse than the same rows in `best`, by more than so many standard errors
-    /// of the mean difference: in how many are exact, or in their loss.
+    /// Whether the rows do worse than the same rows in `best`, by more than so many standard
+    /// errors of the mean difference: in how many are exact, and where hardly any are, in their
+    /// loss, as in [`Validation::is_better`].
     pub fn worse_than(&self, best: &RowScores, errors: f64) -> bool {
-        let lost = |(own, best): (&bool, &bool)| f64::from(*best) - f64::from(*own);
-        let exact = self.exact.iter().zip(&best.exact).map(lost).collect();
-        let losses = self.losses.iter().zip(&best.losses);
-        let losses = losses.map(|(own, best)| own - best).collect();
-        [exact, losses].into_iter().any(|differences: Vec<f64>| {
-            let (mean, error) = mean_with_error(&differences);
-            mean > errors * error
-        })
+        let exact = best.exact.iter().filter(|exact| **exact).count();
+        let differences: Vec<f64> = if exact as f64 >= Validation::FEW * best.exact.len() as f64 {
+            let pairs = self.exact.iter().zip(&best.exact);
+            let lost = pairs.map(|(own, best)| f64::from(*best) - f64::from(*own));
+            lost.collect()
+        } else {
+            let pairs = self.losses.iter().zip(&best.losses);
+            pairs.map(|(own, best)| own - best).collect()
+        };
+        let (mean, error) = mean_with_error(&differences);
+        mean > errors * error
     }
 }
 
@@ -181,14 +185,19 @@ mod tests {
             losses: losses.to_vec(),
             exact: exact.to_vec(),
         };
-        let best = scores(&[0.1, 2.0, 0.3, 0.4], &[true, false, true, true]);
-        assert!(!best.worse_than(&best, 1.0));
-        // Every row loses a little: a small difference, and a sure one.
-        let all = scores(&[0.2, 2.1, 0.4, 0.5], &[true, false, true, true]);
-        assert!(all.worse_than(&best, 1.0) && !best.worse_than(&all, 1.0));
+        let none = [false; 4];
+        let free = scores(&[0.1, 2.0, 0.3, 0.4], &none);
+        assert!(!free.worse_than(&free, 1.0));
+        // Of free text every row loses a little: a small difference, and a sure one.
+        let all = scores(&[0.2, 2.1, 0.4, 0.5], &none);
+        assert!(all.worse_than(&free, 1.0) && !free.worse_than(&all, 1.0));
         // One row loses much: one standard error of the mean.
-        let one = scores(&[0.1, 1.9, 0.3, 1.4], &[true, false, true, true]);
-        assert!(!one.worse_than(&best, 1.0));
+        let one = scores(&[0.1, 1.9, 0.3, 1.4], &none);
+        assert!(!one.worse_than(&free, 1.0));
+        // Where rows are exact, they tell.
+        let best = scores(&[0.1, 2.0, 0.3, 0.4], &[true, false, true, true]);
+        let all = scores(&all.losses, &best.exact);
+        assert!(!all.worse_than(&best, 1.0));
         // Equal losses, fewer exact.
         let exact = scores(&best.losses, &[false, false, false, true]);
         assert!(exact.worse_than(&best, 1.0));

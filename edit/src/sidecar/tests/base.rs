@@ -152,6 +152,31 @@ fn a_model_file_that_has_no_single_shape() {
     let many = ("block_count", Value::U32(MAX_BLOCK_COUNT + 1));
     let error = from_entries(&[many]).unwrap_err();
     assert!(matches!(*error.kind, GgufErrorKind::Limit { .. }));
+    for (width, message) in [
+        (1 << 20, None),
+        ((1 << 20) + 1, Some("width of a layer's head outputs")),
+    ] {
+        let one = ("attention.head_count", Value::U32(1));
+        let width = ("attention.value_length", Value::U32(width));
+        let read = from_entries(&[layers.clone(), one, width]);
+        match message {
+            None => drop(read.unwrap()),
+            Some(message) => assert!(read.unwrap_err().to_string().contains(message)),
+        }
+    }
+    for (deep, fits) in [(16, true), (17, false)] {
+        let deep = ("block_count", Value::U32(deep));
+        let one = ("attention.head_count", Value::U32(1 << 10));
+        let width = ("attention.value_length", Value::U32(1 << 10));
+        let read = from_entries(&[deep, one, width]);
+        match fits {
+            true => drop(read.unwrap()),
+            false => assert!(read
+                .unwrap_err()
+                .to_string()
+                .contains("width of all layers' head outputs is 17825792")),
+        }
+    }
     let negative = ("attention.head_count", Array::I32(vec![4, -1]).into());
     let error = from_entries(&[layers.clone(), negative]).unwrap_err();
     assert!(matches!(*error.kind, GgufErrorKind::KeyType { .. }));

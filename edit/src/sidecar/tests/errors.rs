@@ -170,6 +170,34 @@ fn row_too_long() {
 }
 
 #[test]
+fn model_too_large() {
+    // The header alone decides, so that nothing is allocated for what it promises.
+    let wide = |layers: u32, heads: u32, width: u32| {
+        parts()
+            .set("jola.block_count", layers)
+            .set("jola.head_count", heads)
+            .set("jola.head_dim", width)
+    };
+    for [layers, heads, width] in [[16, 1 << 10, 1 << 10], [4096, 1 << 12, 1]] {
+        assert_eq!(u64::from(layers * heads * width), MAX_MODEL_LEN);
+        let error = wide(layers, heads, width).read().unwrap_err();
+        assert!(matches!(*error.kind, SidecarErrorKind::Shape { .. }));
+    }
+    assert_refused!(
+        wide(4096, (1 << 12) + 1, 1),
+        SidecarErrorKind::ModelTooLarge { .. },
+        "16781312 heads in all layers times `jola.head_dim` 1 exceeds 16777216"
+    );
+    let counts = Array::U32(vec![1 << 20; 17]);
+    let array = wide(17, 0, 1).set("jola.head_count", counts);
+    let error = array.read().unwrap_err();
+    assert!(matches!(
+        *error.kind,
+        SidecarErrorKind::ModelTooLarge { .. }
+    ));
+}
+
+#[test]
 fn head_count_length() {
     let two = parts().set("jola.head_count", Array::U32(vec![2, 4]));
     assert_refused!(

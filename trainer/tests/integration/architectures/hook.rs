@@ -112,7 +112,7 @@ fn random_rows(attention: &[(u32, usize)]) -> EditSet {
         |width: usize, mean: f32| (0..width).map(|_| mean + 0.3 * random.normal()).collect();
     let layers = attention.iter().map(|&(layer, width)| {
         let (factor, add) = (Some(row(width, 1.0)), Some(row(width, 0.0)));
-        (layer, DenseEdit { factor, add })
+        (layer, DenseEdit::new(factor, add).unwrap())
     });
     EditSet {
         layers: layers.collect(),
@@ -147,7 +147,7 @@ fn check(form: &Form) {
             "{name}: width of layer {layer}"
         );
         let edit = &edits.layers[&layer];
-        let (factor, add) = (edit.factor.as_ref().unwrap(), edit.add.as_ref().unwrap());
+        let (factor, add) = (edit.factor().unwrap(), edit.add().unwrap());
         for (i, (z, found)) in before.iter().zip(after).enumerate() {
             let scaled = z * factor[i % width];
             let expected = scaled + add[i % width];
