@@ -1,7 +1,7 @@
 //! The programs: exit codes, messages, and no output file where something is wrong.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use jola_edit::sidecar::RowFormat;
 use jola_edit::{BaseWeights, Sidecar, Training};
