@@ -88,7 +88,7 @@ hosts: setup
 	$(ENV) cargo build --release --locked -p jola-plugin -p jola-hosts
 
 test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHECK=text: only some)
-	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored
+	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
 	$(HOSTS) test "$(CHECK)"
 
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost
@@ -107,7 +107,7 @@ bench-training: build ## the same for training, against transformers (PARTS="sha
 	$(ENV) research/scripts/bench/training.py $(BENCH) $(PARTS)
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
-	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header
+	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --ignored write_the_header
 
 # Targets of fuzz/, one after the other (TARGETS="gguf pickle": only some).
 SECONDS ?= 60

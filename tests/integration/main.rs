@@ -9,6 +9,7 @@ mod cli;
 mod describe;
 mod examples;
 mod hook;
+mod hybrid;
 mod import;
 mod likelihood;
 mod patch;
