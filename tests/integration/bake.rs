@@ -10,7 +10,7 @@ use llama_jola::Model;
 use serde_json::Value as Json;
 
 use crate::base::f32_base;
-use testkit::logits::{argmax, of_llama, relative_error, spec, Edits, Logits};
+use testkit::logits::{argmax, distance, of_llama, relative_error, spec, Edits, Logits};
 use testkit::{
     base_model, f32_copy, llama_jola_on, repository, sidecars, split, text, Folder, Random,
 };
@@ -18,64 +18,103 @@ use testkit::{
 /// Keys and values in 32-bit floats, which also keeps attention from rounding to 16 bits.
 const EXACT: [&str; 4] = ["-ctk", "f32", "-ctv", "f32"];
 /// Largest relative error of all logits between a model with 32-bit weights, changed ones
-/// included, and the live edits: seen 4.8e-6, times three. Not of the worst position: at a few
-/// of them edits as strong as these make the model magnify the last bit (seen 1.3e-4, where
-/// 0.5000001 instead of 0.5 makes 8e-5).
+/// included, and the live edits: seen 4.8e-6, times three.
 const TOLERANCE: f64 = 1.5e-5;
-/// How much farther a baked file may be from the live edit, both on a quantised base, than the
-/// live edit is from itself with its batch cut otherwise: kernels that round activations make
-/// most of either. Seen 1.1 and 2.3 times. A limit in nats would hang on text and processor.
-const TIMES_NOISE: f64 = 3.0;
+/// How much larger the error of the worst position may be than what the live edits make there
+/// of the last bits of their strengths: seen 1.7 times, 1.3e-4 and 8e-5.
+///
+/// That position is badly conditioned, not badly baked. In 64-bit floats (the model of
+/// tests/golden/make.py, on both files) the baked file is 1.3e-6 from the live edits there and
+/// 2.7e-7 in all. From that result llama.cpp's 32-bit floats are equally far with either: the
+/// live edits 6.2e-5 there and 5.0e-6 in all, the baked file 7.1e-5 and 3.9e-6, the live edits
+/// one token at a time 1.5e-4 and 6.5e-6 (research/runs/2026-11-27-bake).
+const TIMES_LAST_BIT: f64 = 5.0;
+/// How much farther a baked file, run as users run it, may be from the exact edited model than
+/// the live edit on the quantised base is, the rounding of the changed weights added. Exact is
+/// the same edit on the same weights in 32-bit floats; what takes both away from it are kernels
+/// that round activations. Seen 0.65 to 1.18 times, over four types and six
+/// texts (research/runs/2026-11-27-bake). A limit in nats would hang on text and processor, and the
+/// distance of baked and live has the errors of both in it.
+const TIMES_LIVE: f64 = 1.5;
 
-/// The beginning of the tests' text: as prose, as what docs/bake.md was measured on.
-fn tokens() -> Vec<i32> {
+/// The beginning of a text.
+fn tokens_of(path: &str) -> Vec<i32> {
     let model = Model::load_vocab(base_model()).unwrap();
-    let text = std::fs::read_to_string(repository("tests/data/text.txt")).unwrap();
+    let text = std::fs::read_to_string(repository(path)).unwrap();
     let mut tokens = model.tokenize_prompt(&text).unwrap();
     tokens.truncate(256);
     tokens
 }
 
-/// Mean of KL(live ‖ found) over all positions, in nats.
-fn mean_kl(live: &Logits, found: &Logits) -> f64 {
+/// Prose.
+fn tokens() -> Vec<i32> {
+    tokens_of("tests/data/text.txt")
+}
+
+/// Mean of KL(expected ‖ found) over all positions, in nats.
+fn mean_kl(expected: &Logits, found: &Logits) -> f64 {
     let softmax = |row: &[f32]| -> Vec<f64> {
         let top = f64::from(row[argmax(row)]);
         let shifted = || row.iter().map(|logit| f64::from(*logit) - top);
         let sum = shifted().map(f64::exp).sum::<f64>().ln();
         shifted().map(|logit| logit - sum).collect()
     };
-    let divergence = |(live, found): (&[f32], &[f32])| {
-        let pairs = softmax(live).into_iter().zip(softmax(found));
+    let divergence = |(expected, found): (&[f32], &[f32])| {
+        let pairs = softmax(expected).into_iter().zip(softmax(found));
         pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
     };
-    let all: Vec<f64> = live.rows().zip(found.rows()).map(divergence).collect();
+    let rows = expected.rows().zip(found.rows());
+    let all: Vec<f64> = rows.map(divergence).collect();
     assert_eq!(all.len(), tokens().len());
     all.iter().sum::<f64>() / all.len() as f64
 }
 
-/// The baked file against the live edit, both run as users run them.
-fn assert_close_as_run(model: &Path, edits: Edits<'_>, out: &Path) {
-    let run = |model: &Path, edits, options: &[&str]| of_llama(model, &tokens(), edits, options);
-    let live = run(model, edits, &[]);
-    let noise = mean_kl(&live, &run(model, edits, &["-ub", "16"]));
-    let found = mean_kl(&live, &run(out, &[], &[]));
-    println!("as run {found:.1e}, noise {noise:.1e}");
-    assert!(found < TIMES_NOISE * noise, "{found:.2e} {noise:.2e}");
-    // And the noise is far from what the edit does.
-    let effect = mean_kl(&live, &run(model, &[], &[]));
-    assert!(
-        effect > 10.0 * TIMES_NOISE * noise,
-        "{effect:.2e} {noise:.2e}"
-    );
+/// An edited model on one text: exact, and as users run it.
+struct Edited {
+    tokens: Vec<i32>,
+    /// On the base's weights in 32-bit floats.
+    exact: Logits,
+    /// The live edit's distance from that.
+    live: f64,
 }
 
-/// The same with all weights in 32-bit floats: the rounding of the changed weights alone.
-fn rounding(edits: Edits<'_>, out: &Path, folder: &Folder) -> f64 {
-    let copy = f32_copy(out, folder.root(), llama_jola::ggml::dequantize).unwrap();
-    let run = |model: &Path, edits| of_llama(model, &tokens(), edits, &EXACT);
-    let found = mean_kl(&run(f32_base(), edits), &run(&copy, &[]));
-    std::fs::remove_file(copy).unwrap();
-    found
+impl Edited {
+    /// On prose and on lines of JSON. `floats` is the copy of `model` in 32-bit floats.
+    fn on_texts(model: &Path, floats: &Path, edits: Edits<'_>) -> Vec<Self> {
+        let texts = ["tests/data/text.txt", "examples/routing/test.jsonl"];
+        let edited = texts.map(|text| {
+            let tokens = tokens_of(text);
+            let exact = of_llama(floats, &tokens, edits, &EXACT);
+            let live = mean_kl(&exact, &of_llama(model, &tokens, edits, &[]));
+            // And that is far from what the edit does.
+            let effect = mean_kl(&exact, &of_llama(model, &tokens, &[], &[]));
+            println!("{text}: live edit {live:.2e}, none {effect:.2e}");
+            assert!(effect > 100.0 * live, "{effect:.2e} {live:.2e}");
+            Self {
+                tokens,
+                exact,
+                live,
+            }
+        });
+        edited.into()
+    }
+
+    /// Checks a baked file as run; what the rounding of its changed weights alone does.
+    fn assert_close(&self, out: &Path, folder: &Folder) -> f64 {
+        let copy = f32_copy(out, folder.root(), llama_jola::ggml::dequantize).unwrap();
+        let rounding = mean_kl(&self.exact, &of_llama(&copy, &self.tokens, &[], &EXACT));
+        for made in [copy.with_extension("sha256"), copy] {
+            std::fs::remove_file(made).unwrap();
+        }
+        let found = mean_kl(&self.exact, &of_llama(out, &self.tokens, &[], &[]));
+        let live = self.live;
+        println!("baked {found:.2e}, live {live:.2e}, rounding alone {rounding:.2e}");
+        assert!(
+            found < TIMES_LIVE * (live + rounding),
+            "{found:.2e} {live:.2e} {rounding:.2e}"
+        );
+        rounding
+    }
 }
 
 /// Bakes `edit` into `model`; the report.
@@ -178,6 +217,13 @@ fn in_floats_it_is_the_live_edits() {
     println!("baked and live: {error:.1e}, effect {effect:.1e}");
     assert!(error < TOLERANCE, "{error:.2e}");
     assert!(effect > 1000.0 * TOLERANCE, "{effect:.2e}");
+    let moved = run(&model, &[(&golden, 0.5000001), (&second_path, -1.0000001)]);
+    let (worst, last_bit) = (distance(&baked, &live), distance(&moved, &live));
+    println!("worst position: {worst:.1e}, the last bit {last_bit:.1e}");
+    assert!(
+        worst < TIMES_LAST_BIT * last_bit,
+        "{worst:.2e} {last_bit:.2e}"
+    );
     assert_eq!(baked.argmax(), live.argmax());
 
     let file = Gguf::open(&out).unwrap();
@@ -224,12 +270,21 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
     let report = bake(&model, &golden, &out, &[]);
     assert_eq!(changed(&model, &out), CHANGED);
     let chosen = report["changed"][0]["to"].as_str().unwrap();
-    let alone = rounding(edits, &out, &folder);
-    println!("{chosen}: rounding {alone:.1e}");
-    assert!(alone < MAX_KL, "{alone:.2e}");
+    println!("{chosen}");
+    let texts = Edited::on_texts(&model, f32_base(), edits);
+    for text in &texts {
+        let alone = text.assert_close(&out, &folder);
+        assert!(alone < MAX_KL, "{alone:.2e}");
+    }
     let said = |of: &Json| of["mean_kl"].as_f64().unwrap();
     assert!(said(&report["weights_only"]) < MAX_KL, "{report}");
-    assert_close_as_run(&model, edits, &out);
+    // What bake says of the file as run, on a text of its own, has both errors in it: the root
+    // of a divergence adds up much like a distance.
+    let most = texts.iter().map(|text| text.live).fold(0.0, f64::max);
+    assert!(
+        said(&report["as_run"]) < 4.0 * TIMES_LIVE * most,
+        "{report}"
+    );
     for smaller in report["rejected"].as_array().unwrap() {
         let path = folder.path("smaller.gguf");
         let outtype = match smaller["outtype"].as_str().unwrap() {
@@ -237,9 +292,10 @@ fn a_quantised_base_gets_the_smallest_type_that_is_close() {
             name => name,
         };
         bake(&model, &golden, &path, &["--outtype", outtype]);
-        let found = rounding(edits, &path, &folder);
-        println!("{outtype}: rounding {found:.1e}");
-        assert!(found > MAX_KL, "{outtype}: {found:.2e}");
+        println!("{outtype}");
+        let alone = texts.iter().map(|text| text.assert_close(&path, &folder));
+        let alone = alone.fold(0.0, f64::max);
+        assert!(alone > MAX_KL, "{outtype}: {alone:.2e}");
         assert!(said(&smaller["kl"]) > MAX_KL, "{report}");
     }
 
@@ -306,7 +362,11 @@ fn without_a_bias_scales_are_baked_and_offsets_refused() {
     sidecar.write(&edit).unwrap();
     bake(&model, &edit, &out, &["--outtype", "q8_0"]);
     assert_eq!(changed(&model, &out), [CHANGED[0], CHANGED[2], CHANGED[4]]);
-    assert_close_as_run(&model, &[(&edit, 1.0)], &out);
+    let floats = f32_copy(&model, folder.root(), llama_jola::ggml::dequantize).unwrap();
+    for text in Edited::on_texts(&model, &floats, &[(&edit, 1.0)]) {
+        let alone = text.assert_close(&out, &folder);
+        assert!(alone < MAX_KL, "{alone:.2e}");
+    }
 }
 
 #[test]
