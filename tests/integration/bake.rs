@@ -20,15 +20,16 @@ const EXACT: [&str; 4] = ["-ctk", "f32", "-ctv", "f32"];
 /// Largest relative error of all logits between a model with 32-bit weights, changed ones
 /// included, and the live edits: seen 4.8e-6, times three.
 const TOLERANCE: f64 = 1.5e-5;
-/// How much larger the error of the worst position may be than what the live edits make there
-/// of the last bits of their strengths: seen 1.7 times, 1.3e-4 and 8e-5.
+/// How much larger the error of the worst position may be than what 32-bit floats make there of
+/// the live edits summed in another order or moved by a last bit: seen 1.5 times, 1.3e-4 and
+/// 8.8e-5.
 ///
 /// That position is badly conditioned, not badly baked. In 64-bit floats (the model of
 /// tests/golden/make.py, on both files) the baked file is 1.3e-6 from the live edits there and
 /// 2.7e-7 in all. From that result llama.cpp's 32-bit floats are equally far with either: the
 /// live edits 6.2e-5 there and 5.0e-6 in all, the baked file 7.1e-5 and 3.9e-6, the live edits
 /// one token at a time 1.5e-4 and 6.5e-6 (research/runs/2026-11-27-bake).
-const TIMES_LAST_BIT: f64 = 5.0;
+const TIMES_LAST_BIT: f64 = 3.0;
 /// How much farther a baked file, run as users run it, may be from the exact edited model than
 /// the live edit on the quantised base is, the rounding of the changed weights added. Exact is
 /// the same edit on the same weights in 32-bit floats; what takes both away from it are kernels
@@ -89,7 +90,7 @@ impl Edited {
             // And that is far from what the edit does.
             let effect = mean_kl(&exact, &of_llama(model, &tokens, &[], &[]));
             println!("{text}: live edit {live:.2e}, none {effect:.2e}");
-            assert!(effect > 100.0 * live, "{effect:.2e} {live:.2e}");
+            assert!(effect > 10.0 * TIMES_LIVE * live, "{effect:.2e} {live:.2e}");
             Self {
                 tokens,
                 exact,
@@ -217,8 +218,11 @@ fn in_floats_it_is_the_live_edits() {
     println!("baked and live: {error:.1e}, effect {effect:.1e}");
     assert!(error < TOLERANCE, "{error:.2e}");
     assert!(effect > 1000.0 * TOLERANCE, "{effect:.2e}");
-    let moved = run(&model, &[(&golden, 0.5000001), (&second_path, -1.0000001)]);
-    let (worst, last_bit) = (distance(&baked, &live), distance(&moved, &live));
+    let moved = run(&model, &[(&golden, 0.5000001), (&second_path, -1.0)]);
+    let one_by_one = [&EXACT[..], &["-ub", "1"]].concat();
+    let one_by_one = of_llama(&model, &tokens(), edits, &one_by_one);
+    let last_bit = distance(&moved, &live).max(distance(&one_by_one, &live));
+    let worst = distance(&baked, &live);
     println!("worst position: {worst:.1e}, the last bit {last_bit:.1e}");
     assert!(
         worst < TIMES_LAST_BIT * last_bit,
