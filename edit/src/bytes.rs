@@ -14,6 +14,21 @@ pub enum Bytes {
     Owned(Vec<u8>),
 }
 
+impl Bytes {
+    /// Lets the pages of a mapped file go: what is read again is read from the file. For
+    /// programs that read a large file once and work on with what they made of it.
+    pub fn forget(&self) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            // SAFETY: the mapping is of a file and nothing writes to it: dropped pages come
+            // back with the file's content.
+            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            // It is advice: where it is not taken, the pages stay.
+            drop(advised);
+        }
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 

@@ -2,13 +2,14 @@
 # Downloads that resume and are checked. Sourced by setup.sh.
 # shellcheck disable=SC2154  # setup.sh sets $scripts
 
-# pinned NAME: sets version, file and sha256 to what packages.txt says for this machine.
+# pinned NAME [VERSION]: sets version, file and sha256 to what packages.txt says for this
+# machine; without a version to its first line.
 pinned() {
     local machine
     machine=$(uname -m)
     read -r version file sha256 < <(
-        awk -v name="$1" -v machine="$machine" \
-            '$1 == name && ($3 == machine || $3 == "any") { print $2, $4, $5 }' \
+        awk -v name="$1" -v version="${2:-}" -v machine="$machine" \
+            '$1 == name && (!version || $2 == version) && ($3 == machine || $3 == "any") { print $2, $4, $5 }' \
             "$scripts/packages.txt"
     ) || die "scripts/packages.txt has no $1 for $machine"
 }
@@ -23,10 +24,10 @@ need() {
     done
 }
 
-# fetch NAME: leaves the pinned file in the cache and its path in $fetched.
+# fetch NAME [VERSION]: leaves the pinned file in the cache and its path in $fetched.
 fetch() {
     need curl
-    pinned "$1"
+    pinned "$@"
     local part=$JOLA_CACHE/downloads/$file.part url
     fetched=$JOLA_CACHE/downloads/$file
     mkdir -p "$JOLA_CACHE/downloads"

@@ -68,33 +68,45 @@ setup_peer() {
 }
 
 setup_libtorch() {
-    local version file sha256 fetched
     if [ "$LIBTORCH" != "$JOLA_CACHE/libtorch" ]; then
         { [ -d "$LIBTORCH/include/torch" ] && [ -e "$LIBTORCH/lib/libtorch.so" ]; } ||
             die "LIBTORCH=$LIBTORCH has no include/torch and lib/libtorch.so: unset it, or name a libtorch"
         return
     fi
+    assemble_libtorch "$LIBTORCH"
+}
+
+# The libtorch of the PyTorch that machines with an NVIDIA card often have: scripts/gpu.
+setup_libtorch-2.11() { assemble_libtorch "$JOLA_CACHE/libtorch-2.11" 2.11.0; }
+
+# assemble_libtorch FOLDER [VERSION]: the CPU half of the wheel of PyTorch.
+assemble_libtorch() {
+    local folder=$1 torch=${2:-} version file sha256 fetched
     [ "$(uname -s)" = Linux ] ||
         die "libtorch is set up on Linux only: set LIBTORCH to a libtorch of the version in scripts/packages.txt"
 
     local name wanted="" wheels=() torch_version
+    pinned torch "$torch"
+    torch_version=$version
     for name in torch nvidia-cuda-runtime nvidia-cuda-cupti; do
-        pinned "$name"
+        # One version of CUDA's libraries serves both.
+        [ "$name" = torch ] || torch=
+        pinned "$name" "$torch"
         wanted+="$file $sha256"$'\n'
     done
     wanted=${wanted%$'\n'}
-    if has_stamp "$LIBTORCH" "$wanted"; then return; fi
+    if has_stamp "$folder" "$wanted"; then return; fi
 
     need unzip
-    for name in torch nvidia-cuda-runtime nvidia-cuda-cupti; do
+    fetch torch "$torch_version"
+    wheels=("$fetched")
+    for name in nvidia-cuda-runtime nvidia-cuda-cupti; do
         fetch "$name"
         wheels+=("$fetched")
     done
-    pinned torch
-    torch_version=$version
 
     say "assembling libtorch $torch_version"
-    local new=$JOLA_CACHE/libtorch.new
+    local new=$folder.new
     rm -rf "$new"
     mkdir -p "$new/lib"
     unzip -q "${wheels[0]}" 'torch/include/*' -d "$new"
@@ -113,8 +125,8 @@ setup_libtorch() {
         die "libtorch lacks the libraries above"
 
     echo "$wanted" >"$new/stamp"
-    rm -rf "$LIBTORCH"
-    mv "$new" "$LIBTORCH"
+    rm -rf "$folder"
+    mv "$new" "$folder"
     rm -f "${wheels[@]}" # all that is needed of them is in place
 }
 

@@ -5,14 +5,15 @@
 //!
 //! 1. `error`: everything that can stop the trainer.
 //! 2. `rng`: randomness that is keyed by seed, purpose and step.
-//! 3. [`architectures`]: what differs between the models that can be trained, a row for each.
-//! 4. [`base`]: the frozen base model as it is stored, a GGUF or a Hugging Face directory.
-//! 5. [`model`]: what the base model computes, and what a layer changes in it.
-//! 6. [`data`]: the rows, tokenised, split and ordered.
-//! 7. [`method`]: what is trained, from its first values to the file that it ends in.
-//! 8. [`train`]: the loop over steps, with its schedule, penalty and optimiser.
-//! 9. `report`: progress, and the run directory with its checkpoint and pictures.
-//! 10. [`cli`]: the command line, which puts a run together.
+//! 3. `gpu`: libtorch's part for GPUs.
+//! 4. [`architectures`]: what differs between the models that can be trained, a row for each.
+//! 5. [`base`]: the frozen base model as it is stored, a GGUF or a Hugging Face directory.
+//! 6. [`model`]: what the base model computes, and what a layer changes in it.
+//! 7. [`data`]: the rows, tokenised, split and ordered.
+//! 8. [`method`]: what is trained, from its first values to the file that it ends in.
+//! 9. [`train`]: the loop over steps, with its schedule, penalty and optimiser.
+//! 10. `report`: progress, and the run directory with its checkpoint and pictures.
+//! 11. [`cli`]: the command line, which puts a run together.
 //!
 //! What is public is what the integration tests compare with llama.cpp and with the published
 //! method, part by part, and [`cli::Cli`], which the program runs.
@@ -25,6 +26,7 @@ pub mod base;
 pub mod cli;
 pub mod data;
 mod error;
+mod gpu;
 pub mod method;
 pub mod model;
 mod report;

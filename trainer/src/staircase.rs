@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files and folders at the top of the crate, in the order in which they may use each other.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "error",
     "rng",
+    "gpu",
     "architectures",
     "base",
     "model",

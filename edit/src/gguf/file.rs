@@ -122,6 +122,11 @@ impl Gguf {
         self.tensors().iter().map(|info| self.with_data(info))
     }
 
+    /// Lets go of the memory of what has been read, where the file is mapped.
+    pub fn forget(&self) {
+        self.bytes.forget();
+    }
+
     /// Bytes of the file after the last tensor and its padding: 0 in every well-formed file,
     /// tolerated here as llama.cpp does.
     pub fn trailing_bytes(&self) -> u64 {

@@ -43,6 +43,10 @@ impl Base for Splits {
         })
     }
 
+    fn forget(&self) {
+        self.files().iter().for_each(|file| file.forget());
+    }
+
     fn vocabulary(&self) -> Result<Box<dyn Vocabulary>, Error> {
         Ok(Box::new(llama_jola::Model::load_vocab(
             self.first().path(),

@@ -25,6 +25,9 @@ pub trait Base {
     /// A tensor by name.
     fn tensor(&self, name: &str) -> Option<BaseTensor<'_>>;
 
+    /// Lets go of the memory of what has been read of the file; reading it again reads it anew.
+    fn forget(&self) {}
+
     /// How to name a tensor that is not there, so that its user finds it.
     fn describe(&self, name: &str) -> String {
         name.to_owned()

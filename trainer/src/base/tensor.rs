@@ -5,8 +5,8 @@ use std::path::Path;
 
 use llama_jola::ggml;
 
-/// Values dequantised at a time (4 MB of float32).
-const CHUNK: usize = 1 << 20;
+/// Values dequantised at a time (1 MB of float32).
+const CHUNK: usize = 1 << 18;
 
 /// A tensor of a base model: stored parts, one after the other.
 #[derive(Debug)]
@@ -95,26 +95,46 @@ impl BaseTensor<'_> {
 }
 
 impl StoredRows<'_> {
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.bytes.len() / self.rows.max(1)
+    }
+
+    /// How many rows are dequantised at a time.
+    pub fn rows_per_chunk(&self) -> usize {
+        (CHUNK / self.columns.max(1)).clamp(1, self.rows.max(1))
+    }
+
+    /// Dequantises the wanted rows from `start` on into `floats`, which is as long as some rows.
+    ///
+    /// # Errors
+    /// [`llama_jola::Error::Dequantize`].
+    pub fn dequantise(&self, start: usize, floats: &mut [f32]) -> Result<(), llama_jola::Error> {
+        let row_bytes = self.row_bytes();
+        let count = floats.len() / self.columns.max(1);
+        if self.order == RowOrder::Stored {
+            let bytes = &self.bytes[start * row_bytes..(start + count) * row_bytes];
+            ggml::dequantize(self.ggml_type, bytes, floats)?;
+        } else {
+            for (i, row) in floats.chunks_mut(self.columns).enumerate() {
+                let source = self.order.source(start + i, self.rows);
+                let bytes = &self.bytes[source * row_bytes..(source + 1) * row_bytes];
+                ggml::dequantize(self.ggml_type, bytes, row)?;
+            }
+        }
+        if self.plus != 0.0 {
+            floats.iter_mut().for_each(|value| *value += self.plus);
+        }
+        Ok(())
+    }
+
     fn read(&self, mut sink: impl FnMut(&[f32])) -> Result<(), llama_jola::Error> {
-        let row_bytes = self.bytes.len() / self.rows.max(1);
-        let rows_per_chunk = (CHUNK / self.columns.max(1)).clamp(1, self.rows.max(1));
+        let rows_per_chunk = self.rows_per_chunk();
         let mut floats = vec![0f32; rows_per_chunk * self.columns];
         for start in (0..self.rows).step_by(rows_per_chunk) {
             let count = rows_per_chunk.min(self.rows - start);
             let floats = &mut floats[..count * self.columns];
-            if self.order == RowOrder::Stored {
-                let bytes = &self.bytes[start * row_bytes..(start + count) * row_bytes];
-                ggml::dequantize(self.ggml_type, bytes, floats)?;
-            } else {
-                for (i, row) in floats.chunks_mut(self.columns).enumerate() {
-                    let source = self.order.source(start + i, self.rows);
-                    let bytes = &self.bytes[source * row_bytes..(source + 1) * row_bytes];
-                    ggml::dequantize(self.ggml_type, bytes, row)?;
-                }
-            }
-            if self.plus != 0.0 {
-                floats.iter_mut().for_each(|value| *value += self.plus);
-            }
+            self.dequantise(start, floats)?;
             sink(floats);
         }
         Ok(())

@@ -15,22 +15,12 @@ const LIBRARY_PATH: &str = if cfg!(target_os = "macos") {
 } else {
     "LD_LIBRARY_PATH"
 };
-/// Variable that names libraries to load first.
-const PRELOAD: &str = if cfg!(target_os = "macos") {
-    "DYLD_INSERT_LIBRARIES"
-} else {
-    "LD_PRELOAD"
-};
 /// The part of libtorch that every build of it has.
 const CPU_LIBRARY: &str = if cfg!(target_os = "macos") {
     "libtorch_cpu.dylib"
 } else {
     "libtorch_cpu.so"
 };
-/// The part that a build for NVIDIA GPUs has besides. Nothing refers to it by name, so
-/// unless it is loaded first, libtorch sees no GPU.
-const CUDA_LIBRARY: &str = "libtorch_cuda.so";
-
 const REMEDY: &str = "Run `make build` in the project's folder, which downloads it, or set \
                       LIBTORCH to the folder of an unpacked libtorch 2.13.";
 
@@ -55,10 +45,6 @@ fn start() -> Result<std::convert::Infallible, String> {
     let mut command = Command::new(&core);
     command.args(env::args_os().skip(1));
     command.env(LIBRARY_PATH, joined(&library, LIBRARY_PATH));
-    let cuda = library.join(CUDA_LIBRARY);
-    if cuda.is_file() {
-        command.env(PRELOAD, joined(&cuda, PRELOAD));
-    }
     Err(format!(
         "cannot start {}: {}",
         core.display(),

@@ -5,12 +5,13 @@ use jola_edit::{BaseShape, Training};
 use tch::Device;
 
 use super::inputs::read_data;
-use super::machine::{set_threads, Machine};
+use super::machine::{device_name, set_threads, Machine, WeightsChoice};
 use super::method_args::MethodArgs;
 use super::train_args::TrainArgs;
 use crate::base::{self, Base};
+use crate::gpu;
 use crate::method::Sizes;
-use crate::model::{Config, Model, Sequence};
+use crate::model::{Config, Model, Precision, Sequence};
 use crate::train::{estimate, Estimate, Settings};
 
 /// A run that has been prepared.
@@ -70,30 +71,54 @@ impl Job<'_> {
         })
     }
 
-    /// What the run will take. Under a limit, in GiB, as many layers are recomputed from now on
-    /// as it takes to keep it.
+    /// What the run will take. Under the limit of --max-memory, and on a GPU in what it has free,
+    /// as many layers are recomputed from now on as it takes to keep it, and weights stay
+    /// quantised where --weights leaves it open and they would not fit otherwise.
     ///
     /// # Errors
     /// A limit that cannot be kept.
-    pub fn fit_into_memory(&mut self, limit: Option<f64>) -> Result<Estimate> {
+    pub fn fit_into_memory(&mut self) -> Result<Estimate> {
+        let given = self.args.max_memory;
+        let given = given.map(|gib| (gib * f64::from(1 << 30)) as u64);
+        let free = match self.machine.device {
+            Device::Cuda(index) => gpu::memory(index).map(|[free, _]| free),
+            _ => None,
+        };
+        let limit = given.into_iter().chain(free).min();
+        let fitted = |precision: Precision| {
+            let estimate = self.estimate(precision);
+            match limit {
+                Some(limit) => estimate.within(limit),
+                None => Ok(estimate),
+            }
+        };
+        let dense = self.machine.precision;
+        let (precision, estimate) = match self.args.weights {
+            WeightsChoice::Dense => (dense, fitted(dense)?),
+            WeightsChoice::Quantised => (dense.in_blocks(), fitted(dense.in_blocks())?),
+            WeightsChoice::Auto => match fitted(dense) {
+                Ok(estimate) => (dense, estimate),
+                Err(_) => (dense.in_blocks(), fitted(dense.in_blocks())?),
+            },
+        };
+        self.machine.precision = precision;
+        self.settings.recomputed = estimate.recomputed;
+        Ok(estimate)
+    }
+
+    /// What the run would take in this precision.
+    fn estimate(&self, precision: Precision) -> Estimate {
         let Settings {
             ref method, recipe, ..
         } = self.settings;
-        let precision = self.machine.precision;
-        let estimate = estimate(
+        estimate(
             &*self.base,
             &self.config,
-            precision,
+            (precision, self.machine.device),
             [&self.train, &self.valid],
             &self.settings,
             Sizes::new(method, &*self.base, &self.config, precision, recipe.init),
-        );
-        let Some(limit) = limit else {
-            return Ok(estimate);
-        };
-        let estimate = estimate.within((limit * f64::from(1 << 30)) as u64)?;
-        self.settings.recomputed = estimate.recomputed;
-        Ok(estimate)
+        )
     }
 
     /// Loads the model, and says what will be trained on which machine.
@@ -109,15 +134,20 @@ impl Job<'_> {
         let mut model = Model::from_base(&*self.base, precision, device)?;
         model.serve_rows(self.train.iter().chain(&self.valid));
         eprintln!(
-            "{} rows to train on, {} to validate; {} layers of {} heads; {}, {}",
+            "{} rows to train on, {} to validate; {} layers of {} heads; {}{}, {}",
             self.train.len(),
             self.valid.len(),
             model.config.n_layer,
             model.config.n_head,
             precision.name(),
+            if precision.blocks {
+                ", weights as in the file"
+            } else {
+                ""
+            },
             match device {
                 Device::Cpu => format!("{threads} CPU threads"),
-                other => format!("{other:?}"),
+                gpu => device_name(gpu),
             }
         );
         Ok(model)

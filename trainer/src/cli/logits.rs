@@ -8,7 +8,7 @@ use clap::Args;
 use jola_edit::{EditSet, Output, Sidecar};
 use tch::{no_grad, Device, Tensor};
 
-use super::machine::{set_threads, DeviceChoice};
+use super::machine::{set_threads, DeviceChoice, DtypeChoice, WeightsChoice};
 use super::values::count;
 use crate::base;
 use crate::method::{export, lora_file};
@@ -35,6 +35,12 @@ pub(super) struct LogitsArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
+    /// Number format of weights and activations.
+    #[arg(long, value_enum, default_value_t = DtypeChoice::F32)]
+    dtype: DtypeChoice,
+    /// How weights are held; auto is dense.
+    #[arg(long, value_enum, default_value_t = WeightsChoice::Auto)]
+    weights: WeightsChoice,
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
@@ -62,7 +68,19 @@ pub(super) fn run(args: LogitsArgs) -> Result<()> {
     }
     let device = args.device.resolve()?;
     let (model, tokens) = (&args.model, &args.tokens);
-    write(model, &sidecars, &loras, tokens, &output, device)?;
+    let precision = args.dtype.resolve(device);
+    let precision = match args.weights {
+        WeightsChoice::Quantised => precision.in_blocks(),
+        WeightsChoice::Auto | WeightsChoice::Dense => precision,
+    };
+    write(
+        model,
+        &sidecars,
+        &loras,
+        tokens,
+        &output,
+        (device, precision),
+    )?;
     Ok(())
 }
 
@@ -77,7 +95,7 @@ struct Applied {
     strength: f32,
 }
 
-/// Computes the logits of `tokens` in float32 under composed sidecars and LoRA adapters, each
+/// Computes the logits of `tokens` under composed sidecars and LoRA adapters, each
 /// with a strength, and writes them to `output`: little-endian float32, [n_tokens, n_vocab].
 ///
 /// # Errors
@@ -89,7 +107,7 @@ fn write(
     loras: &[(PathBuf, f32)],
     tokens: &[u32],
     output: &Output,
-    device: Device,
+    (device, precision): (Device, Precision),
 ) -> Result<(), Error> {
     let base = base::open(path)?;
     Config::read(&*base)?; // before its shape: this names what is not covered
@@ -107,13 +125,12 @@ fn write(
     }
     let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|a| (&a.sidecar, a.strength)).collect();
     let set = EditSet::compose(&pairs)?;
-    let model = Model::from_base(&*base, Precision::F32, device)?;
+    let model = Model::from_base(&*base, precision, device)?;
     let n_vocab = model.config.n_vocab;
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
         return Err(Error::Token { token, n_vocab });
     }
-    let mut changes =
-        export::from_edit_set(&set, model.config.n_layer, Precision::F32.math, device);
+    let mut changes = export::from_edit_set(&set, model.config.n_layer, precision.math, device);
     for (lora, strength) in loras {
         lora_file::add_to(
             &mut changes,

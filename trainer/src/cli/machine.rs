@@ -1,9 +1,9 @@
 //! Where a run computes and in which number format.
 
-use tch::{Cuda, Device};
+use tch::Device;
 
 use crate::model::Precision;
-use crate::Error;
+use crate::{gpu, Error};
 
 /// What a run computes on, and how.
 #[derive(Clone, Copy)]
@@ -31,8 +31,22 @@ pub enum DtypeChoice {
     Auto,
     /// float32 weights and activations.
     F32,
-    /// bfloat16 weights and activations; edits, norms, softmax and loss stay float32.
+    /// bfloat16 weights and activations; edits, norms and loss stay float32.
     Bf16,
+    /// float16 in the place of bfloat16: for GPUs older than Ampere.
+    F16,
+}
+
+/// What `--weights` may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsChoice {
+    /// dense where they fit into memory, else quantised.
+    Auto,
+    /// In the format of --dtype: two or four bytes a number.
+    Dense,
+    /// As in the GGUF, dequantised layer by layer in each pass: less memory, more time.
+    Quantised,
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -57,13 +71,21 @@ impl DeviceChoice {
     /// # Errors
     /// [`Error::NoCuda`] for a GPU that libtorch does not see.
     pub fn resolve(self) -> Result<Device, Error> {
-        let count = Cuda::device_count().max(0) as usize;
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Auto if count == 0 => Ok(Device::Cpu),
+            DeviceChoice::Auto if gpu::count() == 0 => {
+                if let Some(why) = gpu::unseen() {
+                    eprintln!("warning: training on the CPU: {why}");
+                }
+                Ok(Device::Cpu)
+            }
             DeviceChoice::Auto => Ok(Device::Cuda(0)),
-            DeviceChoice::Cuda(index) if index < count => Ok(Device::Cuda(index)),
-            DeviceChoice::Cuda(index) => Err(Error::NoCuda { index, count }),
+            DeviceChoice::Cuda(index) if index < gpu::count() => Ok(Device::Cuda(index)),
+            DeviceChoice::Cuda(index) => Err(Error::NoCuda {
+                index,
+                count: gpu::count(),
+                why: gpu::unseen(),
+            }),
         }
     }
 }
@@ -71,12 +93,25 @@ impl DeviceChoice {
 impl DtypeChoice {
     /// The number formats to use on `device`.
     pub fn resolve(self, device: Device) -> Precision {
-        match self {
+        let precision = match self {
             DtypeChoice::F32 => Precision::F32,
             DtypeChoice::Bf16 => Precision::BF16,
+            DtypeChoice::F16 => Precision::F16,
             DtypeChoice::Auto if device.is_cuda() || cpu_has_fast_bf16() => Precision::BF16,
             DtypeChoice::Auto => Precision::F32,
+        };
+        match device.is_cuda() {
+            true => precision.fused(),
+            false => precision,
         }
+    }
+}
+
+/// The name of a device on the command line.
+pub(super) fn device_name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
     }
 }
 
@@ -131,6 +166,7 @@ mod tests {
     fn asked_formats_are_kept() {
         assert_eq!(DtypeChoice::F32.resolve(Device::Cpu), Precision::F32);
         assert_eq!(DtypeChoice::Bf16.resolve(Device::Cpu), Precision::BF16);
-        assert_eq!(DtypeChoice::Auto.resolve(Device::Cuda(0)), Precision::BF16);
+        let gpu = Device::Cuda(0);
+        assert_eq!(DtypeChoice::Auto.resolve(gpu), Precision::BF16.fused());
     }
 }

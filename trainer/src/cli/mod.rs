@@ -6,6 +6,7 @@ mod job;
 mod logits;
 mod machine;
 mod method_args;
+mod out_of_memory;
 mod provenance;
 mod results;
 mod run_args;

@@ -36,6 +36,8 @@ pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunCo
     config.set("output", &args.output);
     config.set_all(&job.settings);
     config.set("dtype", machine.precision.name());
+    let blocks = machine.precision.blocks;
+    config.set("weights", if blocks { "quantised" } else { "dense" });
     config.set("threads", machine.threads);
     config.set("device", format!("{:?}", machine.device).to_lowercase());
     Ok(config)

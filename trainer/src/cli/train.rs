@@ -9,6 +9,7 @@ use jola_edit::Output;
 
 use super::job::Job;
 use super::method_args::MethodArgs;
+use super::out_of_memory::guard;
 use super::provenance::{provenance, run_config};
 use super::results::{NoBetter, Results};
 use super::run_args::RunArgs;
@@ -26,24 +27,34 @@ pub(super) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
     let inputs = args.inputs();
     let output = Output::new(&args.output, &inputs)?;
     if args.dry_run {
-        let estimate = Job::prepare(args, method, None)?.fit_into_memory(args.max_memory)?;
+        let estimate = Job::prepare(args, method, None)?.fit_into_memory()?;
         writeln!(std::io::stdout(), "{estimate}").context("writing to standard output")?;
         return Ok(());
     }
     let folder = run.folder(&args.output, &inputs)?;
     let mut job = Job::prepare(args, method, run.split_seed(&folder)?)?;
-    if args.max_memory.is_some() {
-        job.fit_into_memory(args.max_memory)?;
+    let estimate = job.fit_into_memory()?;
+    if estimate.dense_matrices > 0 {
+        let count = estimate.dense_matrices;
+        eprintln!("note: {count} matrices have a format that cannot stay quantised");
     }
+    let bytes = estimate.memory.device(estimate.recomputed);
+    guard(bytes, || load_and_train(&job, run, &folder, &output))?;
+    eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Loads the model and trains.
+fn load_and_train(job: &Job, run: &RunArgs, folder: &Path, output: &Output) -> Result<()> {
     let model = job.load_model()?;
     let mut trainer = Trainer::new(&model, &job.settings, &job.train, &job.valid)?;
-    let provenance = provenance(&job)?;
-    let run_dir = begin(&job, run, &folder, &provenance, &mut trainer)?;
+    let provenance = provenance(job)?;
+    let run_dir = begin(job, run, folder, &provenance, &mut trainer)?;
     let reporter = Reporter::new(job.settings.steps, trainer.n_gates(), trainer.steps_done());
     let mut watcher = Watcher::new(reporter, run_dir);
-    let done = finish(&job, trainer, &mut watcher, provenance, &output);
+    let done = finish(job, trainer, &mut watcher, provenance, output);
     let (n_layer, n_head) = (model.config.n_layer, model.config.n_head);
-    let drawn = plots::draw(&folder, n_layer, n_head);
+    let drawn = plots::draw(folder, n_layer, n_head);
     // A result that is refused lies in the run directory: nothing is left to continue.
     if done
         .as_ref()
@@ -56,7 +67,6 @@ pub(super) fn train(args: &TrainArgs, method: &MethodArgs, run: &RunArgs) -> Res
         eprintln!("warning: {error:#}");
     }
     eprintln!("{written}");
-    eprintln!("trained in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 

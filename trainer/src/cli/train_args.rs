@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use llama_jola::data::Turns;
 use serde::Serialize;
 
-use super::machine::{DeviceChoice, DtypeChoice};
+use super::machine::{DeviceChoice, DtypeChoice, WeightsChoice};
 use super::method_args::{MethodArgs, RecipeName};
 use super::values::{count, positive, rate, share, sparsity};
 use crate::data::Sampler;
@@ -89,8 +89,12 @@ pub(crate) struct TrainArgs {
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = count)]
     pub(super) threads: Option<usize>,
-    /// Most memory to use, in GiB. If need be, lower layers are recomputed in the backward
-    /// pass: less memory, the same result, up to half more time.
+    /// How frozen weights are held.
+    #[arg(long, value_enum, default_value_t = WeightsChoice::Auto)]
+    pub(super) weights: WeightsChoice,
+    /// Most memory to use, in GiB [default: on a GPU, what it has free]. If need be, lower
+    /// layers are recomputed in the backward pass: less memory, the same result, up to half
+    /// more time.
     #[arg(long, value_name = "GIB", value_parser = positive)]
     pub(super) max_memory: Option<f64>,
     /// Send plain prompts through the model's chat template, as one user message.

@@ -54,14 +54,14 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] llama_jola::Error),
     /// A GPU that libtorch does not see.
-    #[error(
-        "cuda:{index} is not there: libtorch sees {count} GPUs (is this libtorch built for CUDA?)"
-    )]
+    #[error("cuda:{index} is not there: libtorch sees {count} GPUs{}", reason(.why))]
     NoCuda {
         /// The GPU asked for.
         index: usize,
         /// GPUs that there are.
         count: usize,
+        /// Why it sees none where the machine has one.
+        why: Option<String>,
     },
     /// No row is short enough.
     #[error("{}: no row has at most {max_length} tokens (--max-length)", path.display())]
@@ -209,10 +209,24 @@ pub enum Error {
         /// The loss of that step.
         loss: f64,
     },
+    /// libtorch could not get memory that it asked for.
+    #[error(
+        "out of memory: {reason}\nThe run was thought to need {:.2} GiB there. Give --max-memory \
+         less than there is, or lower --batch-size or --max-length, or train with --weights \
+         quantised; a run that has a checkpoint goes on with --resume --allow-changes",
+        gib(*.estimate)
+    )]
+    OutOfMemory {
+        /// What libtorch said.
+        reason: String,
+        /// What the run was thought to need, in bytes.
+        estimate: u64,
+    },
     /// A limit of memory that the run cannot keep.
     #[error(
-        "the run needs at least {:.2} GiB, --max-memory allows {:.2}: lower --batch-size or \
-         --max-length, or train with --dtype bf16", gib(*.least), gib(*.limit)
+        "the run needs at least {:.2} GiB and has {:.2} (--max-memory, or what the GPU has free): \
+         lower --batch-size or --max-length, or train with --weights quantised or --dtype bf16",
+        gib(*.least), gib(*.limit)
     )]
     Memory {
         /// What is allowed, in bytes.
@@ -220,6 +234,11 @@ pub enum Error {
         /// What is needed with every layer recomputed, in bytes.
         least: u64,
     },
+}
+
+/// What follows a statement that has a reason.
+fn reason(why: &Option<String>) -> String {
+    why.as_ref().map_or(String::new(), |why| format!("; {why}"))
 }
 
 fn gib(bytes: u64) -> f64 {

@@ -1,11 +1,12 @@
 //! Attention of one layer: from its queries, keys and values to the head outputs before W_O.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::arithmetic::rms_norm;
 use super::config::{Config, LayerConfig};
 use super::layer::Layer;
-use super::pass_context::{visible, PassContext, Span};
+use super::pass_context::{visible, Group, Padding, PassContext};
+use super::precision::Precision;
 
 /// Attention of one layer.
 pub(super) struct Attention<'a> {
@@ -15,16 +16,13 @@ pub(super) struct Attention<'a> {
     pub layer: &'a Layer,
     /// How the layer rotates and how far it looks back.
     pub kind: LayerConfig,
-    /// Number format of the arithmetic.
-    pub math: Kind,
+    /// Number formats of the arithmetic.
+    pub precision: Precision,
 }
 
 impl Attention<'_> {
-    /// Head outputs [T, H·D] before W_O in `math`, for queries, keys and values `qkv`
+    /// Head outputs [T, H·D] before W_O in `precision.math`, for queries, keys and values `qkv`
     /// [T, (H + 2K)·D].
-    ///
-    /// Only the projection that made `qkv` is in the format of storage: attention itself is a small part of
-    /// the work, and its backward pass on CPUs is three times slower in bfloat16.
     pub fn head_outputs(&self, qkv: &Tensor, pass: &PassContext) -> Tensor {
         let Config {
             n_head,
@@ -33,39 +31,44 @@ impl Attention<'_> {
             ..
         } = *self.config;
         let (n_head, n_head_kv, head_dim) = (n_head as i64, n_head_kv as i64, head_dim as i64);
-        let qkv = qkv.to_kind(self.math);
+        let Precision {
+            math, attention, ..
+        } = self.precision;
         let widths = [n_head, n_head_kv, n_head_kv].map(|n| n * head_dim);
         let parts = qkv.split_with_sizes(widths, 1);
         let heads = |part: &Tensor, norm: Option<&Tensor>| -> Tensor {
-            let part = self.normed(part, norm).view([qkv.size()[0], -1, head_dim]);
-            self.rotated(part, pass) // [T, H or K, D]
+            let part = self.normed(&part.to_kind(math), norm);
+            let part = part.view([qkv.size()[0], -1, head_dim]);
+            self.rotated(part, pass).to_kind(attention) // [T, H or K, D]
         };
         let q = heads(&parts[0], self.layer.attn_q_norm.as_ref());
         let k = heads(&parts[1], self.layer.attn_k_norm.as_ref());
-        let v = parts[2].view([-1, n_head_kv, head_dim]);
-        // Sequences do not see each other: one attention each, [1, H, t, D].
-        let lengths: Vec<i64> = pass.spans.iter().map(|span| span.length).collect();
-        let by_span = |tensor: &Tensor| -> Vec<Tensor> {
-            let heads_first = tensor.transpose(0, 1).unsqueeze(0);
-            heads_first.split_with_sizes(&lengths, 2)
-        };
-        let (q, k, v) = (by_span(&q), by_span(&k), by_span(&v));
-        let seen = |i: usize, own: &[Tensor]| match pass.prefixed && i > 0 {
-            true => Tensor::cat(&[&own[0], &own[i]], 2), // [1, K, prefix + t, D]
-            false => own[i].shallow_clone(),
-        };
-        let attend = |(i, span): (usize, &Span)| {
+        // A part of its own: the backward pass would keep all of `qkv` for a view of it.
+        let v = parts[2].to_kind(attention).contiguous();
+        let v = v.view([-1, n_head_kv, head_dim]);
+        let (mut z, mut start) = (Vec::with_capacity(pass.groups.len()), 0);
+        let mut prefix = None;
+        for group in &pass.groups {
+            let own = |heads: &Tensor| group.rectangle(&heads.narrow(0, start, group.rows));
+            let (q, mut k, mut v) = (own(&q), own(&k), own(&v));
+            match &prefix {
+                None if !group.continued => prefix = Some((k.shallow_clone(), v.shallow_clone())),
+                Some((before_k, before_v)) if group.continued => {
+                    k = behind(before_k, &k);
+                    v = behind(before_v, &v);
+                }
+                _ => {}
+            }
             let mask = match self.kind.local {
-                true => &span.local_mask,
-                false => &span.mask,
+                true => &group.local_mask,
+                false => &group.mask,
             };
-            self.attend(&q[i], &seen(i, &k), &seen(i, &v), mask.as_ref())
-        };
-        let z: Vec<Tensor> = pass.spans.iter().enumerate().map(attend).collect();
-        let z = Tensor::cat(&z, 2); // [1, H, T, D]
-        z.squeeze_dim(0)
-            .transpose(0, 1)
-            .reshape([-1, n_head * head_dim])
+            let outputs = self.attend(&q, &k, &v, mask.as_ref()); // [B, H, t, D]
+            z.push(group.rows_of(&outputs.transpose(1, 2))); // [rows, H, D]
+            start += group.rows;
+        }
+        let z = Tensor::cat(&z, 0);
+        z.reshape([-1, n_head * head_dim]).to_kind(math)
     }
 
     /// Queries or keys [T, n·D] after their norm, which is of one head's width or of all.
@@ -79,7 +82,7 @@ impl Attention<'_> {
         }
     }
 
-    /// Attention of one span: q [1, H, t, D], k and v [1, K, n, D]; without a `mask` [t, n],
+    /// Attention of one group: q [B, H, t, D], k and v [B, K, n, D]; without a `mask` [t, n],
     /// which is added to the scores, it is causal and n is t.
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Tensor {
         let Config {
@@ -88,28 +91,39 @@ impl Attention<'_> {
             score_scale,
             ..
         } = *self.config;
+        let group = (n_head / n_head_kv) as i64;
+        let each = |heads: &Tensor| match group {
+            1 => heads.shallow_clone(),
+            _ => heads.repeat_interleave_self_int(group, 1, None),
+        };
         let Some(cap) = self.config.score_cap else {
-            let (causal, gqa) = (mask.is_none(), n_head != n_head_kv);
+            let causal = mask.is_none();
+            // The GPU kernel that takes a mask does not group heads.
+            let grouped = group > 1 && !(q.device().is_cuda() && mask.is_some());
+            let (k, v) = match grouped {
+                true => (k.shallow_clone(), v.shallow_clone()),
+                false => (each(k), each(v)),
+            };
             return Tensor::scaled_dot_product_attention(
                 q,
-                k,
-                v,
+                &k,
+                &v,
                 mask,
                 0.0,
                 causal,
                 score_scale,
-                gqa,
+                grouped,
             );
         };
-        let group = (n_head / n_head_kv) as i64;
-        let each = |tensor: &Tensor| tensor.repeat_interleave_self_int(group, 1, None);
-        let scores = q.matmul(&each(k).transpose(-1, -2));
-        let scores = (scores * (score_scale / cap)).tanh() * cap; // [1, H, t, n]
+        let math = self.precision.math;
+        let scores = q.matmul(&each(k).transpose(-1, -2)).to_kind(math);
+        let scores = (scores * (score_scale / cap)).tanh() * cap; // [B, H, t, n]
         let scores = match mask {
             Some(mask) => scores + mask,
-            None => scores + visible(0, q.size()[2], None, (q.kind(), q.device())),
+            None => scores + visible(0, q.size()[2], None, (math, q.device())),
         };
-        scores.softmax(-1, self.math).matmul(&each(v))
+        let shares = scores.softmax(-1, math).to_kind(v.kind());
+        shares.matmul(&each(v))
     }
 
     /// Queries or keys [T, n, D] at their positions.
@@ -121,4 +135,34 @@ impl Attention<'_> {
         };
         rotation.apply(&heads, self.config.rope_pairs)
     }
+}
+
+impl Group {
+    /// The group's rows [rows, n, D] as [B, n, t, D].
+    fn rectangle(&self, rows: &Tensor) -> Tensor {
+        let (n, head_dim) = (rows.size()[1], rows.size()[2]);
+        let places = match &self.padding {
+            Some(Padding { from, .. }) => rows.index_select(0, from),
+            None => rows.shallow_clone(),
+        };
+        let shape = [self.sequences, self.longest, n, head_dim];
+        places.view(shape).transpose(1, 2)
+    }
+
+    /// Of [B, t, n, D] the group's rows [rows, n, D].
+    fn rows_of(&self, places: &Tensor) -> Tensor {
+        let places = places.flatten(0, 1);
+        match &self.padding {
+            Some(Padding { to, .. }) => places.index_select(0, to),
+            None => places,
+        }
+    }
+}
+
+/// Keys or values [1, K, P, D] that all sequences begin with before their own [B, K, t, D].
+fn behind(prefix: &Tensor, own: &Tensor) -> Tensor {
+    Tensor::cat(
+        &[&prefix.expand([own.size()[0], -1, -1, -1], false), own],
+        2,
+    )
 }

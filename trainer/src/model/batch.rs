@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Shared prefixes of fewer tokens are not worth the wider attention of what follows.
 const SHORTEST_PREFIX: usize = 8;
@@ -123,17 +123,28 @@ pub struct BatchSize {
     pub context: usize,
     /// R, tokens that the loss is on.
     pub targets: usize,
+    /// Pairs of a token and one that attention compares it with, masked ones among them.
+    pub pairs: usize,
 }
 
 impl BatchSize {
     /// Of these sequences together.
     pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> BatchSize {
-        let batch = Batch::pack(sequences, Device::Cpu);
-        BatchSize {
-            tokens: batch.tokens.numel(),
-            context: batch.n_tokens(),
-            targets: batch.n_rows(),
+        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
+        let prefix = shared_prefix(&sequences);
+        let mut size = BatchSize {
+            tokens: prefix,
+            pairs: prefix * prefix,
+            ..BatchSize::default()
+        };
+        for sequence in sequences {
+            let whole = sequence.n_predicting();
+            size.tokens += whole - prefix;
+            size.context += whole;
+            size.targets += sequence.n_targets();
+            size.pairs += (whole - prefix) * whole;
         }
+        size
     }
 }
 
@@ -211,14 +222,25 @@ impl Packer {
         self.rows.extend(rows.map(|row| row as i64 + shift));
     }
 
+    /// All numbers go to the device in one copy, which nothing waits for.
     fn finish(self, device: Device) -> Batch {
-        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        let lists = [self.tokens, self.positions, self.rows, self.targets];
+        let lengths = lists.each_ref().map(|list| list.len() as i64);
+        let all = Tensor::from_slice(&lists.concat());
+        let all = match device.is_cuda() {
+            true => all
+                .pin_memory(device)
+                .to_device_(device, Kind::Int64, true, false),
+            false => all,
+        };
+        let mut parts = all.split_with_sizes(lengths, 0).into_iter();
+        let mut part = || parts.next().expect("four parts");
         Batch {
-            tokens: tensor(&self.tokens),
-            positions: tensor(&self.positions),
+            tokens: part(),
+            positions: part(),
+            rows: part(),
+            targets: part(),
             prefix: self.prefix as i64,
-            rows: tensor(&self.rows),
-            targets: tensor(&self.targets),
             lengths: self.lengths,
             entry: None,
         }
@@ -241,6 +263,9 @@ mod tests {
         assert_eq!(list(&batch.rows), [1, 2, 3]);
         assert_eq!(list(&batch.targets), [7, 8, 10]);
         assert_eq!((batch.n_tokens(), batch.n_rows()), (4, 3));
+        let size = BatchSize::of([&a, &b]);
+        assert_eq!((size.tokens, size.context, size.targets), (4, 4, 3));
+        assert_eq!(size.pairs, 9 + 1);
     }
 
     #[test]
@@ -279,6 +304,9 @@ mod tests {
         assert_eq!(list(&batch.rows), [11, 12]);
         assert_eq!(list(&batch.targets), [3, 5]);
         assert_eq!(batch.n_tokens(), 23);
+        let size = BatchSize::of([&row(&[1, 2, 3], 12), &row(&[4, 5], 11)]);
+        assert_eq!((size.tokens, size.context, size.targets), (13, 23, 2));
+        assert_eq!(size.pairs, 10 * 10 + 2 * 12 + 11);
     }
 
     #[test]

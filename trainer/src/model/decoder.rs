@@ -15,11 +15,11 @@ use super::batch::{Batch, Sequence};
 use super::change::LayerChange;
 use super::config::Config;
 use super::layer::Layer;
-use super::linear::Linear;
 use super::low_rank::{JoinedMatrix, LowRankChanges};
 use super::pass_context::PassContext;
 use super::precision::Precision;
 use super::rotation::Frequencies;
+use super::weight::Weight;
 
 /// The frozen base model.
 #[derive(Debug)]
@@ -29,17 +29,28 @@ pub struct Model {
     /// The number formats of its weights and arithmetic.
     pub precision: Precision,
     /// Embedding of each token, [V, d]
-    pub token_embd: Tensor,
+    pub token_embd: Weight,
     /// One entry per layer.
     pub layers: Vec<Layer>,
     /// Weight of the norm before the output matrix, [d]
     pub output_norm: Tensor,
-    /// From the residual stream to logits, [V, d] in `precision.math`: rounded logits would cost
-    /// two digits of the loss, and make tokens equally likely that are not. The storage of
-    /// `token_embd` when tied
-    pub output: Linear,
+    /// From the residual stream to logits.
+    pub output: Output,
     /// The frequencies of rotary embedding.
     pub frequencies: Frequencies,
+    /// Whether the attention of all sequences is one call, with padding: quicker on a GPU, where
+    /// a call costs more than padding. On a CPU it is the other way round.
+    pub together: bool,
+}
+
+/// The output matrix and what is added to its product.
+#[derive(Debug)]
+pub struct Output {
+    /// [V, d] in `precision.math`: rounded logits would cost two digits of the loss, and make
+    /// tokens equally likely that are not; `None` where it is the token embeddings
+    pub matrix: Option<Weight>,
+    /// [V]
+    pub bias: Option<Tensor>,
 }
 
 impl Model {
@@ -61,18 +72,31 @@ impl Model {
     ///
     /// `changes` holds one entry per layer; what requires a gradient in it receives one.
     pub fn forward(&self, batch: &Batch, changes: &[LayerChange]) -> Tensor {
+        self.head().logits(&self.residual(batch, changes))
+    }
+
+    /// The residual stream [R, d] behind the last layer at the batch's selected rows.
+    pub(crate) fn residual(&self, batch: &Batch, changes: &[LayerChange]) -> Tensor {
         let pass = self.pass_context(batch);
         let (entered, x) = self.begin(batch);
         let layers = changes.iter().enumerate().skip(entered);
-        let x = layers.fold(x, |x, (l, change)| {
+        layers.fold(x, |x, (l, change)| {
             self.changed_layer(l, x, batch, &pass, change)
-        });
-        self.logits(&x)
+        })
     }
 
     /// What all layers share in a forward pass of `batch`.
     pub(crate) fn pass_context(&self, batch: &Batch) -> PassContext {
-        PassContext::new(&self.config, &self.frequencies, self.precision.math, batch)
+        let Precision {
+            attention, math, ..
+        } = self.precision;
+        PassContext::new(
+            &self.config,
+            &self.frequencies,
+            [attention, math],
+            batch,
+            self.together,
+        )
     }
 
     /// Where a forward pass begins: a layer, and the residual stream [T, d] before it.
@@ -91,7 +115,8 @@ impl Model {
     /// As [`forward`](Self::forward) with any edit: `edit` is given a layer and its head
     /// outputs [T, H·D] in `precision.math` (only the selected rows in the last layer).
     pub fn forward_with(&self, batch: &Batch, edit: impl FnMut(usize, Tensor) -> Tensor) -> Tensor {
-        self.logits(&self.through(batch, self.layers.len(), edit))
+        self.head()
+            .logits(&self.through(batch, self.layers.len(), edit))
     }
 
     /// The residual stream behind the first `layers` layers, with any edit of their heads.
@@ -110,7 +135,7 @@ impl Model {
     /// What the first layer reads, [T, d] in `precision.math`: the norms need it so, and so
     /// the residual stream is kept in it.
     fn embed(&self, batch: &Batch) -> Tensor {
-        let x = Tensor::embedding(&self.token_embd, &batch.tokens, -1, false, false);
+        let x = self.token_embd.rows(&batch.tokens);
         scaled(x.to_kind(self.precision.math), self.config.embedding_scale)
     }
 
@@ -139,7 +164,7 @@ impl Model {
         edit: impl FnOnce(Tensor) -> Tensor,
     ) -> Tensor {
         let (config, layer) = (&self.config, &self.layers[l]);
-        let Precision { storage, math } = self.precision;
+        let Precision { storage, math, .. } = self.precision;
         let h = self.norm(&x, layer.attn_norm.as_ref(), storage); // [T, d]
         let changes = matrices.of(JoinedMatrix::QueryKeyValue);
         let qkv = layer.attn_qkv.forward(&h, changes);
@@ -147,7 +172,7 @@ impl Model {
             config,
             layer,
             kind: config.layers[l],
-            math,
+            precision: self.precision,
         };
         let mut z = attention.head_outputs(&qkv, pass); // [T, H·D]
         if l + 1 == self.layers.len() {
@@ -168,14 +193,12 @@ impl Model {
         scaled(y, config.residual_scale) + x // not in place: the norm keeps x
     }
 
-    /// Logits [·, V] of the residual stream `x` [·, d] behind the last layer.
-    pub(crate) fn logits(&self, x: &Tensor) -> Tensor {
-        let h = self.norm(x, Some(&self.output_norm), self.precision.math);
-        let y = self.output.forward(&h, &[]);
-        let y = scaled(y, self.config.logit_scale);
-        match self.config.logit_cap {
-            Some(cap) => (y / cap).tanh() * cap,
-            None => y,
+    /// What makes logits of the residual stream behind the last layer.
+    pub(crate) fn head(&self) -> Head<'_> {
+        let matrix = self.output.matrix.as_ref().unwrap_or(&self.token_embd);
+        Head {
+            model: self,
+            matrix: matrix.dense(),
         }
     }
 
@@ -201,4 +224,41 @@ impl Model {
     fn norm(&self, x: &Tensor, weight: Option<&Tensor>, kind: Kind) -> Tensor {
         optional_norm(x, weight, self.config.rms_eps, kind)
     }
+}
+
+/// Logits are made of so many numbers at a time (128 MiB of float32): with a vocabulary of
+/// 150,000 they would otherwise take more memory than all layers.
+const LOGITS_AT_ONCE: i64 = 1 << 25;
+
+/// The last norm and the output matrix, dense.
+pub struct Head<'a> {
+    model: &'a Model,
+    /// [V, d]
+    matrix: Tensor,
+}
+
+impl Head<'_> {
+    /// Logits [·, V] of the residual stream `x` [·, d] behind the last layer.
+    pub fn logits(&self, x: &Tensor) -> Tensor {
+        let (config, math) = (&self.model.config, self.model.precision.math);
+        let h = self.model.norm(x, Some(&self.model.output_norm), math);
+        let y = h.linear(&self.matrix, self.model.output.bias.as_ref());
+        let y = scaled(y, config.logit_scale);
+        match config.logit_cap {
+            Some(cap) => (y / cap).tanh() * cap,
+            None => y,
+        }
+    }
+
+    /// Pieces of `rows` rows whose logits are made at a time: where each begins and its length.
+    pub fn pieces(&self, rows: i64) -> impl Iterator<Item = (i64, i64)> {
+        let at_once = rows_at_once(self.matrix.size()[0]);
+        let starts = (0..rows).step_by(at_once as usize);
+        starts.map(move |start| (start, at_once.min(rows - start)))
+    }
+}
+
+/// How many rows' logits are made at a time.
+pub(crate) fn rows_at_once(n_vocab: i64) -> i64 {
+    (LOGITS_AT_ONCE / n_vocab.max(1)).max(1)
 }

@@ -7,6 +7,7 @@ use crate::architectures::Activation;
 use super::linear::Linear;
 use super::low_rank::{JoinedMatrix, LowRankChanges};
 use super::precision::Precision;
+use super::weight::Weight;
 
 /// Frozen weights of a feed-forward layer.
 #[derive(Debug)]
@@ -25,12 +26,12 @@ pub enum FeedForward {
         router: Tensor,
         /// How many experts compute for one token.
         used: usize,
-        /// [E, F, d]: the gate matrix of each expert
-        gate: Tensor,
-        /// [E, F, d]: the up matrix of each expert
-        up: Tensor,
-        /// [E, d, F]: the down matrix of each expert
-        down: Tensor,
+        /// [E·F, d]: the gate matrix of each expert
+        gate: Weight,
+        /// [E·F, d]: the up matrix of each expert
+        up: Weight,
+        /// [E·d, F]: the down matrix of each expert
+        down: Weight,
     },
 }
 
@@ -47,7 +48,7 @@ impl FeedForward {
         activation: Activation,
         precision: Precision,
     ) -> Tensor {
-        let Precision { storage, math } = precision;
+        let Precision { storage, math, .. } = precision;
         let operand = h.to_kind(storage);
         match self {
             FeedForward::Dense { gate_up, down } => {
@@ -65,21 +66,32 @@ impl FeedForward {
                 down,
             } => {
                 let (weights, chosen) = route(h, router, *used, math); // [T, used] both
-                let mut output = h.zeros_like(); // [T, d]
-                for expert in 0..router.size()[0] {
-                    let hits = chosen.eq(expert).nonzero(); // [n, 2]: token, place
-                    if hits.size()[0] == 0 {
+                let n_expert = router.size()[0];
+                // Sorted by expert, each expert's tokens are a piece.
+                let (sorted, order) = chosen.flatten(0, -1).sort_stable(true, -1, false);
+                let counts = sorted.bincount::<Tensor>(None, n_expert);
+                let counts = Vec::<i64>::try_from(counts).expect("one count per expert");
+                let tokens = order.divide_scalar_mode(*used as i64, "floor");
+                let weights = weights.flatten(0, -1).index_select(0, &order);
+                let operand = operand.index_select(0, &tokens); // [T·used, d]
+                let mut outputs = Vec::with_capacity(counts.len());
+                let mut start = 0;
+                for (expert, &count) in (0..).zip(&counts) {
+                    if count == 0 {
                         continue;
                     }
-                    let (tokens, places) = (hits.select(1, 0), hits.select(1, 1));
-                    let x = operand.index_select(0, &tokens); // [n, d]
-                    let matrix = |all: &Tensor| all.get(expert);
-                    let linear = |x: &Tensor, m: &Tensor| x.linear::<Tensor>(&matrix(m), None);
+                    let x = operand.narrow(0, start, count); // [n, d]
+                    let linear = |x: &Tensor, all: &Weight| {
+                        let rows = all.size()[0] / n_expert;
+                        let own = all.narrow(expert * rows, rows).dense();
+                        x.linear::<Tensor>(&own, None)
+                    };
                     let y = gated(&linear(&x, gate), &linear(&x, up), activation); // [n, F]
-                    let y = linear(&y, down).to_kind(math); // [n, d]
-                    let weight = weights.index(&[Some(&tokens), Some(&places)]); // [n]
-                    output = output.index_add(0, &tokens, &(y * weight.unsqueeze(1)));
+                    outputs.push(linear(&y, down).to_kind(math)); // [n, d]
+                    start += count;
                 }
+                let outputs = Tensor::cat(&outputs, 0) * weights.unsqueeze(1);
+                let output = h.zeros_like().index_add(0, &tokens, &outputs); // [T, d]
                 output
             }
         }

@@ -3,12 +3,13 @@
 use tch::Tensor;
 
 use super::low_rank::LowRank;
+use super::weight::Weight;
 
 /// A frozen matrix, maybe of several in the file, with a bias where the file has one.
 #[derive(Debug)]
 pub struct Linear {
     /// W [out, in]
-    pub weight: Tensor,
+    pub weight: Weight,
     /// b [out]
     pub bias: Option<Tensor>,
     /// The matrices in the file, by their names without layer and `.weight`, and their share
@@ -19,7 +20,7 @@ pub struct Linear {
 impl Linear {
     /// [·, out] for `x` [·, in], with low-rank changes of the matrix.
     pub fn forward(&self, x: &Tensor, changes: &[LowRank]) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
+        let y = x.linear(&self.weight.dense(), self.bias.as_ref());
         for change in changes {
             change.add_to(&y, x);
         }
@@ -37,7 +38,7 @@ mod tests {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu));
         tch::manual_seed(1);
         let linear = Linear {
-            weight: random(&[10, 6]),
+            weight: random(&[10, 6]).into(),
             bias: Some(random(&[10])),
             parts: vec![("q".into(), 4), ("k".into(), 2), ("v".into(), 4)],
         };
@@ -48,7 +49,7 @@ mod tests {
             factor: 0.7,
         };
         let changes = [change(0, 4), change(6, 4)];
-        let merged = linear.weight.copy();
+        let merged = linear.weight.dense().copy();
         for change in &changes {
             let mut rows = merged.narrow(0, change.start, 4);
             rows += change.b.matmul(&change.a) * change.factor;
@@ -57,7 +58,7 @@ mod tests {
         let expected = x.linear(&merged, linear.bias.as_ref());
         let found = linear.forward(&x, &changes);
         assert!(found.allclose(&expected, 1e-12, 1e-12, false));
-        let plain = x.linear(&linear.weight, linear.bias.as_ref());
+        let plain = x.linear(&linear.weight.dense(), linear.bias.as_ref());
         assert!(linear.forward(&x, &[]).equal(&plain));
         assert!(!found.allclose(&plain, 1e-3, 1e-3, false));
     }

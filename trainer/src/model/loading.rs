@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Device, Tensor};
 
 use super::config::{Config, ExpertCount};
-use super::decoder::Model;
+use super::decoder::{Model, Output};
 use super::feed_forward::FeedForward;
 use super::layer::Layer;
 use super::linear::Linear;
@@ -14,8 +14,9 @@ use super::precision::Precision;
 use super::rope::Rope;
 use super::rotation::Frequencies;
 use super::tensor_reader::{part_names, TensorReader};
+use super::weight::Weight;
 use crate::base::{open, Base};
-use crate::Error;
+use crate::{gpu, Error};
 
 impl Model {
     /// Opens, checks and loads a base model.
@@ -37,6 +38,9 @@ impl Model {
         device: Device,
     ) -> Result<Model, Error> {
         let config = Config::read(base)?;
+        if device.is_cuda() {
+            gpu::load();
+        }
         let d = config.n_embd;
         let biases = config.architecture.biases;
         let mut loader = Loader {
@@ -57,6 +61,7 @@ impl Model {
             output_norm,
             output,
             frequencies,
+            together: device.is_cuda(),
         })
     }
 }
@@ -68,9 +73,9 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The token embeddings and the output matrix, which may be one. The latter is in the format
-    /// of the arithmetic.
-    fn ends(&mut self) -> Result<(Tensor, Linear), Error> {
+    /// The token embeddings, and the output matrix where it is another. It is in the format of
+    /// the arithmetic, and so are embeddings that are both.
+    fn ends(&mut self) -> Result<(Weight, Output), Error> {
         let Config {
             n_vocab, n_embd, ..
         } = *self.config;
@@ -78,16 +83,14 @@ impl Loader<'_> {
         if self.reader.holds("output.weight") {
             let token_embd = self.reader.matrix(&embeddings, n_embd)?;
             let output = |reader: &mut TensorReader| reader.linear("output", n_vocab, n_embd);
-            return Ok((token_embd, self.reader.exactly(output)?));
+            let output = self.reader.exactly(output)?;
+            let (matrix, bias) = (Some(output.weight), output.bias);
+            return Ok((token_embd, Output { matrix, bias }));
         }
         self.reader.exactly(|reader| {
             let token_embd = reader.matrix(&embeddings, n_embd)?;
-            let output = Linear {
-                weight: token_embd.shallow_clone(),
-                bias: reader.bias(&[("output", n_vocab)])?,
-                parts: Vec::new(),
-            };
-            Ok((token_embd, output))
+            let bias = reader.bias(&[("output", n_vocab)])?;
+            Ok((token_embd, Output { matrix: None, bias }))
         })
     }
 
@@ -164,15 +167,16 @@ impl Loader<'_> {
     fn experts(&mut self, experts: ExpertCount, l: usize) -> Result<FeedForward, Error> {
         let config = self.config;
         let (d, f, e) = (config.n_embd, config.n_ff, experts.all);
-        let name = |what: &str| format!("blk.{l}.{what}.weight");
+        let name = |what: &str| format!("blk.{l}.{what}");
+        let router = format!("blk.{l}.ffn_gate_inp.weight");
         Ok(FeedForward::Experts {
             router: self
                 .reader
-                .exactly(|reader| reader.tensor(&name("ffn_gate_inp"), &[d, e]))?,
+                .exactly(|reader| reader.tensor(&router, &[d, e]))?,
             used: experts.used,
-            gate: self.reader.tensor(&name("ffn_gate_exps"), &[d, f, e])?,
-            up: self.reader.tensor(&name("ffn_up_exps"), &[d, f, e])?,
-            down: self.reader.tensor(&name("ffn_down_exps"), &[f, d, e])?,
+            gate: self.reader.experts(&name("ffn_gate_exps"), [d, f, e])?,
+            up: self.reader.experts(&name("ffn_up_exps"), [d, f, e])?,
+            down: self.reader.experts(&name("ffn_down_exps"), [f, d, e])?,
         })
     }
 

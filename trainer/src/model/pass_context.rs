@@ -11,33 +11,51 @@ use super::rotation::{Frequencies, Rotation};
 pub(crate) struct PassContext {
     /// The packed tokens in the order of the batch: the shared prefix if there is one, then
     /// the rest of each sequence.
-    pub(super) spans: Vec<Span>,
-    /// Whether the first span is a prefix that the others continue.
-    pub(super) prefixed: bool,
+    pub(super) groups: Vec<Group>,
     /// Rotation in most layers.
     pub(super) rotation: Rotation,
     /// Rotation in layers with a window.
     pub(super) local_rotation: Rotation,
 }
 
-/// Consecutive tokens of one sequence.
-pub(super) struct Span {
-    /// t, how many there are.
-    pub length: i64,
-    /// What they see, [t, prefix + t]: 0, or −∞ where they do not; `None` for plain causal
-    /// attention without a prefix.
+/// Consecutive sequences whose attention is one call.
+pub(super) struct Group {
+    /// Their packed tokens.
+    pub rows: i64,
+    /// B, how many sequences there are.
+    pub sequences: i64,
+    /// t, tokens of the longest.
+    pub longest: i64,
+    /// Where they differ in length.
+    pub padding: Option<Padding>,
+    /// Whether the first group is a prefix that they continue.
+    pub continued: bool,
+    /// What their tokens see, [t, prefix + t]: 0, or −∞ where they do not; `None` for plain
+    /// causal attention without a prefix. Padding stands behind a sequence, where no token of
+    /// its own looks.
     pub mask: Option<Tensor>,
     /// What they see in layers with a window.
     pub local_mask: Option<Tensor>,
 }
 
+/// Sequences of several lengths as one rectangle.
+pub(super) struct Padding {
+    /// [B·t] which of the group's rows stands at each place
+    pub from: Tensor,
+    /// [rows] the place of each of the group's rows
+    pub to: Tensor,
+}
+
 impl PassContext {
-    /// For the tokens of `batch` in a model of this configuration, in format `math`.
+    /// For the tokens of `batch` in a model of this configuration, with masks in format
+    /// `attention` and rotations in `math`.
+    /// `together`: all sequences behind the prefix are one group.
     pub fn new(
         config: &Config,
         frequencies: &Frequencies,
-        math: Kind,
+        [attention, math]: [Kind; 2],
         batch: &Batch,
+        together: bool,
     ) -> PassContext {
         let Batch {
             positions,
@@ -45,30 +63,59 @@ impl PassContext {
             lengths,
             ..
         } = batch;
-        let longest = prefix + lengths.iter().copied().max().unwrap_or(0);
-        let window = config.window as i64;
-        let span = |prefix: i64, length: i64| {
-            let visible = |window| visible(prefix, length, window, (math, positions.device()));
-            let mask = (prefix > 0).then(|| visible(None));
-            let local_mask = match 0 < window && window < prefix + length {
-                true => Some(visible(Some(window))),
-                false => mask.as_ref().map(Tensor::shallow_clone),
-            };
-            Span {
-                length,
-                mask,
-                local_mask,
-            }
+        let device = positions.device();
+        let group = |prefix: i64, lengths: &[i64]| {
+            Group::new(prefix, lengths, config.window as i64, (attention, device))
         };
-        let start = (*prefix > 0).then(|| span(0, *prefix));
-        let rest = lengths.iter().map(|&length| span(*prefix, length));
+        let start = (*prefix > 0).then(|| group(0, &[*prefix]));
+        let rest = lengths.chunks(if together { lengths.len().max(1) } else { 1 });
+        let rest = rest.map(|lengths| group(*prefix, lengths));
+        let longest = prefix + lengths.iter().copied().max().unwrap_or(0);
         let usual = frequencies.of_context(longest as usize);
         let (rope, local_rope) = (&config.rope, &config.local_rope);
         PassContext {
-            spans: start.into_iter().chain(rest).collect(),
-            prefixed: *prefix > 0,
+            groups: start.into_iter().chain(rest).collect(),
             rotation: Rotation::new(positions, rope, usual, math),
             local_rotation: Rotation::new(positions, local_rope, &frequencies.local, math),
+        }
+    }
+}
+
+impl Group {
+    /// Sequences of these lengths behind a prefix.
+    fn new(prefix: i64, lengths: &[i64], window: i64, options: (Kind, Device)) -> Group {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mask = (prefix > 0).then(|| visible(prefix, longest, None, options));
+        let local_mask = match 0 < window && window < prefix + longest {
+            true => Some(visible(prefix, longest, Some(window), options)),
+            false => mask.as_ref().map(Tensor::shallow_clone),
+        };
+        let uneven = lengths.iter().any(|&length| length != longest);
+        Group {
+            rows: lengths.iter().sum(),
+            sequences: lengths.len() as i64,
+            longest,
+            padding: uneven.then(|| Padding::new(lengths, longest, options.1)),
+            continued: prefix > 0,
+            mask,
+            local_mask,
+        }
+    }
+}
+
+impl Padding {
+    fn new(lengths: &[i64], longest: i64, device: Device) -> Padding {
+        let (mut from, mut to, mut start) = (Vec::new(), Vec::new(), 0);
+        for (place, &length) in (0..).step_by(longest.max(1) as usize).zip(lengths) {
+            // Padding repeats the sequence's first row: any row would do.
+            from.extend((0..longest).map(|i| if i < length { start + i } else { start }));
+            to.extend(place..place + length);
+            start += length;
+        }
+        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        Padding {
+            from: tensor(&from),
+            to: tensor(&to),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Reading the tensors of a base model through ggml's own dequantisation into tensors of the
-//! wanted format, block by block, without a second copy.
+//! wanted format, or as the blocks that the file has.
 
 use std::collections::HashSet;
 
-use tch::{no_grad, Device, Tensor};
+use tch::{Device, Tensor};
 
+use super::filling::fill;
 use super::linear::Linear;
 use super::precision::Precision;
-use crate::base::Base;
+use super::weight::{Rows, Weight};
+use crate::base::{Base, BaseTensor, StoredRows};
 use crate::Error;
 
 /// Reads tensors and notes which have been read.
@@ -67,17 +69,51 @@ impl<'a> TensorReader<'a> {
     }
 
     /// Matrices [out, columns] joined along `out`, each given as (name, out).
-    pub fn matrix(&mut self, parts: &[(&str, usize)], columns: usize) -> Result<Tensor, Error> {
-        let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
-        let flat = self.empty(rows * columns);
-        let mut start = 0;
-        for (name, rows) in parts {
-            let len = rows * columns;
-            let target = flat.narrow(0, start as i64, len as i64);
-            self.read(&format!("{name}.weight"), &[columns, *rows], target)?;
-            start += len;
+    pub fn matrix(&mut self, parts: &[(&str, usize)], columns: usize) -> Result<Weight, Error> {
+        let kind = self.precision.storage;
+        let mut rows = Vec::with_capacity(parts.len());
+        for (name, out) in parts {
+            let name = format!("{name}.weight");
+            let tensor = self.find(&name, &[columns, *out])?;
+            rows.extend(self.rows(&tensor, columns)?);
+            self.used.insert(name);
         }
-        Ok(flat.view([rows as i64, columns as i64]))
+        let weight = Weight::new(rows, kind);
+        self.base.forget();
+        Ok(weight)
+    }
+
+    /// The matrices [out, columns] of `experts` experts, one below the other.
+    pub fn experts(
+        &mut self,
+        name: &str,
+        [columns, out, experts]: [usize; 3],
+    ) -> Result<Weight, Error> {
+        let name = format!("{name}.weight");
+        let tensor = self.find(&name, &[columns, out, experts])?;
+        let weight = Weight::new(self.rows(&tensor, columns)?, self.precision.storage);
+        self.used.insert(name);
+        self.base.forget();
+        Ok(weight)
+    }
+
+    /// The rows of a tensor, in blocks where they stay so.
+    fn rows(&self, tensor: &BaseTensor, columns: usize) -> Result<Vec<Rows>, Error> {
+        let in_blocks = |part: &StoredRows| Rows::blocks(part, self.device);
+        if self.precision.blocks {
+            if let Some(rows) = tensor.parts.iter().map(in_blocks).collect() {
+                return Ok(rows);
+            }
+        } else if self.device.is_cuda() {
+            // A GPU dequantises faster than the numbers would reach it.
+            let rows: Option<Vec<Rows>> = tensor.parts.iter().map(in_blocks).collect();
+            if let Some(rows) = rows {
+                let dense = Weight::new(rows, self.precision.storage).dense();
+                return Ok(vec![Rows::Dense(dense)]);
+            }
+        }
+        let flat = self.read(tensor)?;
+        Ok(vec![Rows::Dense(flat.view([-1, columns as i64]))])
     }
 
     /// [`Self::bias`] for matrices that may have one in this architecture.
@@ -97,17 +133,14 @@ impl<'a> TensorReader<'a> {
         if !parts.iter().any(|(name, _)| self.has(name, "bias")) {
             return Ok(None);
         }
-        let joined = self.empty(parts.iter().map(|(_, rows)| rows).sum());
-        let mut start = 0;
+        let mut biases = Vec::with_capacity(parts.len());
         for (name, rows) in parts {
-            let mut target = joined.narrow(0, start as i64, *rows as i64);
-            match self.has(name, "bias") {
-                true => self.read(&format!("{name}.bias"), &[*rows], target)?,
-                false => no_grad(|| drop(target.zero_())),
-            }
-            start += rows;
+            biases.push(match self.has(name, "bias") {
+                true => self.tensor(&format!("{name}.bias"), &[*rows])?,
+                false => Tensor::zeros([*rows as i64], (self.precision.storage, self.device)),
+            });
         }
-        Ok(Some(joined))
+        Ok(Some(Tensor::cat(&biases, 0)))
     }
 
     /// Whether the base has the `what` (weight or bias) of matrix `name`.
@@ -117,8 +150,8 @@ impl<'a> TensorReader<'a> {
 
     /// A tensor of the given GGUF dimensions; torch's are the same in reverse.
     pub fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<Tensor, Error> {
-        let flat = self.empty(dims.iter().product());
-        self.read(name, dims, flat.shallow_clone())?;
+        let flat = self.read(&self.find(name, dims)?)?;
+        self.used.insert(name.to_owned());
         let shape: Vec<i64> = dims.iter().rev().map(|&dim| dim as i64).collect();
         Ok(flat.view(shape.as_slice()))
     }
@@ -131,17 +164,13 @@ impl<'a> TensorReader<'a> {
         result
     }
 
-    fn empty(&self, len: usize) -> Tensor {
-        Tensor::empty([len as i64], (self.precision.storage, self.device))
-    }
-
     /// A norm's weight [len], in the format of the arithmetic.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, Error> {
         self.exactly(|reader| reader.tensor(name, &[len]))
     }
 
-    /// Dequantises tensor `name` of the given GGUF dimensions into `target` [product].
-    fn read(&mut self, name: &str, dims: &[usize], target: Tensor) -> Result<(), Error> {
+    /// Tensor `name`, which must have the given GGUF dimensions.
+    fn find(&self, name: &str, dims: &[usize]) -> Result<BaseTensor<'a>, Error> {
         let Some(tensor) = self.base.tensor(name) else {
             return Err(Error::Tensor {
                 path: self.base.path().to_path_buf(),
@@ -149,25 +178,24 @@ impl<'a> TensorReader<'a> {
                 reason: "is missing".to_owned(),
             });
         };
-        let error = |reason: String| Error::Tensor {
-            path: tensor.file.to_path_buf(),
-            name: tensor.name.to_owned(),
-            reason,
-        };
         let ones = |dims: &[u64]| dims.iter().rev().skip_while(|dim| **dim == 1).count();
         let expected: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
         let found = &tensor.dims;
         if found[..ones(found)] != expected[..ones(&expected)] {
             let (found, expected) = (tensor.shown(found), tensor.shown(&expected));
-            return Err(error(format!("has shape {found:?}, expected {expected:?}")));
+            let reason = format!("has shape {found:?}, expected {expected:?}");
+            return Err(unusable(&tensor, reason));
         }
-        let read = tensor.read(|start, values| {
-            let mut part = target.narrow(0, start as i64, values.len() as i64);
-            no_grad(|| part.copy_(&Tensor::from_slice(values)));
-        });
-        read.map_err(|source| error(source.to_string()))?;
-        self.used.insert(name.to_owned());
-        Ok(())
+        Ok(tensor)
+    }
+
+    /// All numbers of a tensor, [product of its dimensions].
+    fn read(&self, tensor: &BaseTensor) -> Result<Tensor, Error> {
+        let numbers: u64 = tensor.dims.iter().product();
+        let target = Tensor::empty([numbers as i64], (self.precision.storage, Device::Cpu));
+        let filled = fill(&tensor.parts, &target);
+        filled.map_err(|source| unusable(tensor, source.to_string()))?;
+        Ok(target.to_device(self.device))
     }
 
     /// A tensor that llama.cpp would use and the reference model would not makes the two
@@ -182,5 +210,13 @@ impl<'a> TensorReader<'a> {
                 reason: "is not part of the model that the trainer knows".to_owned(),
             }),
         }
+    }
+}
+
+fn unusable(tensor: &BaseTensor, reason: String) -> Error {
+    Error::Tensor {
+        path: tensor.file.to_path_buf(),
+        name: tensor.name.to_owned(),
+        reason,
     }
 }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use tch::Device;
+
 use super::memory::{Activations, Memory};
 use super::rate_search::trial_steps;
 use super::schedule::Plan;
 use super::settings::{Rate, Settings};
+use super::weights_memory::WeightBytes;
 use crate::base::Base;
 use crate::method::Sizes;
 use crate::model::{bytes_of, BatchSize, Config, Precision, Sequence};
@@ -36,6 +39,8 @@ pub struct Estimate {
     pub sizes: Sizes,
     /// Where the memory goes at the peak.
     pub memory: Memory,
+    /// Matrices that cannot stay in the file's blocks and should.
+    pub dense_matrices: usize,
     /// Layers that are recomputed in the backward pass.
     pub recomputed: usize,
 }
@@ -44,38 +49,25 @@ pub struct Estimate {
 pub fn estimate(
     base: &dyn Base,
     config: &Config,
-    precision: Precision,
+    (precision, device): (Precision, Device),
     [train, valid]: [&[Sequence]; 2],
     settings: &Settings,
     sizes: Sizes,
 ) -> Estimate {
     let (sampler, plan) = (settings.sampler(train.len()), settings.plan());
+    let weights = WeightBytes::of(base, config, precision);
     let (mut tokens, mut largest, mut most) = (0, BatchSize::default(), 0);
     for step in 0..plan.steps() {
         let rows = sampler.rows(step);
         let size = BatchSize::of(rows.iter().map(|&row| &train[row]));
         tokens += size.context;
-        let bytes = Activations::new(config, precision, size, &[]).peak(0);
+        let bytes = Activations::new(config, precision, size, &[], &weights).peak(0);
         if bytes > most {
             (most, largest) = (bytes, size);
         }
     }
     let math = bytes_of(precision.math);
-    // What the output matrix takes more than others, whether it is one of its own or not.
-    let exact = (config.n_vocab * config.n_embd) as u64 * (math - bytes_of(precision.storage));
-    let tensors = base
-        .tensor_names()
-        .into_iter()
-        .filter_map(|name| base.tensor(name));
-    let (mut numbers, mut stored) = (0, 0);
-    for tensor in tensors {
-        numbers += tensor.dims.iter().product::<u64>();
-        stored += tensor
-            .parts
-            .iter()
-            .map(|part| part.bytes.len() as u64)
-            .sum::<u64>();
-    }
+    let activations = Activations::new(config, precision, largest, valid, &weights);
     Estimate {
         rows: [train.len(), valid.len()],
         epoch_tokens: train.iter().map(|row| row.tokens.len() - 1).sum(),
@@ -91,13 +83,15 @@ pub fn estimate(
         largest,
         sizes,
         memory: Memory {
-            program: RUNTIME_BYTES + stored,
-            weights: numbers * bytes_of(precision.storage) + exact,
-            activations: Activations::new(config, precision, largest, valid),
+            program: RUNTIME_BYTES,
+            weights: weights.held,
+            activations,
             // Value, gradient, two moments, the best, and the products of one step.
             training: 6 * sizes.trainable as u64 * math,
+            on_gpu: device.is_cuda(),
         },
-        recomputed: 0,
+        dense_matrices: weights.dense_matrices,
+        recomputed: activations.least_recomputed(),
     }
 }
 
@@ -112,7 +106,7 @@ impl Estimate {
             Some(recomputed) => Ok(Estimate { recomputed, ..self }),
             None => Err(Error::Memory {
                 limit,
-                least: self.memory.total(self.memory.activations.n_layer),
+                least: self.memory.device(self.memory.activations.n_layer),
             }),
         }
     }
@@ -149,18 +143,29 @@ impl fmt::Display for Estimate {
             weights,
             activations,
             training,
+            on_gpu,
         } = self.memory;
         write!(
             f,
-            "memory     {:.2} GiB at the peak: weights {:.2}, activations {:.2} (a batch of {} tokens, {} of them answers), training {:.2}, program and mapped file {:.2}",
-            gib(self.memory.total(self.recomputed)),
+            "memory     {:.2} GiB {}at the peak: weights {:.2}, activations {:.2} (a batch of {} tokens, {} of them answers), training {:.2}{} program {:.2}{}",
+            gib(self.memory.device(self.recomputed)),
+            if on_gpu { "of the GPU " } else { "" },
             gib(weights),
             gib(activations.peak(self.recomputed)),
             self.largest.tokens,
             self.largest.targets,
             gib(training),
+            if on_gpu { "; of the host:" } else { "," },
             gib(program),
+            if on_gpu { " and what the driver takes" } else { "" },
         )?;
+        if self.dense_matrices > 0 {
+            let count = self.dense_matrices;
+            write!(
+                f,
+                "; {count} matrices have a format that cannot stay quantised"
+            )?;
+        }
         if self.recomputed > 0 {
             let n_layer = activations.n_layer;
             write!(

@@ -7,23 +7,45 @@
 
 use tch::{no_grad, Reduction, Tensor};
 
-use crate::model::{Batch, LayerChange, Model};
+use crate::model::{Batch, Head, LayerChange, Model};
 
 /// Mean cross-entropy of the batch's targets, one number with a gradient.
 pub fn cross_entropy(model: &Model, batch: &Batch, changes: &[LayerChange]) -> Tensor {
-    mean_loss(&model.forward(batch, changes), batch)
+    let logits = model.forward(batch, changes);
+    logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Mean, -100, 0.0)
 }
 
-/// Mean cross-entropy for `logits` [R, V] of the batch's rows.
-fn mean_loss(logits: &Tensor, batch: &Batch) -> Tensor {
-    logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Mean, -100, 0.0)
+/// Mean cross-entropy of the batch's targets for the residual stream `x` [R, d] behind the last
+/// layer, and its gradient [R, d] where `x` has one. Logits of a few rows are there at a time.
+fn loss_at(head: &Head, x: &Tensor, batch: &Batch) -> (Tensor, Option<Tensor>) {
+    let rows = x.size()[0];
+    let leaf = x.detach().set_requires_grad(x.requires_grad());
+    let losses = head.pieces(rows).map(|(start, len)| {
+        let logits = head.logits(&leaf.narrow(0, start, len));
+        let targets = batch.targets.narrow(0, start, len);
+        let sum = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0);
+        let loss = sum / rows as f64;
+        if loss.requires_grad() {
+            loss.backward();
+        }
+        loss.detach()
+    });
+    let losses: Vec<Tensor> = losses.collect();
+    let loss = match &losses[..] {
+        [loss] => loss.shallow_clone(),
+        _ => Tensor::stack(&losses, 0).sum(x.kind()),
+    };
+    (loss, leaf.requires_grad().then(|| leaf.grad()))
+}
+
+/// Leaves on everything that `x` was made from its share of the gradient [as `x`].
+fn hand_down(x: &Tensor, gradient: &Tensor) {
+    (x * gradient).sum(x.kind()).backward();
 }
 
 /// Mean cross-entropy of the batch's targets, with its backward pass done: the gradient is
 /// left on what `changes` were made from. The lowest `recomputed` layers are computed twice for
 /// it.
-///
-/// The result requires a gradient if any change does.
 pub fn backward(
     model: &Model,
     batch: &Batch,
@@ -36,9 +58,10 @@ pub fn backward(
             through_layers(model, batch, changes, lowest, recomputed)
         }
         _ => {
-            let loss = cross_entropy(model, batch, changes);
-            if loss.requires_grad() {
-                loss.backward();
+            let x = model.residual(batch, changes);
+            let (loss, gradient) = loss_at(&model.head(), &x, batch);
+            if let Some(gradient) = gradient {
+                hand_down(&x, &gradient);
             }
             loss
         }
@@ -70,8 +93,8 @@ fn through_layers(
     });
     let x = leaf(x, true);
     let top = (recomputed..changes.len()).fold(x.shallow_clone(), |x, l| layer(l, x));
-    let loss = mean_loss(&model.logits(&top), batch);
-    loss.backward();
+    let (loss, gradient) = loss_at(&model.head(), &top, batch);
+    hand_down(&top, &gradient.expect("a leaf with a gradient is below"));
     drop(top);
     let mut gradient = x.grad();
     for (l, x) in (entered..recomputed)
@@ -80,8 +103,7 @@ fn through_layers(
         .rev()
     {
         let x = leaf(x, l > lowest);
-        let y = layer(l, x.shallow_clone());
-        (y * gradient).sum(x.kind()).backward();
+        hand_down(&layer(l, x.shallow_clone()), &gradient);
         gradient = x.grad();
     }
 

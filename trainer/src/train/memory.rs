@@ -1,18 +1,21 @@
 //! The memory that a run needs, and how many layers must be recomputed for it to fit.
 
-use crate::model::{bytes_of, passes, BatchSize, Config, Precision, Sequence};
+use super::weights_memory::WeightBytes;
+use crate::model::{bytes_of, passes, rows_at_once, BatchSize, Config, Precision, Sequence};
 
 /// Bytes at the peak of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// libtorch and the rest of the program, and the base model's file as it is mapped.
+    /// libtorch and the rest of the program, always on the host.
     pub program: u64,
-    /// The frozen weights in their number format.
+    /// The frozen weights as they are held.
     pub weights: u64,
     /// What the backward pass needs, or a validation.
     pub activations: Activations,
     /// Trained numbers with gradients, moments and copies.
     pub training: u64,
+    /// Whether all but the program is on a GPU.
+    pub on_gpu: bool,
 }
 
 /// Bytes that come and go in every step.
@@ -24,22 +27,30 @@ pub struct Activations {
     pub layer: u64,
     /// What one layer reads: all that it leaves when it is recomputed.
     pub input: u64,
-    /// Logits, their log-softmax and the gradient of each.
+    /// Dense weights of one layer, where they are there only while it computes.
+    pub layer_weights: u64,
+    /// The logits that are made at a time, their log-softmax and the gradient of each.
     pub logits: u64,
+    /// The dense output matrix, where it is there only for the logits.
+    pub output_matrix: u64,
     /// The logits of the largest validation batch, their log-softmax and what is compared.
     pub validation: u64,
 }
 
 impl Memory {
-    /// All of it, when so many of the lowest layers are recomputed in the backward pass.
-    pub fn total(&self, recomputed: usize) -> u64 {
-        self.program + self.weights + self.activations.peak(recomputed) + self.training
+    /// What the device takes that computes, when so many of the lowest layers are recomputed in
+    /// the backward pass; a CPU holds the program as well.
+    pub fn device(&self, recomputed: usize) -> u64 {
+        let program = if self.on_gpu { 0 } else { self.program };
+        program + self.weights + self.activations.peak(recomputed) + self.training
     }
 
-    /// How many layers must be recomputed for the run to need at most `limit` bytes;
-    /// `None` when even all of them are not enough.
+    /// How many layers must be recomputed for the device to need at most `limit` bytes;
+    /// `None` when even all of them are not enough. Layers whose weights are dense only while
+    /// they compute are all recomputed.
     pub fn recomputed_for(&self, limit: u64) -> Option<usize> {
-        (0..=self.activations.n_layer).find(|&recomputed| self.total(recomputed) <= limit)
+        let least = self.activations.least_recomputed();
+        (least..=self.activations.n_layer).find(|&recomputed| self.device(recomputed) <= limit)
     }
 }
 
@@ -50,26 +61,49 @@ impl Activations {
         precision: Precision,
         size: BatchSize,
         valid: &[Sequence],
+        weights: &WeightBytes,
     ) -> Activations {
-        let (storage, math) = (bytes_of(precision.storage), bytes_of(precision.math));
+        let Precision {
+            storage,
+            math,
+            attention,
+            ..
+        } = precision;
+        let [storage, math, attention] = [storage, math, attention].map(bytes_of);
         let count = |n: usize| n as u64;
         let heads = count(config.n_head * config.head_dim);
         let kv = count(config.n_head_kv * config.head_dim);
         let input = count(config.n_embd) * math;
         let norms = 2 * input; // what each norm reads
-        let queries = heads * math;
-        let keys_values = 2 * kv * math;
-        let outputs = 2 * heads * math; // head outputs, and as the edit reads them
+        let queries = heads * attention;
+        let keys_values = 2 * kv * attention;
+        let outputs = heads * (attention + math); // head outputs, and as the edit reads them
         let used = config.experts.map_or(1, |experts| count(experts.used));
         let ffn = used * 3 * count(config.n_ff) * storage; // gate, its activation, up
         let per_token = norms + queries + outputs + ffn;
-        let logits = |rows: usize| count(rows) * count(config.n_vocab) * math;
+        // Capped scores are there, before and behind their cap and as shares.
+        let scores = config.score_cap.map_or(0, |_| 3 * math);
+        let scores = count(size.pairs * config.n_head) * scores;
+        let logits = |rows: usize| {
+            let rows = rows.min(rows_at_once(config.n_vocab as i64) as usize);
+            count(rows) * count(config.n_vocab) * math
+        };
         Activations {
             n_layer: config.n_layer,
-            layer: count(size.tokens) * per_token + count(size.context) * keys_values,
+            layer: count(size.tokens) * per_token + count(size.context) * keys_values + scores,
             input: count(size.tokens) * input,
+            layer_weights: weights.layer,
             logits: 4 * logits(size.targets),
+            output_matrix: weights.output_matrix,
             validation: 2 * logits(validation_rows(valid)),
+        }
+    }
+
+    /// How many layers are recomputed in any case.
+    pub fn least_recomputed(&self) -> usize {
+        match self.layer_weights {
+            0 => 0,
+            _ => self.n_layer,
         }
     }
 
@@ -78,8 +112,12 @@ impl Activations {
     pub fn peak(&self, recomputed: usize) -> u64 {
         let kept = (self.n_layer - recomputed) as u64 * self.layer;
         let inputs = recomputed as u64 * self.input;
-        let one = if recomputed > 0 { self.layer } else { 0 };
-        (inputs + one.max(kept + self.logits)).max(self.validation)
+        let one = match recomputed {
+            0 => 0,
+            _ => self.layer + self.layer_weights,
+        };
+        let validation = self.validation + self.output_matrix;
+        (inputs + one.max(kept + self.logits + self.output_matrix)).max(validation)
     }
 }
 
@@ -102,15 +140,18 @@ mod tests {
             n_layer: 4,
             layer: 100,
             input: 10,
+            layer_weights: 0,
             logits: 50,
+            output_matrix: 0,
             validation: 60,
         },
         training: 5,
+        on_gpu: false,
     };
 
     #[test]
     fn recomputed_layers_keep_what_they_read() {
-        let total = |recomputed| MEMORY.total(recomputed) - 35;
+        let total = |recomputed| MEMORY.device(recomputed) - 35;
         assert_eq!(total(0), 450);
         assert_eq!(total(1), 10 + 300 + 50);
         assert_eq!(total(3), 30 + 100 + 50);
@@ -128,5 +169,19 @@ mod tests {
         assert_eq!(MEMORY.recomputed_for(35 + 449), Some(1));
         assert_eq!(MEMORY.recomputed_for(35 + 140), Some(4));
         assert_eq!(MEMORY.recomputed_for(35 + 139), None);
+    }
+
+    #[test]
+    fn weights_that_are_dense_for_a_while_count_where_they_are() {
+        let mut memory = MEMORY;
+        memory.on_gpu = true;
+        memory.activations.layer_weights = 30;
+        memory.activations.output_matrix = 200;
+        assert_eq!(memory.activations.least_recomputed(), 4);
+        assert_eq!(memory.device(4), 20 + 5 + 40 + 250);
+        memory.activations.output_matrix = 0;
+        assert_eq!(memory.device(4), 20 + 5 + 40 + 130);
+        assert_eq!(memory.recomputed_for(1000), Some(4));
+        assert_eq!(memory.recomputed_for(194), None);
     }
 }

@@ -33,6 +33,7 @@ mod trainer;
 mod unedited;
 mod unread_steps;
 mod validation;
+mod weights_memory;
 
 pub use estimate::{estimate, Estimate};
 pub use gradient::{backward, cross_entropy};

@@ -21,12 +21,13 @@ impl Trainer<'_> {
             .pack(&self.sampler.rows(step), self.model.device());
         let noise = self.settings.sparsity.sampled().then_some((seed, step));
         let changes = self.parameters.training_changes(noise);
+        let trained = changes.iter().any(|change| !change.is_empty());
         let loss = backward(self.model, &batch, &changes, self.settings.recomputed);
         let rates = LearningRates::new(self.settings, &self.plan, rate);
         let (rate, gate_rate) = (rates.weights(step), rates.gates(step));
         let mut lambda = None;
-        // Without a gradient every gate is closed.
-        if loss.requires_grad() {
+        // Otherwise every gate is closed.
+        if trained {
             lambda = self.add_penalty(step, place);
             let mut rates = [0.0; 2];
             rates[ParameterGroup::Weights as usize] = rate;
@@ -49,7 +50,7 @@ impl Trainer<'_> {
             lr: rate,
             gate_lr: gate_rate,
             tokens: batch.n_tokens(),
-            loss: loss.detach(),
+            loss,
             lambda,
             open: Vec::new(),
         });

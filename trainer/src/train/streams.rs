@@ -3,6 +3,7 @@
 use super::memory::Activations;
 use super::observer::Observer;
 use super::settings::Settings;
+use super::weights_memory::WeightBytes;
 use crate::data::{CachedRows, Sampler};
 use crate::model::{BatchSize, Model};
 
@@ -21,7 +22,8 @@ pub(super) fn keep_streams(
     let sizes = (0..sampler.steps_per_epoch()).map(|step| {
         let chosen = sampler.rows(step);
         let size = BatchSize::of(chosen.iter().map(|&row| &sequences[row]));
-        Activations::new(&model.config, model.precision, size, &[]).layer
+        let weights = WeightBytes::default();
+        Activations::new(&model.config, model.precision, size, &[], &weights).layer
     });
     // Layers that are recomputed leave nothing but what they read.
     let spared = lowest.saturating_sub(settings.recomputed) as u64;

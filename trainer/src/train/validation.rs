@@ -117,18 +117,18 @@ pub fn evaluate(
     for pass in passes(sequences) {
         let batch = rows.pack(&pass.clone().collect::<Vec<_>>(), model.device());
         let (losses, hits) = no_grad(|| {
-            let logits = model.forward(&batch, changes);
-            let losses = logits.cross_entropy_loss::<Tensor>(
-                &batch.targets,
-                None,
-                Reduction::None,
-                -100,
-                0.0,
-            );
-            (
-                losses.to_kind(Kind::Double),
-                logits.argmax(-1, false).eq_tensor(&batch.targets),
-            )
+            let x = model.residual(&batch, changes);
+            let head = model.head();
+            let pieces = head.pieces(x.size()[0]).map(|(start, len)| {
+                let logits = head.logits(&x.narrow(0, start, len));
+                let targets = batch.targets.narrow(0, start, len);
+                let hits = logits.argmax(-1, false).eq_tensor(&targets);
+                let losses =
+                    logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
+                (losses.to_kind(Kind::Double), hits)
+            });
+            let (losses, hits): (Vec<Tensor>, Vec<Tensor>) = pieces.unzip();
+            (Tensor::cat(&losses, 0), Tensor::cat(&hits, 0))
         });
         targets += batch.n_rows();
         let losses = Vec::<f64>::try_from(losses).expect("one loss per target");

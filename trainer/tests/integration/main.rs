@@ -2,5 +2,6 @@
 
 mod architectures;
 mod decoder;
+mod gpu;
 mod huggingface;
 mod training;

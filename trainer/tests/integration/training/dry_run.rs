@@ -73,7 +73,7 @@ fn too_little_memory_is_refused_before_the_run() {
     let output = run(folder.path(), args);
     assert_eq!(output.status.code(), Some(1));
     let message = text(&output.stderr);
-    assert!(message.contains("--max-memory allows 0.01"), "{message}");
+    assert!(message.contains("and has 0.01 (--max-memory"), "{message}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 

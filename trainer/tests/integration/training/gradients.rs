@@ -100,11 +100,18 @@ fn stay_inside_the_edits() {
     let batch = Batch::pack(&rows(2, 1), Device::Cpu);
     let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
     loss(&model, &edits, &batch).backward();
-    assert!(!model.token_embd.requires_grad() && !model.output.weight.requires_grad());
+    assert!(
+        !model.token_embd.dense().requires_grad()
+            && model
+                .output
+                .matrix
+                .as_ref()
+                .is_none_or(|m| !m.dense().requires_grad())
+    );
     assert!(model
         .layers
         .iter()
-        .all(|layer| !layer.attn_output.weight.requires_grad()));
+        .all(|layer| !layer.attn_output.weight.dense().requires_grad()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use jola_trainer::data::CachedRows;
 use jola_trainer::method::{lora_file, Edits, Init, Lora, LoraConfig, Method, Sparsity};
-use jola_trainer::model::{Batch, LayerChange, Model, Precision};
+use jola_trainer::model::{Batch, FeedForward, LayerChange, Model, Precision, Weight};
 use jola_trainer::train::{
     cross_entropy, evaluate, Observer, Phase, Rate, Recipe, Settings, StepRecord, Trainer,
     ValidationRecord, PAPER_LAMBDA, PAPER_LR,
@@ -210,16 +210,20 @@ fn lora_equals_merged_weights() {
             let (a, b) = (target.a.get(l as i64), target.b.get(l as i64));
             b.matmul(&a).detach() * 2.0
         };
+        let add = |weight: &mut Weight, delta: Tensor| *weight = (weight.dense() + delta).into();
         let joined = |names: &[&str]| {
             let deltas: Vec<Tensor> = names.iter().map(|name| delta(name)).collect();
             Tensor::cat(&deltas, 0)
         };
-        layer.attn_qkv.weight += joined(&["attn_q", "attn_k", "attn_v"]);
-        layer.attn_output.weight += delta("attn_output");
+        add(
+            &mut layer.attn_qkv.weight,
+            joined(&["attn_q", "attn_k", "attn_v"]),
+        );
+        add(&mut layer.attn_output.weight, delta("attn_output"));
         match &mut layer.ffn {
-            jola_trainer::model::FeedForward::Dense { gate_up, down } => {
-                gate_up.weight += joined(&["ffn_gate", "ffn_up"]);
-                down.weight += delta("ffn_down");
+            FeedForward::Dense { gate_up, down } => {
+                add(&mut gate_up.weight, joined(&["ffn_gate", "ffn_up"]));
+                add(&mut down.weight, delta("ffn_down"));
             }
             _ => panic!("a dense model"),
         }
