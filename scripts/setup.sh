@@ -10,6 +10,7 @@
 #   model     SmolLM2-135M-Instruct, in the cache
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
+#   cuda      libtorch for NVIDIA GPUs, in the cache (6 GB); it says how to use it
 #   golden    a Python environment for `make golden`
 #   plots     matplotlib, for research/scripts/compare_plot.py
 #   server    a prebuilt llama-server, for `make test-bake`
@@ -59,7 +60,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | libtorch-2.11 | model | gemma | python | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
+            system | libtorch | libtorch-2.11 | model | gemma | python | cuda | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
             -h | --help)
                 usage
                 return

@@ -3,9 +3,10 @@
 #
 # usage: scripts/gpu/check.sh FOLDER OUT [CHECK]...
 #
-# FOLDER holds the manifest and the pieces; OUT gets table.md, results.json and logs. Without a
-# CHECK: all of them, within JOLA_GPU_SECONDS (460). `measure.py` names them. It needs a python3
-# with PyTorch 2.11 and NumPy, or LIBTORCH; for llama.cpp also nvcc, CMake and a C++ compiler.
+# FOLDER holds the manifest, llama.cpp.tar.xz and the pieces; OUT gets table.md, results.json and
+# logs. Without a CHECK: all of them, within JOLA_GPU_SECONDS (460). `measure.py` names them. It
+# needs a python3 with PyTorch 2.11 and NumPy, or LIBTORCH; for llama.cpp also nvcc, CMake and a
+# C++ compiler. build_llama.sh may be at work already, or be done.
 
 set -euo pipefail
 [ $# -ge 2 ] || {
@@ -29,13 +30,12 @@ die() {
 }
 
 unpack() {
-    (cd "$folder" && sha256sum --quiet -c manifest) || die "the pieces in $folder are not whole"
     if [ -f "$bundle/manifest" ] && cmp -s "$folder/manifest" "$bundle/manifest"; then return; fi
     say "unpacking"
     rm -rf "$bundle"
     mkdir -p "$bundle"
     cat "$folder"/piece-* | tar -x -C "$bundle"
-    tar -xJf "$bundle/llama.cpp.tar.xz" -C "$bundle"
+    tar -xJf "$bundle/bin.tar.xz" -C "$bundle"
     cp "$folder/manifest" "$bundle/manifest"
 }
 
@@ -52,17 +52,17 @@ torch_folder() {
     python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])' 2>/dev/null
 }
 
+(cd "$folder" && sha256sum --quiet -c manifest) || die "the files in $folder are not whole"
+# In the background, in a group of its own that ends with this script. One that was begun by
+# hand goes on.
+setsid bash "$here/build_llama.sh" "$folder" &
+builder=$!
+trap 'kill -- -$builder 2>/dev/null || true; cp "$folder/llama/log" "$out/build_llama.log" || true' EXIT
 unpack
 link_compiled_at
 LIBTORCH=${LIBTORCH:-$(torch_folder || true)}
 [ -e "$LIBTORCH/lib/libtorch_cpu.so" ] || die "no PyTorch 2.11: python3 cannot import it, and LIBTORCH names none"
 export LIBTORCH
 export JOLA_GPU_BUNDLE=$bundle JOLA_GPU_OUT=$out
-
-# In the background: the trainer's checks hardly use the CPUs. Its group ends with this script.
-rm -f "$bundle"/llama-*.failed "$bundle"/llama-*.ready
-setsid nice -n 10 bash "$here/build_llama.sh" "$bundle" >"$out/build_llama.log" 2>&1 &
-builder=$!
-trap 'kill -- -$builder 2>/dev/null || true' EXIT
 
 python3 "$here/measure.py" "$@"

@@ -2,7 +2,7 @@
 """The Python stack on a card: transformers' Llama of a shape, random weights, edits as hooks.
 
 usage: hooks.py SHAPE DEVICE DTYPE ROWS LENGTH RESPONSE STEPS
-       hooks.py products DEVICE DTYPE SIZE
+       hooks.py products DEVICE SIZE
 
 SHAPE is a JSON object: d, layers, heads, kv, f, vocab, tied. Prints one JSON object. A step is
 that of research/scripts/bench/peer.py, whose edits it trains, without a tokenizer.
@@ -73,26 +73,27 @@ def train(shape, device, dtype, rows, length, response, steps):
         optimiser.step()
         optimiser.zero_grad()
         seconds.append(settled(device) - begun)
-    found = {"step_s": statistics.median(seconds[2:]), "seconds": seconds}
+    found = {"step_s": statistics.median(seconds[len(seconds) // 2 :]), "seconds": seconds}
     if device == "cuda":
         found["allocated_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return found
 
 
 def products(device, dtype, size):
+    """Operations per second."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(12):
         begun = settled(device)
         a @ b
         seconds.append(settled(device) - begun)
-    return {"operations_per_s": 2 * size**3 / statistics.median(seconds[2:])}
+    return 2 * size**3 / statistics.median(seconds[2:])
 
 
 def main():
     match sys.argv[1:]:
-        case ["products", device, dtype, size]:
-            print(json.dumps(products(device, DTYPES[dtype], int(size))))
+        case ["products", device, size]:
+            print(json.dumps({name: products(device, dtype, int(size)) for name, dtype in DTYPES.items()}))
         case [shape, device, dtype, *numbers] if len(numbers) == 4:
             print(json.dumps(train(json.loads(shape), device, DTYPES[dtype], *map(int, numbers))))
         case _:

@@ -3,9 +3,12 @@
 #
 # usage: scripts/gpu/prepare.sh [FOLDER]        (by default target/gpu)
 #
-# Leaves FOLDER/manifest and FOLDER/piece-1, piece-2, … of at most 58 MiB each. The trainer is
-# built against libtorch 2.11, in a copy of the workspace in FOLDER/build, with the tch release
-# for it. A second run compiles only what has changed.
+# Leaves FOLDER/manifest, FOLDER/llama.cpp.tar.xz (4 MiB) and FOLDER/piece-1, piece-2, … of at
+# most 55 MiB each. The trainer is built against libtorch 2.11, in a copy of the workspace in
+# FOLDER/build, with the tch release for it. A second run compiles only what has changed.
+#
+# JOLA_GPU_HOOK names a folder with a `llama-jola` built with `--features cuda`, and its
+# libraries: then they are packed too. Its libcuda and cuBLAS are those of the other machine.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -13,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # The pair that belongs together: scripts/packages.txt pins the libtorch.
 torch=2.11 tch=0.24.0
-piece_bytes=$((58 * 1024 * 1024))
+piece_bytes=$((55 * 1024 * 1024))
 
 say() { printf 'prepare: %s\n' "$*" >&2; }
 die() {
@@ -96,7 +99,7 @@ PYTHON
 
 # Without what a build for CUDA does not read. The model conversion scripts go with the models.
 llama_source() {
-    local archive=$bundle/llama.cpp.tar.xz
+    local archive=$folder/llama.cpp.tar.xz
     [ ! "$archive" -nt "$hosts/stamp" ] || return 0
     say "packing llama.cpp's source"
     local left_out=() name
@@ -112,17 +115,29 @@ llama_source() {
     mv "$archive.part" "$archive"
 }
 
+hook() {
+    rm -rf "${bundle:?}/hook"
+    [ -n "${JOLA_GPU_HOOK:-}" ] || return 0
+    mkdir -p "$bundle/hook"
+    cp -P "$JOLA_GPU_HOOK"/* "$bundle/hook"
+}
+
 pack() {
-    rm -f "$folder"/piece-* "$folder/manifest"
+    rm -f "$folder"/piece-* "$folder/manifest" "$bundle"/{llama.cpp.tar.xz,bin.tar.xz}
+    say "packing"
+    local parts=(bin compiled-at)
+    [ ! -d "$bundle/hook" ] || parts+=(hook)
+    tar -C "$bundle" -c "${parts[@]}" | xz -4 -T2 >"$build/bin.tar.xz"
     # What changes from one build to the next comes last.
-    tar -C "$bundle" -c models llama.cpp.tar.xz compiled-at bin |
+    tar -c -C "$bundle" models -C "$build" bin.tar.xz |
         split -b "$piece_bytes" --numeric-suffixes=1 -a 1 - "$folder/piece-"
-    (cd "$folder" && sha256sum piece-*) >"$folder/manifest"
-    say "$(git rev-parse --short HEAD): $(wc -l <"$folder/manifest") pieces in $folder"
+    (cd "$folder" && sha256sum llama.cpp.tar.xz piece-*) >"$folder/manifest"
+    say "$(git rev-parse --short HEAD): $(grep -c piece- "$folder/manifest") pieces in $folder"
 }
 
 copy_workspace
 programs
 inputs
 llama_source
+hook
 pack

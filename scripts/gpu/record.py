@@ -32,6 +32,10 @@ class NotRun(Exception):
     """A check that cannot be made here, and why."""
 
 
+class NotYet(NotRun):
+    """A check that may be made later, once something in the background is done."""
+
+
 class Failed(Exception):
     """A program that ended badly or took too long."""
 
@@ -112,9 +116,11 @@ class Ran:
 
 
 class Limit:
-    """When the check at hand has to be done."""
+    """When the check at hand has to be done, and until when it waits for what is made in the
+    background."""
 
     end = END
+    patience = time.time() + 280
 
     @classmethod
     def left(cls):
@@ -161,12 +167,6 @@ def run(name, command, environment=None, until=None):
     return ran
 
 
-def help_of(*words):
-    """The trainer's help; what it offers decides what is checked."""
-    command = [BIN / "jola-train", *words, "--help"]
-    return subprocess.run(command, capture_output=True, text=True).stdout
-
-
 class Table:
     def __init__(self):
         self.head, self.rows = {}, []
@@ -179,7 +179,8 @@ class Table:
         print(f"check: {self.check}: {what} = {shown(value)} {unit} {note}", file=sys.stderr, flush=True)
 
     def make(self, name, limit, check):
-        """Makes one check within `limit` seconds and within the whole run's time."""
+        """Makes one check within `limit` seconds and within the whole run's time; false if it
+        has to be made later."""
         self.check = name
         begun = time.time()
         Limit.end = END if REHEARSAL else min(END, begun + limit)
@@ -187,6 +188,10 @@ class Table:
             if END - begun < 3:
                 raise NotRun("out of time")
             check(self)
+        except NotYet as reason:
+            if time.time() < END - 3 and Limit.patience < END:
+                return False
+            self.add("all", "not run", note=str(reason))
         except NotRun as reason:
             self.add("all", "not run", note=str(reason))
         except Failed as reason:
@@ -196,6 +201,7 @@ class Table:
         else:
             self.add("time of the check", round(time.time() - begun, 1), "s")
         self.write()
+        return True
 
     def write(self):
         OUT.mkdir(parents=True, exist_ok=True)

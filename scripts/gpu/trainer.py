@@ -10,8 +10,8 @@ import sys
 
 import compare
 from record import (
-    BIN, BUNDLE, DEVICE, HAS_CARD, LIBTORCH, MODELS, OUT, REHEARSAL, ROOT, SMALL,
-    Failed, NotRun, fresh, help_of, need_card, run,
+    BIN, BUNDLE, DEVICE, LIBTORCH, MODELS, OUT, REHEARSAL, ROOT, SMALL,
+    Failed, NotRun, fresh, need_card, run,
 )
 
 sys.path.insert(0, str(ROOT / "research/scripts/bench"))
@@ -23,6 +23,7 @@ EDIT = MODELS / "random-edit.gguf"
 SHAPE = {"d": 576, "layers": 30, "heads": 9, "kv": 3, "f": 1536, "vocab": 49152, "tied": True}
 ROWS, LENGTH = (2, 16) if REHEARSAL else (8, 128)
 STEPS = 8 if REHEARSAL else 40
+SPEED_STEPS = 8 if REHEARSAL else 150
 
 
 def tokens():
@@ -42,58 +43,47 @@ def environment(table):
             table.add(f"{library.name}: libraries not found", ", ".join(missing) or "none")
     few = ",".join(tokens().split(",")[:16])
     folder = fresh("environment")
-    plain = {"LD_LIBRARY_PATH": str(libraries), "LD_PRELOAD": ""}
-    core = BIN / "jola-train-core"
+    core = {"LD_LIBRARY_PATH": str(libraries), "LD_PRELOAD": ""}
 
-    def attempt(what, name, program, device, environment):
+    def attempt(what, name, program, environment):
         command = [program, "logits", "-m", SMALL, "--tokens", few, "-o", folder / "x.bin"]
-        try:
-            ran = run(name, [*command, "--device", device], environment)
-            said = [line for line in ran.stderr.splitlines()[1:] if line.strip()]
-            took = f"{ran.peak_mib:.0f} MiB of the card"
-            table.add(what, "runs", note="; ".join([took, *said[:3]]))
-        except Failed as reason:
-            table.add(what, "FAILED", note=str(reason))
+        ran = run(name, [*command, "--device", "auto"], environment)
+        said = [line for line in ran.stderr.splitlines()[1:] if line.strip()]
+        took = f"{ran.peak_mib:.0f} MiB of the card"
+        table.add(what, "runs", note="; ".join([took, *said[:3]]))
 
-    attempt("jola-train --device cpu", "environment-cpu", TRAIN, "cpu", None)
     need_card()
-    attempt("jola-train --device auto", "environment-auto", TRAIN, "auto", None)
-    attempt("jola-train --device cuda", "environment-cuda", TRAIN, DEVICE, None)
-    attempt("jola-train-core, nothing preloaded", "environment-core", core, DEVICE, plain)
-    preload = {**plain, "LD_PRELOAD": str(cuda)} if cuda.exists() else plain
-    attempt("jola-train-core, libtorch_cuda.so preloaded", "environment-preload", core, DEVICE, preload)
+    attempt("jola-train --device auto", "environment-auto", TRAIN, None)
+    attempt("jola-train-core, nothing preloaded", "environment-core", BIN / "jola-train-core", core)
+
+
+VARIANTS = {
+    "float32": ["--dtype", "f32"],
+    "bfloat16": ["--dtype", "bf16"],
+    "float16": ["--dtype", "f16"],
+    "bfloat16, quantised weights": ["--dtype", "bf16", "--weights", "quantised"],
+}
 
 
 def logits(table):
-    """The card's logits against the CPU's, without and with an edit of every head."""
+    """The card's logits against the CPU's, with an edit of every head."""
     need_card()
     folder, ids = fresh("logits"), tokens()
     n_tokens = ids.count(",") + 1
-    offered = help_of("logits")
 
     def written(name, device, *more):
         path = folder / f"{name}.bin"
         run(f"logits-{name}", [TRAIN, "logits", "-m", SMALL, "--tokens", ids, "-o", path, "--device", device, *more])
         return compare.read(path, n_tokens)
 
-    variants = {"float32": []}
-    if "--dtype" in offered:
-        formats = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-        variants |= {name: ["--dtype", dtype] for name, dtype in formats.items()}
-    if "--weights" in offered:
-        variants["float32, quantised weights"] = [*variants["float32"], "--weights", "quantised"]
-    reference = {}
-    for edit, more in {"no edit": [], "edit": ["--jola", EDIT]}.items():
-        reference[edit] = written(f"cpu-{edit.replace(' ', '-')}", "cpu", *variants["float32"], *more)
-        for name, options in variants.items():
-            file = f"card-{name}-{edit}".replace(" ", "-").replace(",", "")
-            ours = written(file, DEVICE, *options, *more)
-            compare.rows(table, f"{name} on the card / float32 on the CPU, {edit}", ours, reference[edit], f"{n_tokens} tokens")
-    moved = compare.compare(reference["edit"], reference["no edit"])["relative L2"]
+    reference = written("cpu", "cpu", "--dtype", "f32", "--jola", EDIT)
+    for name, options in VARIANTS.items():
+        file = f"card-{name}".replace(" ", "-").replace(",", "")
+        ours = written(file, DEVICE, *options, "--jola", EDIT)
+        compare.rows(table, f"{name} on the card / float32 on the CPU", ours, reference, f"{n_tokens} tokens, an edit of every head")
+    unedited = written("card-no-edit", DEVICE, "--dtype", "f32")
+    moved = compare.compare(reference, unedited)["relative L2"]
     table.add("what the edit moves: relative L2", moved)
-    for name in ("bfloat16", "quantised weights"):
-        if not any(name in variant for variant in variants):
-            table.add(f"{name} on the card", "not run", note="jola-train logits has no option for it")
 
 
 def tests(table):
@@ -132,46 +122,49 @@ def train(name, base, rows, count, steps, *more):
     """A run of fixed steps, as numbers of its own metrics and of the card's memory."""
     folder = fresh(name)
     command = [TRAIN, "-m", base, "--data", rows, "--valid-share", 0, "-o", folder / "edit.gguf"]
-    command += ["--device", DEVICE, "--batch-size", count, "--steps", steps]
-    command += ["--lr", "0.1", "--sparsity", "0.9,0.85", *more]
+    command += ["--device", DEVICE, "--batch-size", count, "--steps", steps, "--lr", "0.1", *more]
     ran = run(name, command)
     lines = map(json.loads, open(folder / "edit.run/metrics.jsonl"))
     found = [line for line in lines if "tokens_per_second" in line]
     seconds = [line["tokens"] / line["tokens_per_second"] for line in found]
+    losses = [line["loss"] for line in found]
+    # The first half allocates and chooses kernels, and the time of a step is the mean of those
+    # whose numbers were read together.
+    step_s = statistics.median(seconds[len(seconds) // 2 :])
     # The last token of a row predicts nothing and is not computed.
-    tokens = [line["tokens"] + count for line in found]
-    losses = [line["loss"] for line in found if line.get("loss") is not None]
+    tokens = found[-1]["tokens"] + count
     return {
-        # The first steps allocate, and choose kernels.
-        "step_s": statistics.median(seconds[2:]),
-        "tokens_per_s": sum(tokens[2:]) / sum(seconds[2:]),
-        "tokens_per_step": tokens[-1],
+        "step_s": step_s,
+        "tokens_per_s": tokens / step_s,
+        "tokens_per_step": tokens,
         "around_s": ran.seconds - sum(seconds),
+        "first_half_s": statistics.mean(seconds[: len(seconds) // 2]),
         "peak_mib": ran.peak_mib,
-        "loss": (losses[0], losses[-1]) if losses else None,
+        "loss": (losses[0], losses[-1]),
     }
 
 
-def training_rows(table, what, found, products=None):
-    note = f"{found['tokens_per_step']} tokens a step"
-    if found["loss"]:
-        note += f", loss {found['loss'][0]:.3f} to {found['loss'][1]:.3f}"
+def training_rows(table, what, found):
+    note = f"median of the second half of the steps; in the first {found['first_half_s']:.4f} s on average"
     table.add(f"{what}: step", found["step_s"], "s", note)
-    table.add(f"{what}: speed", found["tokens_per_s"], "tokens/s")
+    note = f"{found['tokens_per_step']} tokens a step, loss {found['loss'][0]:.3f} to {found['loss'][1]:.3f}"
+    table.add(f"{what}: speed", found["tokens_per_s"], "tokens/s", note)
     table.add(f"{what}: loading and the rest of the run", found["around_s"], "s")
     table.add(f"{what}: peak of the card's memory", found["peak_mib"], "MiB", "by NVML, above what was used before")
+
+
+UNGATED = ["--method", "ungated"]
+GATED = ["--sparsity", "0.9,0.85"]
 
 
 def training(table):
     need_card()
     rows = fixed_rows(fresh("training-rows") / "rows.jsonl", LENGTH)
-    for dtype in ("f32", "bf16"):
-        found = train(f"training-{dtype}", SMALL, rows, ROWS, STEPS, "--dtype", dtype)
-        training_rows(table, f"SmolLM2, {dtype}, {ROWS}×{LENGTH}", found)
-        SPEED[dtype] = found
-
-
-SPEED = {}
+    for dtype, name, method in (("bf16", "ungated", UNGATED), ("f32", "ungated", UNGATED), ("bf16", "gated", GATED)):
+        found = train(f"training-{dtype}-{name}", SMALL, rows, ROWS, SPEED_STEPS, "--dtype", dtype, *method)
+        what = f"SmolLM2, {dtype}, {name}, {ROWS}×{LENGTH}"
+        training_rows(table, what, found)
+        share(table, what, SHAPE, found, ROWS, dtype)
 
 
 def peer_rows(table, what, name, shape, count, length, steps, dtype):
@@ -210,12 +203,10 @@ def products(table):
     """The card's own rate, which the steps are held against."""
     need_card()
     size = 512 if REHEARSAL else 8192
-    for dtype in ("f32", "bf16"):
-        ran = run(f"products-{dtype}", [sys.executable, ROOT / "scripts/gpu/hooks.py", "products", DEVICE, dtype, size])
-        RATE[dtype] = ran.last_json()["operations_per_s"]
-        table.add(f"product of {size}³, {dtype}", RATE[dtype] / 1e12, "TFLOP/s", "torch.matmul")
-    for dtype, found in SPEED.items():
-        share(table, f"SmolLM2, {dtype}", SHAPE, found, ROWS, dtype)
+    ran = run("products", [sys.executable, ROOT / "scripts/gpu/hooks.py", "products", DEVICE, size])
+    RATE.update(ran.last_json())
+    for dtype, rate in RATE.items():
+        table.add(f"product of {size}³, {dtype}", rate / 1e12, "TFLOP/s", "torch.matmul")
 
 
 def share(table, what, shape, found, count, dtype):

@@ -76,6 +76,15 @@ setup_libtorch() {
     assemble_libtorch "$LIBTORCH"
 }
 
+# libtorch for NVIDIA GPUs: PyTorch's own package, whose libraries find CUDA's beside them.
+setup_cuda() {
+    local venv=$JOLA_CACHE/cuda link=$JOLA_CACHE/libtorch-cuda torch
+    environment cuda cuda-requirements.txt --no-cache-dir
+    torch=$(compgen -G "$venv/lib/python3*/site-packages/torch") || die "$venv holds no torch"
+    ln -sfn "$torch" "$link"
+    say "for training on a GPU: export LIBTORCH=$link"
+}
+
 # The libtorch of the PyTorch that machines with an NVIDIA card often have: scripts/gpu.
 setup_libtorch-2.11() { assemble_libtorch "$JOLA_CACHE/libtorch-2.11" 2.11.0; }
 

@@ -6,14 +6,15 @@
 //! 1. `error`: everything that can stop the trainer.
 //! 2. `rng`: randomness that is keyed by seed, purpose and step.
 //! 3. `gpu`: libtorch's part for GPUs.
-//! 4. [`architectures`]: what differs between the models that can be trained, a row for each.
-//! 5. [`base`]: the frozen base model as it is stored, a GGUF or a Hugging Face directory.
-//! 6. [`model`]: what the base model computes, and what a layer changes in it.
-//! 7. [`data`]: the rows, tokenised, split and ordered.
-//! 8. [`method`]: what is trained, from its first values to the file that it ends in.
-//! 9. [`train`]: the loop over steps, with its schedule, penalty and optimiser.
-//! 10. `report`: progress, and the run directory with its checkpoint and pictures.
-//! 11. [`cli`]: the command line, which puts a run together.
+//! 4. `readings`: numbers that leave the device, counted.
+//! 5. [`architectures`]: what differs between the models that can be trained, a row for each.
+//! 6. [`base`]: the frozen base model as it is stored, a GGUF or a Hugging Face directory.
+//! 7. [`model`]: what the base model computes, and what a layer changes in it.
+//! 8. [`data`]: the rows, tokenised, split and ordered.
+//! 9. [`method`]: what is trained, from its first values to the file that it ends in.
+//! 10. [`train`]: the loop over steps, with its schedule, penalty and optimiser.
+//! 11. `report`: progress, and the run directory with its checkpoint and pictures.
+//! 12. [`cli`]: the command line, which puts a run together.
 //!
 //! What is public is what the integration tests compare with llama.cpp and with the published
 //! method, part by part, and [`cli::Cli`], which the program runs.
@@ -29,6 +30,7 @@ mod error;
 mod gpu;
 pub mod method;
 pub mod model;
+mod readings;
 mod report;
 mod rng;
 #[cfg(test)]
@@ -36,3 +38,4 @@ mod staircase;
 pub mod train;
 
 pub use error::{Error, HfError, HfErrorKind};
+pub use readings::readings;

@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files and folders at the top of the crate, in the order in which they may use each other.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "error",
     "rng",
     "gpu",
+    "readings",
     "architectures",
     "base",
     "model",

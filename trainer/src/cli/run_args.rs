@@ -38,8 +38,16 @@ impl RunArgs {
     /// The run directory of a run that reads `inputs` and writes `output`; one that holds an
     /// unfinished run is refused unless it is to be continued, and one with other files always.
     pub fn folder(&self, output: &Path, inputs: &[PathBuf]) -> Result<PathBuf, Error> {
-        let default = || run_dir::default_folder(output);
-        let folder = self.run_dir.clone().unwrap_or_else(default);
+        let folder = match &self.run_dir {
+            Some(folder) => folder.clone(),
+            // A device or a pipe.
+            None if output.exists() && !output.is_file() => {
+                return Err(Error::NoPlaceForRun {
+                    output: output.to_path_buf(),
+                });
+            }
+            None => run_dir::default_folder(output),
+        };
         run_files::check(&folder, output, inputs)?;
         if !self.resume {
             run_dir::refuse_unfinished(&folder)?;

@@ -151,6 +151,12 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// Beside an output that is no file nobody looks for a run directory.
+    #[error("{} is no file: say with --run-dir where the run directory is to lie", output.display())]
+    NoPlaceForRun {
+        /// Where the result is written.
+        output: PathBuf,
+    },
     /// The output would lie where the run directory is.
     #[error("{} is the output and the run directory: name another with --run-dir", path.display())]
     RunDirIsOutput {

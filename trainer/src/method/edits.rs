@@ -11,6 +11,7 @@ use super::half::Half;
 use super::init::Init;
 use super::methods::Method;
 use crate::model::LayerChange;
+use crate::readings;
 use crate::rng::{Purpose, Rng};
 
 /// The vectors and gates of all heads.
@@ -136,7 +137,7 @@ impl Edits {
         let fix = |half: &GatedVectors| {
             let values = no_grad(|| gates::deterministic(&half.log_alpha));
             let open = values.gt(0.0).any_dim(1, false);
-            let layers = Vec::<bool>::try_from(open).expect("one bool per layer");
+            let layers = readings::flags(&open);
             GateValues { values, layers }
         };
         self.halves.iter().map(fix).collect()

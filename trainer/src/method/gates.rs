@@ -8,6 +8,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::readings;
+
 /// Temperature β of the concrete distribution.
 pub const BETA: f64 = 0.33;
 /// Lower end γ of the stretched interval.
@@ -66,10 +68,8 @@ pub(super) fn open_log_alpha() -> f64 {
 
 /// How many gates have a deterministic value above zero (reads from the device).
 pub fn count_open(log_alpha: &Tensor) -> usize {
-    deterministic(log_alpha)
-        .gt(0.0)
-        .sum(Kind::Int64)
-        .int64_value(&[]) as usize
+    let open = deterministic(log_alpha).gt(0.0).sum(Kind::Int64);
+    readings::counts(&open)[0] as usize
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::architectures::Activation;
+use crate::readings;
 
 use super::linear::Linear;
 use super::low_rank::{JoinedMatrix, LowRankChanges};
@@ -70,7 +71,7 @@ impl FeedForward {
                 // Sorted by expert, each expert's tokens are a piece.
                 let (sorted, order) = chosen.flatten(0, -1).sort_stable(true, -1, false);
                 let counts = sorted.bincount::<Tensor>(None, n_expert);
-                let counts = Vec::<i64>::try_from(counts).expect("one count per expert");
+                let counts = readings::counts(&counts);
                 let tokens = order.divide_scalar_mode(*used as i64, "floor");
                 let weights = weights.flatten(0, -1).index_select(0, &order);
                 let operand = operand.index_select(0, &tokens); // [T·used, d]

@@ -141,7 +141,7 @@ impl BlockRows {
                     .format
                     .dequantise(&blocks.reshape([-1, self.format.bytes]));
                 let mut target = target.narrow(0, start, rows);
-                let _ = target.copy_(&numbers.view([rows, columns]));
+                target.copy_(&numbers.view([rows, columns]));
             }
         });
     }

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use tch::{no_grad, Kind};
-
+use super::validation::target_scores;
 use crate::data::CachedRows;
-use crate::model::{Batch, LayerChange, Model, Sequence};
+use crate::model::{passes, Batch, LayerChange, Model, Sequence};
+use crate::readings;
 
 /// More answers than this are no closed set, and would take long to compare.
 const MOST: usize = 8;
@@ -62,31 +62,44 @@ impl Answers {
     /// The share of `rows` whose own answer is the likeliest of all; `None` where a row has
     /// another answer.
     pub fn choice(&self, model: &Model, changes: &[LayerChange], rows: &CachedRows) -> Option<f64> {
-        let mut right = 0;
-        for row in rows.sequences() {
-            let place = self.place(answer(row)?)?;
+        let sequences = rows.sequences();
+        let mut places = Vec::with_capacity(sequences.len());
+        let mut alternatives = Vec::with_capacity(sequences.len() * self.texts.len());
+        for row in sequences {
+            places.push(self.place(answer(row)?)?);
             let prompt = &row.tokens[..row.n_prompt()];
             let with = |text: &Vec<i64>| Sequence::new([prompt, text].concat(), prompt.len());
-            let alternatives: Vec<Sequence> = self.texts.iter().map(with).collect();
-            let batch = Batch::pack(&alternatives, model.device());
-            let likelihoods = no_grad(|| {
-                let logits = model.forward(&batch, changes).log_softmax(-1, Kind::Double);
-                let own = logits.gather(-1, &batch.targets.unsqueeze(-1), false);
-                Vec::<f64>::try_from(own.flatten(0, -1)).expect("one number per target")
-            });
-            let mut start = 0;
-            let sums: Vec<f64> = alternatives
-                .iter()
-                .map(|row| {
-                    let own = &likelihoods[start..start + row.n_targets()];
-                    start += own.len();
-                    own.iter().sum()
-                })
-                .collect();
-            let best = (0..sums.len()).max_by(|a, b| sums[*a].total_cmp(&sums[*b]));
-            right += usize::from(best == Some(place));
+            alternatives.extend(self.texts.iter().map(with));
         }
-        Some(right as f64 / rows.sequences().len() as f64)
+        // The answers to one prompt share it. Where a pass costs more than its tokens do, many
+        // rows go through the model together all the same.
+        let costly = model.precision.blocks || model.device().is_cuda();
+        let by_row = || alternatives.chunks(self.texts.len()).collect();
+        let by_tokens = || {
+            passes(&alternatives)
+                .map(|pass| &alternatives[pass])
+                .collect()
+        };
+        let groups: Vec<&[Sequence]> = if costly { by_tokens() } else { by_row() };
+        let mut sums: Vec<f64> = Vec::with_capacity(alternatives.len());
+        for group in groups {
+            let batch = Batch::pack(group, model.device());
+            let losses = readings::numbers(&target_scores(model, &batch, changes).0);
+            let mut losses = losses.into_iter();
+            sums.extend(
+                group
+                    .iter()
+                    .map(|row| losses.by_ref().take(row.n_targets()).sum::<f64>()),
+            );
+        }
+        let right = places
+            .iter()
+            .zip(sums.chunks(self.texts.len()))
+            .filter(|(place, sums)| {
+                let best = (0..sums.len()).min_by(|a, b| sums[*a].total_cmp(&sums[*b]));
+                best == Some(**place)
+            });
+        Some(right.count() as f64 / sequences.len() as f64)
     }
 }
 

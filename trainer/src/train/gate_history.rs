@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::step_record::{Gate, StepRecord};
+use crate::readings;
 
 /// The gates of a run as the records tell of them.
 #[derive(Debug)]
@@ -25,7 +26,9 @@ impl GateHistory {
     /// Of gates whose kinds stand open like this, [L, H] booleans (reads from the device).
     pub fn now(masks: &[(&'static str, Tensor)]) -> GateHistory {
         let n_head = masks.first().map_or(1, |(_, mask)| mask.size()[1] as usize);
-        let open = masks.iter().map(|(name, mask)| (*name, bools(mask)));
+        let open = masks
+            .iter()
+            .map(|(name, mask)| (*name, readings::flags(mask)));
         GateHistory {
             open: open.collect(),
             n_head,
@@ -33,9 +36,8 @@ impl GateHistory {
     }
 
     /// Writes down which gates a step left open, and what that changed.
-    pub fn note(&mut self, masks: &[Tensor], record: &mut StepRecord) {
-        for ((name, before), mask) in self.open.iter_mut().zip(masks) {
-            let now = bools(mask);
+    pub fn note(&mut self, masks: Vec<Vec<bool>>, record: &mut StepRecord) {
+        for ((name, before), now) in self.open.iter_mut().zip(masks) {
             let n_head = self.n_head;
             let turned = |to: bool| -> Vec<Gate> {
                 let pairs = before.iter().zip(&now).enumerate();
@@ -57,8 +59,4 @@ impl GateHistory {
             *before = now;
         }
     }
-}
-
-fn bools(mask: &Tensor) -> Vec<bool> {
-    Vec::try_from(mask.flatten(0, -1)).expect("one bool per gate")
 }

@@ -4,8 +4,13 @@
 //! recomputation (Chen et al. 2016) the lower layers keep only what they read and are
 //! recomputed when the backward pass reaches them, one at a time, at the price of a
 //! second forward pass through them. The gradient is the same.
+//!
+//! float16 ends at 65504 and loses what is below 6e-8. Where layers compute in it, the gradient
+//! enters them multiplied by a power of two that makes its largest number about one, and is
+//! divided again where it is left on the edits; a gradient that overflows all the same counts as
+//! none. All of it stays on the device.
 
-use tch::{no_grad, Reduction, Tensor};
+use tch::{no_grad, Kind, Reduction, Tensor};
 
 use crate::model::{Batch, Head, LayerChange, Model};
 
@@ -53,8 +58,9 @@ pub fn backward(
     recomputed: usize,
 ) -> Tensor {
     let lowest = changes.iter().position(|change| !change.is_empty());
+    let half = model.precision.storage == Kind::Half;
     match lowest {
-        Some(lowest) if lowest < recomputed => {
+        Some(lowest) if lowest < recomputed || half => {
             through_layers(model, batch, changes, lowest, recomputed)
         }
         _ => {
@@ -66,6 +72,24 @@ pub fn backward(
             loss
         }
     }
+}
+
+/// A power of two that makes the largest number of a gradient one to two; a number on its
+/// device.
+fn half_scale(gradient: &Tensor) -> Tensor {
+    let largest = gradient.abs().max().clamp_min(f64::from(f32::MIN_POSITIVE));
+    largest.log2().floor().neg().exp2()
+}
+
+/// Gradients that were multiplied by `scale`; zeros where any of them is not finite.
+fn unscaled(gradients: Vec<Tensor>, scale: &Tensor) -> Vec<Tensor> {
+    let sums: Vec<Tensor> = gradients.iter().map(|g| g.sum(g.kind())).collect();
+    let finite = Tensor::stack(&sums, 0).isfinite().all();
+    let checked = gradients.iter().map(|gradient| {
+        let gradient = gradient / scale;
+        gradient.where_self(&finite, &gradient.zeros_like())
+    });
+    checked.collect()
 }
 
 /// [`backward`], with layers `lowest..recomputed` gone through one by one.
@@ -80,6 +104,7 @@ fn through_layers(
     // each layer can have its own backward pass; the parameters get theirs at the end.
     let cut: Vec<LayerChange> = changes.iter().map(LayerChange::cut).collect();
     let pass = model.pass_context(batch);
+    let half = model.precision.storage == Kind::Half;
     let layer = |l: usize, x: Tensor| model.changed_layer(l, x, batch, &pass, &cut[l]);
     let leaf = |x: Tensor, with_gradient| x.detach().set_requires_grad(with_gradient);
 
@@ -91,10 +116,17 @@ fn through_layers(
             layer(l, x)
         })
     });
-    let x = leaf(x, true);
-    let top = (recomputed..changes.len()).fold(x.shallow_clone(), |x, l| layer(l, x));
+    let x = leaf(x, lowest < recomputed);
+    let top = (recomputed.max(entered)..changes.len()).fold(x.shallow_clone(), |x, l| layer(l, x));
     let (loss, gradient) = loss_at(&model.head(), &top, batch);
-    hand_down(&top, &gradient.expect("a leaf with a gradient is below"));
+    let gradient = gradient.expect("a layer has a change");
+    let scale = half.then(|| half_scale(&gradient));
+    hand_down(
+        &top,
+        &scale
+            .as_ref()
+            .map_or(gradient.shallow_clone(), |s| &gradient * s),
+    );
     drop(top);
     let mut gradient = x.grad();
     for (l, x) in (entered..recomputed)
@@ -107,11 +139,40 @@ fn through_layers(
         gradient = x.grad();
     }
 
-    let pairs = changes.iter().zip(&cut);
-    let shares = pairs.flat_map(|(change, cut)| {
-        let tensors = change.tensors().into_iter().zip(cut.tensors());
-        tensors.map(|(tensor, leaf)| (tensor * leaf.grad()).sum(leaf.kind()))
-    });
+    let tensors = changes.iter().flat_map(LayerChange::tensors);
+    let mut gradients: Vec<Tensor> = cut
+        .iter()
+        .flat_map(LayerChange::tensors)
+        .map(Tensor::grad)
+        .collect();
+    if let Some(scale) = scale {
+        gradients = unscaled(gradients, &scale);
+    }
+    let shares = tensors
+        .zip(&gradients)
+        .map(|(tensor, gradient)| (tensor * gradient).sum(gradient.kind()));
     shares.sum::<Tensor>().backward();
     loss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_come_back_as_they_were_or_not_at_all() {
+        for largest in [3e-9, 0.7, 1.0, 5e6] {
+            let gradient = Tensor::from_slice(&[largest, -largest / 3.0]);
+            let scale = half_scale(&gradient);
+            let scaled = (&gradient * &scale).abs().max().double_value(&[]);
+            assert!((1.0..2.0).contains(&scaled), "{largest} became {scaled}");
+            let back = unscaled(vec![&gradient * &scale], &scale);
+            assert!(back[0].equal(&gradient));
+            let spoilt = Tensor::from_slice(&[f64::INFINITY, 1.0]);
+            let back = unscaled(vec![&gradient * &scale, spoilt], &scale);
+            assert!(back.iter().all(|g| g.equal(&g.zeros_like())));
+        }
+        let none = Tensor::from_slice(&[0f32]);
+        assert!(half_scale(&none).isfinite().all().int64_value(&[]) == 1);
+    }
 }

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::gate_history::GateHistory;
 use super::schedule::Phase;
 use super::step_record::StepRecord;
-use crate::Error;
+use crate::{readings, Error};
 
 /// Steps whose numbers have not been read.
 #[derive(Debug, Default)]
@@ -64,6 +64,11 @@ impl UnreadSteps {
             return Ok((Vec::new(), Duration::ZERO));
         }
         let begun = std::time::Instant::now();
+        let masks: Vec<&Tensor> = self.steps.iter().flat_map(|step| &step.open).collect();
+        let mut open = match masks.is_empty() {
+            true => Vec::new().into_iter(),
+            false => readings::flags(&Tensor::stack(&masks, 0)).into_iter(),
+        };
         let losses = numbers(self.steps.iter().map(|step| &step.loss));
         let lambdas = numbers(self.steps.iter().filter_map(|step| step.lambda.as_ref()));
         let time = std::mem::take(&mut self.time) + begun.elapsed();
@@ -90,7 +95,11 @@ impl UnreadSteps {
                 tokens: pending.tokens,
                 tokens_per_second,
             };
-            gates.note(&pending.open, &mut record);
+            let masks = pending.open.iter();
+            let masks: Vec<Vec<bool>> = masks
+                .map(|mask| open.by_ref().take(mask.numel()).collect())
+                .collect();
+            gates.note(masks, &mut record);
             records.push(record);
         }
         Ok((records, time))
@@ -103,8 +112,7 @@ fn numbers<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Vec<f64> {
     if tensors.is_empty() {
         return Vec::new();
     }
-    let stacked = Tensor::stack(&tensors, 0).to_kind(Kind::Double);
-    Vec::try_from(stacked).expect("one number per tensor")
+    readings::numbers(&Tensor::stack(&tensors, 0))
 }
 
 #[cfg(test)]

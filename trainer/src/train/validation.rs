@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use tch::{no_grad, Kind, Reduction, Tensor};
 
 use crate::data::CachedRows;
-use crate::model::{passes, LayerChange, Model};
+use crate::model::{passes, Batch, LayerChange, Model};
+use crate::readings;
 
 /// Loss and accuracy on held-out rows, with deterministic gates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +105,29 @@ fn mean_with_error(values: &[f64]) -> (f64, f64) {
     (mean, (squares.sum::<f64>() / (n - 1.0).max(1.0) / n).sqrt())
 }
 
+/// Cross-entropy of each target of a batch, [R] float64, and whether it is the likeliest token,
+/// [R]; logits of a few rows are there at a time.
+pub(super) fn target_scores(
+    model: &Model,
+    batch: &Batch,
+    changes: &[LayerChange],
+) -> (Tensor, Tensor) {
+    no_grad(|| {
+        let x = model.residual(batch, changes);
+        let head = model.head();
+        let pieces = head.pieces(x.size()[0]).map(|(start, len)| {
+            let logits = head.logits(&x.narrow(0, start, len));
+            let targets = batch.targets.narrow(0, start, len);
+            let hits = logits.argmax(-1, false).eq_tensor(&targets);
+            let losses =
+                logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
+            (losses.to_kind(Kind::Double), hits)
+        });
+        let (losses, hits): (Vec<Tensor>, Vec<Tensor>) = pieces.unzip();
+        (Tensor::cat(&losses, 0), Tensor::cat(&hits, 0))
+    })
+}
+
 /// Loss and exact matches of `rows` under `changes`, as a whole and row by row; there must be
 /// some rows.
 pub fn evaluate(
@@ -116,23 +140,10 @@ pub fn evaluate(
     let sequences = rows.sequences();
     for pass in passes(sequences) {
         let batch = rows.pack(&pass.clone().collect::<Vec<_>>(), model.device());
-        let (losses, hits) = no_grad(|| {
-            let x = model.residual(&batch, changes);
-            let head = model.head();
-            let pieces = head.pieces(x.size()[0]).map(|(start, len)| {
-                let logits = head.logits(&x.narrow(0, start, len));
-                let targets = batch.targets.narrow(0, start, len);
-                let hits = logits.argmax(-1, false).eq_tensor(&targets);
-                let losses =
-                    logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
-                (losses.to_kind(Kind::Double), hits)
-            });
-            let (losses, hits): (Vec<Tensor>, Vec<Tensor>) = pieces.unzip();
-            (Tensor::cat(&losses, 0), Tensor::cat(&hits, 0))
-        });
+        let (losses, hits) = target_scores(model, &batch, changes);
         targets += batch.n_rows();
-        let losses = Vec::<f64>::try_from(losses).expect("one loss per target");
-        let hits = Vec::<bool>::try_from(hits).expect("one bool per target");
+        let losses = readings::numbers(&losses);
+        let hits = readings::flags(&hits);
         let mut start = 0;
         for sequence in &sequences[pass] {
             let own = start..start + sequence.n_targets();

@@ -253,6 +253,7 @@ fn a_run_directory_takes_no_files_of_others() {
         ("-o edit.gguf --run-dir . ", ". is no run directory"),
         ("-o edit.gguf --run-dir rows.jsonl", "rows.jsonl is a file"),
         ("-o edit.run", "is the output and the run directory"),
+        ("-o /dev/null", "/dev/null is no file"),
     ] {
         let output = train(path, &format!("{run} {args}"));
         let text = stderr(&output);

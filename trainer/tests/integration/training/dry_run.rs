@@ -95,21 +95,20 @@ fn the_memory_named_is_what_a_run_takes() {
     let args = format!(
         "-m {model} --data rows.jsonl -o edit.gguf --steps 2 --batch-size 4 --valid-share 0 --lr 0.1 --dtype f32 --device cpu -t 2"
     );
-    let report = text(&run(folder.path(), &format!("{args} --dry-run")).stdout);
-    let memory = report.lines().find_map(|line| line.strip_prefix("memory"));
-    let estimate: f64 = memory
-        .unwrap()
-        .split_whitespace()
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let peak = peak_gib(folder.path(), &args);
-    let ratio = estimate / peak;
-    assert!(
-        (0.75..1.25).contains(&ratio),
-        "estimated {estimate}, took {peak} GiB\n{report}"
-    );
+    let estimated_and_taken = |args: &str| -> [f64; 2] {
+        let report = text(&run(folder.path(), &format!("{args} --dry-run")).stdout);
+        let memory = report.lines().find_map(|line| line.strip_prefix("memory"));
+        let number = memory.unwrap().split_whitespace().next().unwrap();
+        let (estimate, peak): (f64, f64) = (number.parse().unwrap(), peak_gib(folder.path(), args));
+        assert!(
+            (0.85..1.15).contains(&(estimate / peak)),
+            "estimated {estimate}, took {peak} GiB\n{report}"
+        );
+        [estimate, peak]
+    };
+    let [estimate, peak] = estimated_and_taken(&args);
+    let [_, quantised] = estimated_and_taken(&format!("{args} --weights quantised"));
+    assert!(quantised < 0.6 * peak, "{quantised} of {peak} GiB");
     let limit = estimate / 2.0;
     let limited = peak_gib(folder.path(), &format!("{args} --max-memory {limit}"));
     assert!(

@@ -207,3 +207,23 @@ fn the_sidecar_holds_the_open_gates_times_their_vectors() {
     }
     assert!(self::sidecar(&model, &edits).layers.is_empty());
 }
+
+/// The host waits for the device when losses are looked at, after 16 steps or at the end of a
+/// phase, and reads losses, λ and gates then, each at once. It never waits within a step.
+#[test]
+fn no_step_waits_for_the_device() {
+    let model = model(Precision::F32);
+    let rows = rows(24, 1);
+    let readings = |steps: usize| {
+        let settings = Settings { steps, ..SETTINGS };
+        let trainer = Trainer::new(&model, &settings, &rows, &[]).unwrap();
+        let before = jola_trainer::readings();
+        trainer.run(&mut Silent::default()).unwrap();
+        jola_trainer::readings() - before
+    };
+    let (few, many) = (readings(160), readings(320));
+    // λ is there only while gates close.
+    let looks = 160 / 16;
+    let found = many - few;
+    assert!((2 * looks..=3 * looks).contains(&found), "{found} readings");
+}
