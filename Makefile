@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test lint check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -32,6 +32,12 @@ demo: build ## train an edit on example data, evaluate without and with it
 test: build ## all tests: what the examples print and the documentation shows, too
 	$(ENV) cargo test $(FLAGS)
 
+# One after the other, whatever -j says: they measure, and share ports and cores.
+test-all: build ## the tests of CI and those that take longer: test-gemma, test-bake, test-plugin
+	@for target in scripts check test test-gemma test-bake test-plugin; do \
+		printf '\n== make %s\n' "$$target"; \
+		$(MAKE) --no-print-directory "$$target"; done
+
 test-gemma: setup ## the trainer against llama.cpp on Gemma 3 270M (downloads 240 MB)
 	scripts/setup.sh gemma
 	$(ENV) cargo test $(FLAGS:--workspace=-p jola-trainer) --test integration -- \
@@ -41,6 +47,18 @@ lint: setup ## formatting, clippy and docs, with warnings denied
 	cargo fmt --all --check
 	$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
 	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc $(FLAGS) --no-deps
+
+# Files are compiled into a folder that goes away. What needs matplotlib, torch or a host's
+# package is compiled only; the benches say how they are called without doing anything.
+PYTHON = git ls-files -z '*.py' | PYTHONPYCACHEPREFIX="$$folder" xargs -0 python3 -W error -m py_compile
+scripts: ## shellcheck on shell scripts, and the checks of research/scripts
+	scripts/setup.sh lint
+	git grep -lzE '^#!.*sh$$' -- . | xargs -0 shellcheck -x
+	shellcheck scripts/env.sh scripts/lib/*.sh
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON)
+	for script in compare bench/inference bench/training; do \
+		"research/scripts/$$script.py" --help >/dev/null; done
+	research/scripts/checks.py
 
 # Without openmp llama.cpp would be compiled a second time.
 check: setup ## the inference side without libtorch, without its command, and with overflow checks
@@ -70,7 +88,7 @@ hosts: setup
 	$(ENV) cargo build --release --locked -p jola-plugin -p jola-hosts
 
 test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHECK=text: only some)
-	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored
+	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
 	$(HOSTS) test "$(CHECK)"
 
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost
@@ -89,7 +107,7 @@ bench-training: build ## the same for training, against transformers (PARTS="sha
 	$(ENV) research/scripts/bench/training.py $(BENCH) $(PARTS)
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
-	$(ENV) JOLA_WRITE_HEADER=1 cargo test --release --locked -p jola-plugin --test plugin header
+	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --ignored write_the_header
 
 # Targets of fuzz/, one after the other (TARGETS="gguf pickle": only some).
 SECONDS ?= 60

@@ -16,6 +16,7 @@
 #   server    a prebuilt llama-server, for `make test-bake`
 #   peer      transformers and torch, for `make bench-training` (6 GB)
 #   fuzz      cargo-fuzz, for `make fuzz`
+#   lint      shellcheck, for `make scripts`
 #   valgrind  the package of that name, for `make sanitize`
 #   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
 #
@@ -59,7 +60,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | libtorch-2.11 | model | gemma | python | cuda | golden | plots | peer | server | hosts | fuzz | valgrind) ;;
+            system | libtorch | libtorch-2.11 | model | gemma | python | cuda | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
             -h | --help)
                 usage
                 return

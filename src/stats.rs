@@ -141,4 +141,24 @@ mod tests {
         // A system against itself.
         assert_eq!(paired_bootstrap(200, |_| 0.0), 1.0);
     }
+
+    /// Of one row that differs by `n` and `n - 1` rows that do not, the drawn mean is the number
+    /// of times that it is drawn, Binomial(n, 1/n), and the observed one is 1: as far from that
+    /// as 0 lies all but the samples that draw it once.
+    #[test]
+    fn the_paired_bootstrap_has_the_p_of_a_closed_form() {
+        let sigmas =
+            |p: f64, found: f64| (found - p).abs() / (p * (1.0 - p) / RESAMPLES as f64).sqrt();
+        for n in [3, 10, 40] {
+            let mut rows = vec![0.0; n];
+            rows[0] = n as f64;
+            let once = (1.0 - 1.0 / n as f64).powi(n as i32 - 1);
+            let found = paired_bootstrap(n, mean(&rows));
+            assert!(sigmas(1.0 - once, found) < 3.0, "{n}: {found}");
+        }
+        // Two rows that say the same but for the size, 3 and -1: the means drawn are 3, 1, 1
+        // and -1, and half of them lie 1 or more from 1.
+        let found = paired_bootstrap(2, mean(&[3.0, -1.0]));
+        assert!(sigmas(0.5, found) < 3.0, "{found}");
+    }
 }

@@ -7,11 +7,14 @@
 
 DATA holds a folder for each task with train.jsonl and test.jsonl. Of train.jsonl, `--rows`
 rows drawn by the seed are trained on and `--valid` others validate; test rows are drawn once.
-`jola` runs at its default settings. All other methods are tried at the learning rates of
-GRID on the first seed, the one that does best on the validation rows serves the other seeds
-too: most rows exact, then the lowest loss.
-With `--tuned-on TASK` they are tried on that task only, and its rates serve all tasks.
-`--rates lora=1e-3,2e-3` tries a method at other rates, where the base model asks for them.
+All methods run at the trainer's default settings, and the trainer finds each run's learning
+rate. `--rates lora=1e-3,2e-3` tries a method at these rates instead on the first seed; the one
+that does best on the validation rows serves the other seeds too: most rows exact, then the
+lowest loss. With `--tuned-on TASK` the rates are tried on that task only, and its best serves
+all tasks.
+
+Where the trainer refuses what it learned as no better than the unedited model, the edit that
+it left in the run directory is scored, and its result has `"refused": true`.
 
 A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
 again. `table` writes OUT/table.md from it. `agree` takes the adapters that are still there,
@@ -31,22 +34,17 @@ import sys
 import time
 from pathlib import Path
 
-# Learning rates that each method is tried at; the same number for all but `jola`.
-EDITS = [0.1, 0.2]
-GRID = {
-    "jola": EDITS[:1],
-    "additive": EDITS,
-    "multiplicative": EDITS,
-    "shared-gate": EDITS,
-    "ungated": EDITS,
-    "lofit": EDITS,
-    "lora": [4e-3, 8e-3],
-}
+# Methods that the trainer knows.
+TRAINED = ["jola", "additive", "multiplicative", "shared-gate", "ungated", "lofit", "lora"]
 # Methods that train nothing.
 PROMPTS = ["zero-shot", "few-shot"]
 SHOTS = 8
 # All, in the order of the table.
-METHODS = [*PROMPTS, *GRID]
+METHODS = [*PROMPTS, *TRAINED]
+# In a result: the trainer found the learning rate.
+AUTO = "auto"
+# How jola-train ends when what it learned is no better than the unedited model.
+NO_BETTER = 3
 # How a task is scored and the answer's length in tokens. `match` is the paper's way: the
 # first of the allowed answers that the model names counts.
 CLASSES = ("match", 24)
@@ -116,13 +114,17 @@ class Data:
         self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(test, train))
 
 
-def command(args, name, *words):
-    """Runs one of our programs; returns its output and its log."""
+def command(args, name, *words, accepted=(0,)):
+    """Runs one of our programs, which has to end with an accepted status."""
     words = [str(args.bin / name), *map(str, words)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    if done.returncode not in accepted:
         sys.exit(f"compare: {' '.join(words)}\nended with {done.returncode}:\n{done.stderr}")
-    return done.stdout, done.stderr
+    return done
+
+
+def last_json(done):
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def applied(method, adapter):
@@ -131,8 +133,7 @@ def applied(method, adapter):
 
 def evaluate(args, data, metric, length, adapter):
     words = ["eval", "-m", args.model, "-d", data, "--metric", metric, "-n", length, "--json"]
-    out, _ = command(args, "llama-jola", *words, *adapter)
-    return json.loads(out.strip().splitlines()[-1])
+    return last_json(command(args, "llama-jola", *words, *adapter))
 
 
 def score(args, task, data, adapter):
@@ -144,25 +145,44 @@ def score(args, task, data, adapter):
 
 def train(args, method, rate, data, seed, output):
     words = ["-m", args.model, "--data", data.train, "--valid", data.valid, "-o", output]
+    words += ["--method", method, "--seed", seed]
+    if rate != AUTO:
+        words += ["--lr", rate]
     # A run that was interrupted with this script goes on where it stopped: its seconds count
     # from there.
-    words += ["--method", method, "--lr", rate, "--seed", seed, "--resume", *args.train]
+    words += ["--resume", *args.train]
     start = time.monotonic()
-    _, log = command(args, "jola-train", *words)
-    seconds = time.monotonic() - start
-    found = re.search(r"kept the best: validation loss ([0-9.]+), ([0-9.]+) % of rows exact", log)
+    done = command(args, "jola-train", *words, accepted=(0, NO_BETTER))
+    trained = {"train_seconds": time.monotonic() - start}
+    if done.returncode == NO_BETTER:
+        trained["refused"] = True
+    return {**validated(done.stderr), **trained}
+
+
+# What jola-train logs of the validation of what it wrote, or of what it refused.
+VALIDATED = re.compile(
+    r"(?:kept the best: validation |than with what was learned \()"
+    r"loss ([0-9.]+), ([0-9.]+) % of rows exact"
+)
+
+
+def validated(log):
+    found = VALIDATED.search(log)
     if not found:
         sys.exit(f"compare: no validation in the log of jola-train:\n{log}")
-    valid = {"valid_loss": float(found[1]), "valid_exact": float(found[2])}
-    return {**valid, "train_seconds": seconds}
+    return {"valid_loss": float(found[1]), "valid_exact": float(found[2])}
+
+
+def result_file(output, row):
+    """What a run made: it leaves a result that it refuses in its run directory."""
+    return output.with_suffix(".run") / "refused.gguf" if row.get("refused") else output
 
 
 def described(args, method, output):
     """Size of what was learned."""
     about = {"bytes": output.stat().st_size}
     if method != "lora":
-        out, _ = command(args, "llama-jola", "inspect", output, "--json")
-        seen = json.loads(out.strip().splitlines()[-1])
+        seen = last_json(command(args, "llama-jola", "inspect", output, "--json"))
         about["heads_edited"] = seen["heads_edited"]
         about["heads_total"] = seen["heads_total"]
     return about
@@ -209,9 +229,10 @@ def rank(row):
     return -exact if exact >= 5 else 0, row.get("valid_loss", 0)
 
 
-def best_rate(results, task, method):
-    """The learning rate that did best on the task's first seed."""
-    tried = results.find(task=task, method=method, seed=0)
+def best_rate(results, task, method, rates):
+    """The one of the rates that did best on the task's first seed."""
+    first = results.find(task=task, method=method, seed=0)
+    tried = [row for row in first if row["lr"] in rates]
     if not tried:
         sys.exit(f"compare: {method} was not yet tried on {task}: run that first")
     return min(tried, key=rank)["lr"]
@@ -220,18 +241,19 @@ def best_rate(results, task, method):
 def run_method(args, results, key, data):
     """Trains and scores one method on one task and seed; on the first seed at every rate."""
     method, seed = key["method"], key["seed"]
-    rates = args.rates.get(method, GRID[method])
+    rates = args.rates.get(method, [AUTO])
     tuned_on = args.tuned_on or key["task"]
-    if seed != 0 or key["task"] != tuned_on:
-        rates = [best_rate(results, tuned_on, method)]
+    if len(rates) > 1 and (seed != 0 or key["task"] != tuned_on):
+        rates = [best_rate(results, tuned_on, method, rates)]
     for rate in rates:
         if results.find(**key, lr=rate):
             continue
         output = adapter_file(args.out, key, rate)
         output.parent.mkdir(parents=True, exist_ok=True)
         trained = train(args, method, rate, data, seed, output)
-        scored = score(args, key["task"], data.test, applied(method, output))
-        results.add({**key, "lr": rate, **trained, **scored, **described(args, method, output)})
+        made = result_file(output, trained)
+        scored = score(args, key["task"], data.test, applied(method, made))
+        results.add({**key, "lr": rate, **trained, **scored, **described(args, method, made)})
 
 
 def run(args):
@@ -248,12 +270,6 @@ def run(args):
     table(args)
 
 
-def counted_in_training(adapter):
-    """The share of validation rows that the trainer found answered exactly by what it kept."""
-    records = map(json.loads, lines(adapter.with_suffix(".run") / "metrics.jsonl"))
-    return [r["validation"]["exact"] for r in records if r.get("best")][-1]
-
-
 def table_line(cells):
     return "| " + " | ".join(cells) + " |"
 
@@ -266,17 +282,19 @@ def agree(args):
     text = table_head(["adapter", "rows", "libtorch", "llama.cpp", "difference"])
     differences = []
     for row in Results(args.out / "results.jsonl").rows:
-        if row["method"] in PROMPTS or row["task"] in METRICS:
+        # Runs of before the trainer logged exact rows lack them, as prompts do.
+        if "valid_exact" not in row or row["task"] in METRICS:
             continue
-        adapter = adapter_file(args.out, row, row["lr"])
+        adapter = result_file(adapter_file(args.out, row, row["lr"]), row)
         if not adapter.exists():
             continue
-        own = counted_in_training(adapter) * 100
+        own = row["valid_exact"]
         valid = validation_file(args.out, row)
         report = evaluate(args, valid, "exact", CLASSES[1], applied(row["method"], adapter))
         served = report["score"] * 100
         differences.append(served - own)
-        cells = [adapter.stem, f"{report['n']}", f"{own:.1f}", f"{served:.1f}", f"{served - own:+.1f}"]
+        name = adapter_file(args.out, row, row["lr"]).stem
+        cells = [name, f"{report['n']}", f"{own:.1f}", f"{served:.1f}", f"{served - own:+.1f}"]
         text.append(table_line(cells))
         print(text[-1], flush=True)
     if not differences:
@@ -354,8 +372,8 @@ def main():
     runs.add_argument("--rows", type=int, default=200, help="training rows")
     runs.add_argument("--valid", type=int, default=100, help="validation rows")
     runs.add_argument("--test", type=int, default=500, help="test rows")
-    runs.add_argument("--tuned-on", help="the task whose learning rates serve all")
-    runs.add_argument("--rates", type=method_rates, nargs="+", default=[], help="method=rate,rate")
+    runs.add_argument("--tuned-on", help="the task on which --rates are tried for all")
+    runs.add_argument("--rates", type=method_rates, nargs="+", default=[], help="method=rate,rate: learning rates to try instead of finding them")
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
     shown = commands.add_parser("table", help="only the table")
     shown.add_argument("out", type=Path)
@@ -364,7 +382,7 @@ def main():
     agreeing.add_argument("out", type=Path)
     args = parser.parse_args()
     args.rates = dict(getattr(args, "rates", []))
-    unknown = set(getattr(args, "methods", [])) - set(METHODS) | set(args.rates) - set(GRID)
+    unknown = set(getattr(args, "methods", [])) - set(METHODS) | set(args.rates) - set(TRAINED)
     if unknown:
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
     {"run": run, "table": table, "agree": agree}[args.command](args)

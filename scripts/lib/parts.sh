@@ -46,6 +46,8 @@ setup_fuzz() {
     echo "$version" >"$folder/stamp"
 }
 
+setup_lint() { command -v shellcheck >/dev/null || install_or_say shellcheck; }
+
 setup_valgrind() { command -v valgrind >/dev/null || install_or_say valgrind; }
 
 setup_golden() { environment golden golden-requirements.txt --no-binary rouge-score; }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context as _, Result};
 use clap::Args;
 use llama_jola::chat::{ChatTemplate, Message, Prompt};
-use llama_jola::data::{parse_messages, read_text};
+use llama_jola::data::{check_rendered, parse_messages, read_text};
 use llama_jola::sampler::SamplerParams;
 use llama_jola::{CompletionParams, Context};
 use serde_json::Value;
@@ -72,8 +72,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut context = args.model.open(1)?;
     let chat = args.chat || conversation.is_some();
     let template = chat.then(|| ChatTemplate::from_model(context.model()));
-    args.model.warn_of_prompts(template.transpose()?.as_ref())?;
+    let template = template.transpose()?;
+    args.model.warn_of_prompts(template.as_ref())?;
     if let Some(messages) = conversation {
+        if let (Some(template), Some(path)) = (&template, &args.messages) {
+            check_rendered(&messages, None, template)
+                .with_context(|| path.display().to_string())?;
+        }
         answer(args, &mut context, messages)?;
     } else if !args.chat {
         answer(args, &mut context, text.unwrap_or_default())?;
@@ -138,18 +143,24 @@ fn answer(args: &RunArgs, context: &mut Context, prompt: impl Into<Prompt>) -> R
 }
 
 /// The prompt in a file, without the line break that editors put at its end; llama.cpp drops
-/// it, too.
+/// it, too. Line breaks of Windows are line breaks: models have hardly seen the others.
 fn prompt_file(path: &Path) -> Result<String> {
-    let mut text = read_text(path).context("reading the prompt")?;
-    let line_break = ["\r\n", "\n"].into_iter().find(|end| text.ends_with(end));
-    text.truncate(text.len() - line_break.map_or(0, str::len));
-    Ok(text)
+    let text = read_text(path).context("reading the prompt")?;
+    let text = text.replace("\r\n", "\n");
+    Ok(text.strip_suffix('\n').map_or(text.clone(), str::to_owned))
 }
 
 fn read_messages(path: &Path) -> Result<Vec<Message>> {
     let mut text = read_text(path).context("reading messages")?;
     // A row of data, whose conversation is meant.
     if let Ok(Value::Object(mut row)) = serde_json::from_str(&text) {
+        if row.get("tools").is_some_and(|tools| !tools.is_null()) {
+            bail!(
+                "{}: `tools` have no place here: write them into a system message, as the model \
+                 expects them",
+                path.display()
+            );
+        }
         text = row.remove("messages").map_or(text, |list| list.to_string());
     }
     let messages = parse_messages(&text).with_context(|| {
@@ -200,6 +211,24 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_prompt_file_is_its_text_wherever_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompt.txt");
+        for bytes in [
+            &b"Team:\nred"[..],
+            b"Team:\nred\n",
+            b"Team:\r\nred\r\n",
+            b"\xef\xbb\xbfTeam:\r\nred",
+            b"\xff\xfeT\0e\0a\0m\0:\0\r\0\n\0r\0e\0d\0",
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(super::prompt_file(&path).unwrap(), "Team:\nred");
+        }
+        std::fs::write(&path, "two\n\n").unwrap();
+        assert_eq!(super::prompt_file(&path).unwrap(), "two\n");
+    }
+
     #[test]
     fn escapes_are_llama_cpps() {
         assert_eq!(super::unescape(r#"a\nb\\n\"\x"#), "a\nb\\n\"\\x");

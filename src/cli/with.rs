@@ -4,6 +4,8 @@
 //! (see `docs/serve.md`).
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context as _, Result};
@@ -32,6 +34,13 @@ pub fn run(args: &WithArgs) -> Result<()> {
     check_model(&args.command)?;
     let library = find_library()?;
     let (program, rest) = args.command.split_first().context("no program is named")?;
+    if found(program).is_some_and(|path| is_static(&path).unwrap_or(false)) {
+        eprintln!(
+            "warning: {} is linked statically: the edits do not reach it, only programs that it \
+             starts (docs/serve.md says what to do)",
+            program.to_string_lossy()
+        );
+    }
     exec(program, rest, &library, &variable)
 }
 
@@ -91,6 +100,45 @@ fn find_library() -> Result<PathBuf> {
     }
 }
 
+/// The program's file, as the system finds it.
+fn found(program: &OsStr) -> Option<PathBuf> {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    let folders = std::env::var_os("PATH")?;
+    let mut paths = std::env::split_paths(&folders).map(|folder| folder.join(program));
+    paths.find(|path| path.is_file())
+}
+
+/// Whether a file is a program of 64 bits (ELF) that names no dynamic linker, which is what
+/// brings the library in.
+fn is_static(path: &Path) -> std::io::Result<bool> {
+    const PT_INTERP: [u8; 4] = [3, 0, 0, 0];
+    let mut file = File::open(path)?;
+    let mut header = [0; 64];
+    file.read_exact(&mut header)?;
+    // Of 64 bits, the lower byte first.
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(false);
+    }
+    let number = |bytes: &[u8]| {
+        let bytes = bytes.iter().rev();
+        bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    let (table, entry, count) = (
+        number(&header[32..40]),
+        number(&header[54..56]),
+        number(&header[56..58]),
+    );
+    file.seek(SeekFrom::Start(table))?;
+    let mut entries = Vec::new();
+    file.take(entry * count).read_to_end(&mut entries)?;
+    let size = usize::try_from(entry).unwrap_or(0).max(1);
+    Ok(!entries
+        .chunks(size)
+        .any(|entry| entry.starts_with(&PT_INTERP)))
+}
+
 #[cfg(target_os = "linux")]
 fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: &str) -> Result<()> {
     use std::os::unix::process::CommandExt as _;
@@ -123,4 +171,39 @@ fn exec(program: &OsStr, _: &[OsString], library: &Path, variable: &str) -> Resu
         program.to_string_lossy(),
         library.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_a_dynamic_linker_is_static() {
+        // A header, and a table of two entries of 56 bytes of these kinds behind it.
+        let program = |kinds: [u8; 2]| {
+            let mut bytes = vec![0; 64 + 2 * 56];
+            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            (bytes[32], bytes[54], bytes[56]) = (64, 56, 2);
+            (bytes[64], bytes[64 + 56]) = (kinds[0], kinds[1]);
+            bytes
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        let said = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            is_static(&path).unwrap_or(false)
+        };
+        assert!(said(&program([1, 2])));
+        assert!(!said(&program([1, 3])));
+        let script = [b"#!/bin/sh\n".as_slice(), &[b'#'; 99]].concat();
+        assert!(!said(&script));
+        assert!(!said(b"#!/bin/sh\n"));
+    }
+
+    #[test]
+    fn a_program_is_found_as_the_system_finds_it() {
+        assert_eq!(found(OsStr::new("./a")), Some("./a".into()));
+        assert!(found(OsStr::new("sh")).unwrap().ends_with("sh"));
+        assert_eq!(found(OsStr::new("no-such-program")), None);
+    }
 }

@@ -20,7 +20,7 @@ mod json;
 mod message;
 mod row;
 
-pub use encode::{choice_tokens, encode, Example, Note, Turns};
+pub use encode::{check_rendered, choice_tokens, encode, Example, Note, Turns};
 pub use error::{DataError, RowError};
 pub use file::{read_rows, read_text};
 pub use message::parse_messages;

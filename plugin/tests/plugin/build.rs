@@ -109,13 +109,10 @@ fn compile_file(file: &Path, arguments: &[OsString], to: &Path) -> PathBuf {
 pub fn command(program: &Path, libraries: &Path) -> Command {
     let library = crate::library();
     let paths = [libraries, library.parent().expect("a folder")];
-    let mut command = Command::new(program);
-    command
-        .env(
-            "LD_LIBRARY_PATH",
-            std::env::join_paths(paths).expect("paths"),
-        )
-        .env_remove("LLAMA_JOLA")
-        .env_remove("LD_PRELOAD");
+    let mut command = testkit::command(program);
+    command.env(
+        "LD_LIBRARY_PATH",
+        std::env::join_paths(paths).expect("paths"),
+    );
     command
 }

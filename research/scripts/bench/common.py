@@ -41,6 +41,9 @@ def quartiles(values):
 def run_parts(usage, parts, needed, table, target):
     """Runs the parts that the command line names, each of which makes OUT/PART.json; `table`
     makes the table of all that are there. `make TARGET` provides the `needed` files."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(usage)
+        return
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit(usage)
     out, chosen = Path(sys.argv[1]), sys.argv[2:] or list(parts)

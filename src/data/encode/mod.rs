@@ -4,10 +4,13 @@
 //! as inference is given it; what follows are the tokens of prompt and response read as one
 //! text, where that begins with the prompt's own; and targets end where generation would.
 
+mod check;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
+
+pub use check::check_rendered;
 
 use super::{Conversation, Form, Row, RowError};
 use crate::chat::{self, ChatTemplate, Message};
@@ -107,7 +110,11 @@ pub fn encode(
         Form::Plain(prompt) => Ok(vec![plain(prompt, &row.completion, vocabulary)?]),
         Form::Chat(conversation) => {
             let written = Written::new(conversation, vocabulary, template)?;
-            written.check()?;
+            check_rendered(
+                &written.messages,
+                conversation.tools.as_ref(),
+                written.template,
+            )?;
             written.examples(turns)
         }
     }
@@ -227,49 +234,6 @@ impl<'a> Written<'a> {
     fn render(&self, messages: &[Message], open: bool) -> Result<String, RowError> {
         let tools = self.conversation.tools.as_ref();
         Ok(self.template.render_with(messages, tools, open)?)
-    }
-
-    /// Refuses what the template writes nothing of.
-    fn check(&self) -> Result<(), RowError> {
-        let full = self.render(&self.messages, false)?;
-        let tools = self.conversation.tools.is_some();
-        if tools && self.template.render(&self.messages, false)? == full {
-            return Err(RowError::NotRendered {
-                key: "tools".into(),
-            });
-        }
-        let last = self.messages.len() - 1;
-        for (index, message) in self.messages.iter().enumerate() {
-            let named = |key: &str| RowError::NotRendered {
-                key: format!("{key} of message {}", index + 1),
-            };
-            // Thoughts of earlier turns are left out on purpose by many templates.
-            let keys = ["tool_calls", "reasoning_content"];
-            for key in keys.iter().take(if index == last { 2 } else { 1 }) {
-                let Some(less) = message.without(key) else {
-                    continue;
-                };
-                if self.with(index, less)? == full {
-                    return Err(named(key));
-                }
-            }
-            let spoken = !message.content().trim().is_empty() && message.role() != "assistant";
-            if spoken {
-                let mut other = message.clone();
-                other.set_content(&format!("{} {}", message.content(), message.role()));
-                if self.with(index, other)? == full {
-                    return Err(named("content"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The whole conversation with another message in one place.
-    fn with(&self, index: usize, message: Message) -> Result<String, RowError> {
-        let mut messages = self.messages.clone();
-        messages[index] = message;
-        self.render(&messages, false)
     }
 
     /// The turn of message `index` when it is the last one.

@@ -120,6 +120,32 @@ fn chat_uses_the_models_template() {
     assert_eq!(chat.stdout, expected_french);
 }
 
+/// The model's template has no place for tools and calls: the answer would be one to another
+/// conversation.
+#[test]
+fn what_the_template_leaves_out_of_a_conversation_is_named() {
+    let folder = Folder::new();
+    let called = serde_json::json!([
+        {"role": "user", "content": "Lamp on please"},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function",
+            "function": {"name": "lamp", "arguments": {"on": true}}}]},
+        {"role": "tool", "content": "ok"},
+    ]);
+    let offered = serde_json::json!({
+        "tools": [{"type": "function", "function": {"name": "lamp"}}],
+        "messages": [{"role": "user", "content": "Lamp on please"}],
+    });
+    for (name, json, key) in [
+        ("called.json", called, "`tool_calls of message 2`"),
+        ("offered.json", offered, "`tools`"),
+    ] {
+        let file = folder.file(name, json.to_string());
+        greedy()
+            .args([Path::new("--messages"), &file])
+            .fail(1, &[name, key]);
+    }
+}
+
 /// Lines of standard input are the user's turns; earlier turns are part of the next.
 #[test]
 fn a_conversation_remembers() {

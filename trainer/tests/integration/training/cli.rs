@@ -1,7 +1,7 @@
 //! The programs: exit codes, messages, and no output file where something is wrong.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use jola_edit::sidecar::RowFormat;
 use jola_edit::{BaseWeights, Sidecar, Training};
@@ -23,7 +23,7 @@ fn folder() -> TempDir {
 }
 
 fn run(program: &str, folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(program);
+    let mut command = testkit::command(program);
     command.current_dir(folder).args(args.split_whitespace());
     command.output().unwrap()
 }
@@ -372,7 +372,7 @@ fn logits_refuse_what_does_not_fit() {
 #[test]
 fn without_libtorch_the_launcher_says_what_to_do() {
     let launcher = env!("CARGO_BIN_EXE_jola-train");
-    let output = Command::new(launcher)
+    let output = testkit::command(launcher)
         .env("LIBTORCH", "/nowhere")
         .output()
         .unwrap();
@@ -389,7 +389,7 @@ fn without_libtorch_the_launcher_says_what_to_do() {
 
 #[test]
 fn the_launcher_starts_the_trainer() {
-    let output = Command::new(env!("CARGO_BIN_EXE_jola-train"))
+    let output = testkit::command(env!("CARGO_BIN_EXE_jola-train"))
         .arg("--version")
         .output()
         .unwrap();

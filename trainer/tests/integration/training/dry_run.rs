@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use super::support::write_model;
 
 fn run(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jola-train-core"));
+    let mut command = testkit::command(env!("CARGO_BIN_EXE_jola-train-core"));
     command.current_dir(folder).args(args.split_whitespace());
     command.output().unwrap()
 }
@@ -120,7 +120,7 @@ fn the_memory_named_is_what_a_run_takes() {
 /// Runs a training and returns the most memory that it held, in GiB.
 #[cfg(target_os = "linux")]
 fn peak_gib(folder: &Path, args: &str) -> f64 {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jola-train-core"));
+    let mut command = testkit::command(env!("CARGO_BIN_EXE_jola-train-core"));
     command.current_dir(folder).args(args.split_whitespace());
     let mut child = command.spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());

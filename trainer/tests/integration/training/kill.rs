@@ -31,7 +31,7 @@ fn folder() -> TempDir {
 }
 
 fn command(folder: &Path, args: &str) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = testkit::command(PROGRAM);
     command.current_dir(folder).args(args.split_whitespace());
     command
 }
@@ -51,6 +51,7 @@ fn stderr(output: &Output) -> String {
 
 /// Waits until `reached`, or the end of the process; kills it with SIGKILL and returns
 /// whether that ended it.
+#[must_use]
 fn kill_when(mut child: Child, mut reached: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !reached() && child.try_wait().unwrap().is_none() {
@@ -130,11 +131,13 @@ fn killed_while_it_writes_a_checkpoint_a_run_continues_to_the_same_bytes() {
     let resume = format!("{RUN} --resume");
     let run_dir = path.join("edit.run");
     let checkpoint = run_dir.join("checkpoint.safetensors");
+    let mut killed = 0;
     for _ in 0..6 {
         // Not the first: something must be there to lose.
         let writing = || checkpoint.exists() && half_written(&run_dir);
-        kill_when(start(path, &resume), writing);
+        killed += usize::from(kill_when(start(path, &resume), writing));
     }
+    assert!(killed >= 1, "every run ended before it was killed");
     let output = finish(path, &resume);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fs::read(path.join("edit.gguf")).unwrap(), whole.0);
@@ -155,7 +158,7 @@ fn a_full_disk_keeps_the_last_checkpoint() {
     assert!(kill_when(start(path, RUN), || lines(&file) >= 30));
     let before = fs::read(&checkpoint).unwrap();
     let script = format!("trap '' XFSZ; ulimit -f 2; exec {PROGRAM} {RUN} --resume");
-    let mut full = Command::new("sh");
+    let mut full = testkit::command("sh");
     let output = full
         .current_dir(path)
         .args(["-c", &script])
