@@ -5,7 +5,7 @@ use jola_edit::{BaseShape, Training};
 use tch::Device;
 
 use super::inputs::read_data;
-use super::machine::{device_name, set_threads, Machine, WeightsChoice};
+use super::machine::{device_names, set_threads, Machine, WeightsChoice};
 use super::method_args::MethodArgs;
 use super::train_args::TrainArgs;
 use crate::base::{self, Base};
@@ -45,7 +45,7 @@ impl Job<'_> {
         split_seed: Option<u64>,
     ) -> Result<Job<'a>> {
         let threads = set_threads(args.threads);
-        let device = args.device.resolve()?;
+        let devices = args.device.resolve()?;
         let base = base::open(&args.model)?;
         // First: it names the architecture if that is what cannot be read.
         let config = Config::read(&*base)?;
@@ -56,8 +56,8 @@ impl Job<'_> {
         Ok(Job {
             args,
             machine: Machine {
-                device,
-                precision: args.dtype.resolve(device),
+                precision: args.dtype.resolve(devices.first()),
+                devices,
                 threads,
             },
             base,
@@ -80,10 +80,11 @@ impl Job<'_> {
     pub fn fit_into_memory(&mut self) -> Result<Estimate> {
         let given = self.args.max_memory;
         let given = given.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        let free = match self.machine.device {
+        let free = self.machine.devices.iter().map(|device| match device {
             Device::Cuda(index) => gpu::memory(index).map(|[free, _]| free),
             _ => None,
-        };
+        });
+        let free: Option<u64> = free.sum();
         let limit = given.into_iter().chain(free).min();
         let fitted = |precision: Precision| {
             let estimate = self.estimate(precision);
@@ -114,7 +115,7 @@ impl Job<'_> {
         estimate(
             &*self.base,
             &self.config,
-            (precision, self.machine.device),
+            (precision, self.machine.devices.first()),
             [&self.train, &self.valid],
             &self.settings,
             Sizes::new(method, &*self.base, &self.config, precision, recipe.init),
@@ -127,11 +128,11 @@ impl Job<'_> {
     /// Those of [`Model::from_base`].
     pub fn load_model(&self) -> Result<Model> {
         let Machine {
-            device,
+            ref devices,
             precision,
             threads,
         } = self.machine;
-        let mut model = Model::from_base(&*self.base, precision, device)?;
+        let mut model = Model::from_base(&*self.base, precision, devices.clone())?;
         model.serve_rows(self.train.iter().chain(&self.valid));
         eprintln!(
             "{} rows to train on, {} to validate; {} layers of {} heads; {}{}, {}",
@@ -145,9 +146,9 @@ impl Job<'_> {
             } else {
                 ""
             },
-            match device {
+            match devices.first() {
                 Device::Cpu => format!("{threads} CPU threads"),
-                gpu => device_name(gpu),
+                _ => device_names(devices),
             }
         );
         Ok(model)

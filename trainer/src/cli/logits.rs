@@ -12,7 +12,7 @@ use super::machine::{set_threads, DeviceChoice, DtypeChoice, WeightsChoice};
 use super::values::count;
 use crate::base;
 use crate::method::{export, lora_file};
-use crate::model::{Batch, Config, Model, Precision};
+use crate::model::{Batch, Config, Devices, Model, Precision};
 use crate::Error;
 
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(super) struct LogitsArgs {
     /// Where to write them: little-endian float32, [n_tokens, n_vocab].
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// auto, cpu, cuda or cuda:N.
+    /// auto, cpu, cuda, cuda:N or cuda:N,cuda:M.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
     /// Number format of weights and activations.
@@ -66,9 +66,9 @@ pub(super) fn run(args: LogitsArgs) -> Result<()> {
             strength,
         });
     }
-    let device = args.device.resolve()?;
+    let devices = args.device.resolve()?;
     let (model, tokens) = (&args.model, &args.tokens);
-    let precision = args.dtype.resolve(device);
+    let precision = args.dtype.resolve(devices.first());
     let precision = match args.weights {
         WeightsChoice::Quantised => precision.in_blocks(),
         WeightsChoice::Auto | WeightsChoice::Dense => precision,
@@ -79,7 +79,7 @@ pub(super) fn run(args: LogitsArgs) -> Result<()> {
         &loras,
         tokens,
         &output,
-        (device, precision),
+        (devices, precision),
     )?;
     Ok(())
 }
@@ -107,7 +107,7 @@ fn write(
     loras: &[(PathBuf, f32)],
     tokens: &[u32],
     output: &Output,
-    (device, precision): (Device, Precision),
+    (devices, precision): (Devices, Precision),
 ) -> Result<(), Error> {
     let base = base::open(path)?;
     Config::read(&*base)?; // before its shape: this names what is not covered
@@ -125,7 +125,8 @@ fn write(
     }
     let pairs: Vec<(&Sidecar, f32)> = sidecars.iter().map(|a| (&a.sidecar, a.strength)).collect();
     let set = EditSet::compose(&pairs)?;
-    let model = Model::from_base(&*base, precision, device)?;
+    let device = devices.first();
+    let model = Model::from_base(&*base, precision, devices)?;
     let n_vocab = model.config.n_vocab;
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= n_vocab) {
         return Err(Error::Token { token, n_vocab });

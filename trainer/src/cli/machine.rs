@@ -1,27 +1,29 @@
 //! Where a run computes and in which number format.
 
+use std::collections::BTreeSet;
+
 use tch::Device;
 
-use crate::model::Precision;
+use crate::model::{Devices, Precision};
 use crate::{gpu, Error};
 
 /// What a run computes on, and how.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Machine {
-    pub device: Device,
+    pub devices: Devices,
     pub precision: Precision,
     pub threads: usize,
 }
 
 /// What `--device` may name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPU that libtorch sees, else the CPU.
     Auto,
     /// The CPU, even where there is a GPU.
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
+    /// The GPUs of these numbers, which share the layers.
+    Cuda(Vec<usize>),
 }
 
 /// What `--dtype` may name.
@@ -53,39 +55,53 @@ impl std::str::FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<DeviceChoice, String> {
-        match text.split_once(':') {
-            None if text == "auto" => Ok(DeviceChoice::Auto),
-            None if text == "cpu" => Ok(DeviceChoice::Cpu),
-            None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
-            Some(("cuda", index)) if index.parse::<usize>().is_ok() => {
-                Ok(DeviceChoice::Cuda(index.parse().expect("just parsed")))
+        let index = |name: &str| match name.strip_prefix("cuda")? {
+            "" => Some(0),
+            rest => rest.strip_prefix(':')?.parse().ok(),
+        };
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            names => {
+                let indices: Option<Vec<usize>> = names.split(',').map(index).collect();
+                let wrong = || "expected auto, cpu, cuda, cuda:N or cuda:N,cuda:M".to_owned();
+                let indices = indices.ok_or_else(wrong)?;
+                match indices.iter().collect::<BTreeSet<_>>().len() == indices.len() {
+                    true => Ok(DeviceChoice::Cuda(indices)),
+                    false => Err("one GPU is named twice".to_owned()),
+                }
             }
-            _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
         }
     }
 }
 
 impl DeviceChoice {
-    /// The device to use.
+    /// The devices to use.
     ///
     /// # Errors
     /// [`Error::NoCuda`] for a GPU that libtorch does not see.
-    pub fn resolve(self) -> Result<Device, Error> {
+    pub fn resolve(&self) -> Result<Devices, Error> {
         match self {
-            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Cpu => Ok(Device::Cpu.into()),
             DeviceChoice::Auto if gpu::count() == 0 => {
                 if let Some(why) = gpu::unseen() {
                     eprintln!("warning: training on the CPU: {why}");
                 }
-                Ok(Device::Cpu)
+                Ok(Device::Cpu.into())
             }
-            DeviceChoice::Auto => Ok(Device::Cuda(0)),
-            DeviceChoice::Cuda(index) if index < gpu::count() => Ok(Device::Cuda(index)),
-            DeviceChoice::Cuda(index) => Err(Error::NoCuda {
-                index,
-                count: gpu::count(),
-                why: gpu::unseen(),
-            }),
+            DeviceChoice::Auto => Ok(Device::Cuda(0).into()),
+            DeviceChoice::Cuda(indices) => {
+                let count = gpu::count();
+                if let Some(&index) = indices.iter().find(|&&index| index >= count) {
+                    let why = gpu::unseen();
+                    return Err(Error::NoCuda { index, count, why });
+                }
+                let share = |&index: &usize| {
+                    let free = gpu::memory(index).map_or(1, |[free, _]| free);
+                    (Device::Cuda(index), free)
+                };
+                Ok(Devices::sharing(indices.iter().map(share).collect()))
+            }
         }
     }
 }
@@ -107,12 +123,13 @@ impl DtypeChoice {
     }
 }
 
-/// The name of a device on the command line.
-pub(super) fn device_name(device: Device) -> String {
-    match device {
+/// The names of devices on the command line.
+pub(super) fn device_names(devices: &Devices) -> String {
+    let name = |device| match device {
         Device::Cuda(index) => format!("cuda:{index}"),
         _ => "cpu".to_owned(),
-    }
+    };
+    devices.iter().map(name).collect::<Vec<_>>().join(",")
 }
 
 /// Whether the CPU multiplies bfloat16 matrices in hardware.
@@ -148,18 +165,32 @@ mod tests {
     fn device_names() {
         assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
         assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cpu:0"] {
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(vec![0])));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(vec![3])));
+        assert_eq!("cuda:1,cuda:0".parse(), Ok(DeviceChoice::Cuda(vec![1, 0])));
+        let wrong = [
+            "",
+            "gpu",
+            "cuda:",
+            "cuda:x",
+            "cpu:0",
+            "cuda:0,",
+            "cuda:0,cpu",
+            "cuda,cuda:0",
+        ];
+        for wrong in wrong {
             assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error() {
-        let text = DeviceChoice::Cuda(99).resolve().unwrap_err().to_string();
+        let text = DeviceChoice::Cuda(vec![99])
+            .resolve()
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("cuda:99"), "{text}");
-        assert_eq!(DeviceChoice::Cpu.resolve().unwrap(), Device::Cpu);
+        assert_eq!(DeviceChoice::Cpu.resolve().unwrap(), Device::Cpu.into());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use jola_edit::gguf::Metadata;
 use jola_edit::{sidecar, Training};
 
 use super::job::Job;
+use super::machine::device_names;
 use crate::base::tensors_sha256;
 use crate::method::{ClosedShares, Method, Provenance, Sparsity};
 use crate::report::{RunConfig, SPLIT_SEED};
@@ -39,7 +40,7 @@ pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunCo
     let blocks = machine.precision.blocks;
     config.set("weights", if blocks { "quantised" } else { "dense" });
     config.set("threads", machine.threads);
-    config.set("device", format!("{:?}", machine.device).to_lowercase());
+    config.set("device", device_names(&machine.devices));
     Ok(config)
 }
 

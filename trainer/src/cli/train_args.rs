@@ -83,7 +83,8 @@ pub(crate) struct TrainArgs {
     /// Number format of frozen weights and activations.
     #[arg(long, value_enum, default_value_t = DtypeChoice::Auto)]
     pub(super) dtype: DtypeChoice,
-    /// auto, cpu, cuda or cuda:N.
+    /// auto, cpu, cuda or cuda:N; several GPUs, as cuda:0,cuda:1, share the layers by the memory
+    /// that they have free.
     #[arg(long, default_value = "auto")]
     pub(super) device: DeviceChoice,
     /// CPU threads [default: all cores].

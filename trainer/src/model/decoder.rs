@@ -16,7 +16,7 @@ use super::change::LayerChange;
 use super::config::Config;
 use super::layer::Layer;
 use super::low_rank::{JoinedMatrix, LowRankChanges};
-use super::pass_context::PassContext;
+use super::pass_context::{PassContext, PassContexts};
 use super::precision::Precision;
 use super::rotation::Frequencies;
 use super::weight::Weight;
@@ -54,7 +54,7 @@ pub struct Output {
 }
 
 impl Model {
-    /// The device that holds the weights.
+    /// The device that holds the token embeddings and what is trained.
     pub fn device(&self) -> Device {
         self.token_embd.device()
     }
@@ -86,17 +86,21 @@ impl Model {
     }
 
     /// What all layers share in a forward pass of `batch`.
-    pub(crate) fn pass_context(&self, batch: &Batch) -> PassContext {
+    pub(crate) fn pass_context(&self, batch: &Batch) -> PassContexts {
         let Precision {
             attention, math, ..
         } = self.precision;
-        PassContext::new(
-            &self.config,
-            &self.frequencies,
-            [attention, math],
-            batch,
-            self.together,
-        )
+        let devices = self.layers.iter().map(Layer::device);
+        PassContexts::new(devices, |device| {
+            PassContext::new(
+                &self.config,
+                &self.frequencies,
+                [attention, math],
+                batch,
+                self.together,
+                device,
+            )
+        })
     }
 
     /// Where a forward pass begins: a layer, and the residual stream [T, d] before it.
@@ -146,7 +150,7 @@ impl Model {
         l: usize,
         x: Tensor,
         batch: &Batch,
-        pass: &PassContext,
+        pass: &PassContexts,
         change: &LayerChange,
     ) -> Tensor {
         let edit = |z| change.heads.apply(z);
@@ -159,12 +163,14 @@ impl Model {
         l: usize,
         mut x: Tensor,
         batch: &Batch,
-        pass: &PassContext,
+        pass: &PassContexts,
         matrices: &LowRankChanges,
         edit: impl FnOnce(Tensor) -> Tensor,
     ) -> Tensor {
         let (config, layer) = (&self.config, &self.layers[l]);
         let Precision { storage, math, .. } = self.precision;
+        let device = layer.device();
+        x = x.to_device(device);
         let h = self.norm(&x, layer.attn_norm.as_ref(), storage); // [T, d]
         let changes = matrices.of(JoinedMatrix::QueryKeyValue);
         let qkv = layer.attn_qkv.forward(&h, changes);
@@ -174,11 +180,12 @@ impl Model {
             kind: config.layers[l],
             precision: self.precision,
         };
-        let mut z = attention.head_outputs(&qkv, pass); // [T, H·D]
+        let mut z = attention.head_outputs(&qkv, pass.on(device)); // [T, H·D]
         if l + 1 == self.layers.len() {
             // Nothing mixes positions after the last attention.
-            z = z.index_select(0, &batch.rows); // [R, H·D]
-            x = x.index_select(0, &batch.rows); // [R, d]
+            let rows = batch.rows.to_device(device);
+            z = z.index_select(0, &rows); // [R, H·D]
+            x = x.index_select(0, &rows); // [R, d]
         }
         let z = edit(z).to_kind(storage);
         let y = layer
@@ -213,7 +220,7 @@ impl Model {
                 let mean_square = heads
                     .square()
                     .mean_dim([0i64, 2].as_slice(), false, z.kind());
-                layers.push(mean_square.sqrt());
+                layers.push(mean_square.sqrt().to_device(self.device()));
                 z
             })
         });
@@ -241,7 +248,8 @@ impl Head<'_> {
     /// Logits [·, V] of the residual stream `x` [·, d] behind the last layer.
     pub fn logits(&self, x: &Tensor) -> Tensor {
         let (config, math) = (&self.model.config, self.model.precision.math);
-        let h = self.model.norm(x, Some(&self.model.output_norm), math);
+        let x = x.to_device(self.matrix.device());
+        let h = self.model.norm(&x, Some(&self.model.output_norm), math);
         let y = h.linear(&self.matrix, self.model.output.bias.as_ref());
         let y = scaled(y, config.logit_scale);
         match config.logit_cap {

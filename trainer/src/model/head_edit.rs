@@ -14,11 +14,15 @@ pub struct HeadEdit {
 impl HeadEdit {
     /// Head outputs `z` [·, H·D] after the edit; both in the same format.
     pub fn apply(&self, z: Tensor) -> Tensor {
-        match (&self.factor, &self.offset) {
+        let there = |tensor: &Tensor| tensor.to_device(z.device());
+        match (
+            self.factor.as_ref().map(there),
+            self.offset.as_ref().map(there),
+        ) {
             (None, None) => z,
             (Some(factor), None) => z * factor,
             (None, Some(offset)) => z + offset,
-            (Some(factor), Some(offset)) => offset.addcmul(&z, factor),
+            (Some(factor), Some(offset)) => offset.addcmul(&z, &factor),
         }
     }
 

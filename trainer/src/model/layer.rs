@@ -1,6 +1,6 @@
 //! The weights of one layer, and which of its matrices can be adapted.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
@@ -28,6 +28,13 @@ pub struct Layer {
     pub ffn: FeedForward,
     /// [d]: on what the feed-forward layer adds
     pub ffn_post_norm: Option<Tensor>,
+}
+
+impl Layer {
+    /// Where its weights lie.
+    pub fn device(&self) -> Device {
+        self.attn_output.weight.device()
+    }
 }
 
 /// A matrix of a layer as the file names it, in the joined matrix that the model has.

@@ -7,6 +7,7 @@ use tch::{Device, Tensor};
 
 use super::config::{Config, ExpertCount};
 use super::decoder::{Model, Output};
+use super::devices::Devices;
 use super::feed_forward::FeedForward;
 use super::layer::Layer;
 use super::linear::Linear;
@@ -28,30 +29,43 @@ impl Model {
         Model::from_base(&*open(path)?, precision, device)
     }
 
-    /// Loads the weights of an open base.
+    /// Loads the weights of an open base onto one device or several.
     ///
     /// # Errors
     /// As [`Model::load`].
     pub fn from_base(
         base: &dyn Base,
         precision: Precision,
-        device: Device,
+        devices: impl Into<Devices>,
     ) -> Result<Model, Error> {
+        let devices = devices.into();
         let config = Config::read(base)?;
-        if device.is_cuda() {
+        let on_gpu = devices.iter().any(Device::is_cuda);
+        if on_gpu {
             gpu::load();
         }
         let d = config.n_embd;
         let biases = config.architecture.biases;
         let mut loader = Loader {
             config: &config,
-            reader: TensorReader::new(base, precision, device, biases),
+            reader: TensorReader::new(base, precision, devices.first(), biases),
         };
-        let (token_embd, output) = loader.ends()?;
-        let layers = (0..config.n_layer).map(|l| loader.layer(l));
-        let layers = layers.collect::<Result<Vec<Layer>, Error>>()?;
-        let output_norm = loader.reader.vector("output_norm.weight", d)?;
+        let token_embd = loader.token_embd()?;
         let frequencies = loader.frequencies()?;
+        let mut layers = Vec::with_capacity(config.n_layer);
+        for (l, device) in devices.of_layers(config.n_layer).into_iter().enumerate() {
+            loader.reader.read_to(device);
+            layers.push(loader.layer(l)?);
+        }
+        let tied = !loader.reader.holds(OUTPUT);
+        let last = if tied {
+            devices.first()
+        } else {
+            devices.last()
+        };
+        loader.reader.read_to(last);
+        let output = loader.output()?;
+        let output_norm = loader.reader.vector("output_norm.weight", d)?;
         loader.reader.refuse_unused()?;
         Ok(Model {
             config,
@@ -61,10 +75,13 @@ impl Model {
             output_norm,
             output,
             frequencies,
-            together: device.is_cuda(),
+            together: on_gpu,
         })
     }
 }
+
+/// The matrix behind the last layer, where it is not the token embeddings.
+const OUTPUT: &str = "output.weight";
 
 /// Puts the model's parts together.
 struct Loader<'a> {
@@ -73,24 +90,33 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The token embeddings, and the output matrix where it is another. It is in the format of
-    /// the arithmetic, and so are embeddings that are both.
-    fn ends(&mut self) -> Result<(Weight, Output), Error> {
+    /// The token embeddings; in the format of the arithmetic where they are the output matrix.
+    fn token_embd(&mut self) -> Result<Weight, Error> {
         let Config {
             n_vocab, n_embd, ..
         } = *self.config;
-        let embeddings = [("token_embd", n_vocab)];
-        if self.reader.holds("output.weight") {
-            let token_embd = self.reader.matrix(&embeddings, n_embd)?;
-            let output = |reader: &mut TensorReader| reader.linear("output", n_vocab, n_embd);
-            let output = self.reader.exactly(output)?;
-            let (matrix, bias) = (Some(output.weight), output.bias);
-            return Ok((token_embd, Output { matrix, bias }));
+        let tied = !self.reader.holds(OUTPUT);
+        let read = |reader: &mut TensorReader| reader.matrix(&[("token_embd", n_vocab)], n_embd);
+        match tied {
+            true => self.reader.exactly(read),
+            false => read(&mut self.reader),
         }
+    }
+
+    /// The output matrix, where it is not the token embeddings, in the format of the arithmetic.
+    fn output(&mut self) -> Result<Output, Error> {
+        let Config {
+            n_vocab, n_embd, ..
+        } = *self.config;
+        let matrix = self.reader.holds(OUTPUT);
         self.reader.exactly(|reader| {
-            let token_embd = reader.matrix(&embeddings, n_embd)?;
+            if matrix {
+                let output = reader.linear("output", n_vocab, n_embd)?;
+                let (matrix, bias) = (Some(output.weight), output.bias);
+                return Ok(Output { matrix, bias });
+            }
             let bias = reader.bias(&[("output", n_vocab)])?;
-            Ok((token_embd, Output { matrix: None, bias }))
+            Ok(Output { matrix: None, bias })
         })
     }
 

@@ -71,8 +71,9 @@ impl LowRank {
     /// their number format.
     pub fn add_to(&self, y: &Tensor, x: &Tensor) {
         let kind = x.kind();
-        let inner = x.linear::<&Tensor>(&self.a.to_kind(kind), None) * self.factor; // [T, r]
-        let delta = inner.linear::<&Tensor>(&self.b.to_kind(kind), None); // [T, out]
+        let there = |factor: &Tensor| factor.to_device(x.device()).to_kind(kind);
+        let inner = x.linear::<&Tensor>(&there(&self.a), None) * self.factor; // [T, r]
+        let delta = inner.linear::<&Tensor>(&there(&self.b), None); // [T, out]
         let _ = y.narrow(-1, self.start, delta.size()[1]).g_add_(&delta);
     }
 }

@@ -7,7 +7,32 @@ use super::batch::Batch;
 use super::config::Config;
 use super::rotation::{Frequencies, Rotation};
 
-/// What every layer needs to know about the tokens of a batch.
+/// What every layer needs to know about the tokens of a batch, on each device that holds layers.
+pub(crate) struct PassContexts(Vec<(Device, PassContext)>);
+
+impl PassContexts {
+    /// One for each device.
+    pub fn new(
+        devices: impl Iterator<Item = Device>,
+        context: impl Fn(Device) -> PassContext,
+    ) -> PassContexts {
+        let mut contexts: Vec<(Device, PassContext)> = Vec::new();
+        for device in devices {
+            if contexts.iter().all(|(known, _)| *known != device) {
+                contexts.push((device, context(device)));
+            }
+        }
+        PassContexts(contexts)
+    }
+
+    /// That of a device that holds a layer.
+    pub fn on(&self, device: Device) -> &PassContext {
+        let found = self.0.iter().find(|(known, _)| *known == device);
+        &found.expect("every layer's device has one").1
+    }
+}
+
+/// What the layers of one device need to know about the tokens of a batch.
 pub(crate) struct PassContext {
     /// The packed tokens in the order of the batch: the shared prefix if there is one, then
     /// the rest of each sequence.
@@ -56,14 +81,12 @@ impl PassContext {
         [attention, math]: [Kind; 2],
         batch: &Batch,
         together: bool,
+        device: Device,
     ) -> PassContext {
         let Batch {
-            positions,
-            prefix,
-            lengths,
-            ..
+            prefix, lengths, ..
         } = batch;
-        let device = positions.device();
+        let positions = &batch.positions.to_device(device);
         let group = |prefix: i64, lengths: &[i64]| {
             Group::new(prefix, lengths, config.window as i64, (attention, device))
         };

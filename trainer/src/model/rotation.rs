@@ -42,7 +42,8 @@ pub(super) struct Rotation {
 impl Rotation {
     /// By `rope` at these positions [T], with its frequencies [rotated/2], in format `math`.
     pub fn new(positions: &Tensor, rope: &Rope, frequencies: &Tensor, math: Kind) -> Rotation {
-        let angles = positions.to_kind(Kind::Double).unsqueeze(1) * frequencies.unsqueeze(0);
+        let angles = positions.to_kind(Kind::Double).unsqueeze(1)
+            * frequencies.to_device(positions.device()).unsqueeze(0);
         let complex = match math {
             Kind::Double => Kind::ComplexDouble,
             _ => Kind::ComplexFloat,

@@ -54,6 +54,11 @@ impl<'a> TensorReader<'a> {
         self.device
     }
 
+    /// Reads to this device from now on.
+    pub fn read_to(&mut self, device: Device) {
+        self.device = device;
+    }
+
     /// Whether the base has this tensor.
     pub fn holds(&self, name: &str) -> bool {
         self.base.tensor(name).is_some()

@@ -28,6 +28,7 @@ fn loss_at(head: &Head, x: &Tensor, batch: &Batch) -> (Tensor, Option<Tensor>) {
     let losses = head.pieces(rows).map(|(start, len)| {
         let logits = head.logits(&leaf.narrow(0, start, len));
         let targets = batch.targets.narrow(0, start, len);
+        let targets = targets.to_device(logits.device());
         let sum = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0);
         let loss = sum / rows as f64;
         if loss.requires_grad() {

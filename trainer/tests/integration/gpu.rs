@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use jola_trainer::base;
 use jola_trainer::method::{Edits, Init, Method};
-use jola_trainer::model::{Batch, Model, Precision, Sequence};
+use jola_trainer::model::{Batch, Devices, Model, Precision, Sequence};
 use jola_trainer::train::backward;
 use tch::{no_grad, Device, Kind, Tensor};
 
@@ -33,11 +33,11 @@ fn device() -> Device {
     }
 }
 
-fn load(precision: Precision, device: Device) -> Model {
+fn load(precision: Precision, devices: impl Into<Devices>) -> Model {
     tch::set_num_threads(1);
     let path = std::env::var_os("JOLA_TEST_MODEL").expect("scripts/env.sh sets JOLA_TEST_MODEL");
     let base = base::open(&PathBuf::from(path)).unwrap();
-    Model::from_base(&*base, precision, device).unwrap()
+    Model::from_base(&*base, precision, devices).unwrap()
 }
 
 /// As a run on the device has it.
@@ -156,6 +156,30 @@ fn attention_of_all_sequences_in_one_call_is_the_same() {
             let error = error(found, expected);
             println!("gpu: one attention call for all, shared beginning of {shared} = {error:.2e} of the norm from one each");
             assert!(error < 1e-5, "{error}");
+        }
+    }
+}
+
+/// The lower half of the layers on the CPU, the upper half on the device.
+#[test]
+fn layers_on_two_devices_compute_what_one_does() {
+    let rows = rows(12);
+    let one = load(Precision::F32, Device::Cpu);
+    let head_rms = one.head_rms(&Batch::pack(&rows, Device::Cpu));
+    let expected = logits_and_gradient(&one, &rows, &head_rms, 0);
+    drop(one);
+    let two = load(
+        Precision::F32,
+        Devices::sharing(vec![(Device::Cpu, 1), (device(), 1)]),
+    );
+    for recomputed in [0, two.config.n_layer] {
+        let found = logits_and_gradient(&two, &rows, &head_rms, recomputed);
+        for (i, (found, limit)) in found.iter().zip([1e-4, 1e-3]).enumerate() {
+            let (error, what) = (error(found, &expected[i]), ["logits", "gradient"][i]);
+            println!(
+                "gpu: {what}, half of the layers on the CPU, {recomputed} recomputed = {error:.2e} of the norm from all on it"
+            );
+            assert!(error < limit, "{what}: {error}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Gradients of the edits through the whole model, in float64.
 
 use jola_trainer::method::{Edits, Init, Lora, LoraConfig, Method};
-use jola_trainer::model::{Batch, LayerChange, Model, Precision};
+use jola_trainer::model::{Batch, Devices, LayerChange, Model, Precision};
 use jola_trainer::train::{backward, cross_entropy};
 use tch::{no_grad, Device, Tensor};
 
-use super::support::{model, rows};
+use super::support::{model, rows, write_model};
 
 const STEP: f64 = 1e-5;
 const INIT: Init = Init {
@@ -163,4 +163,29 @@ fn of_low_rank_changes_computed_again_are_the_same() {
         let error = ((found - &expected).norm() / expected.norm()).double_value(&[]);
         assert!(error < 1e-12, "{error}");
     }
+}
+
+/// With the CPU in the place of both devices: the parts of a model that is split are put together
+/// and gone through as the whole is.
+#[test]
+fn of_a_model_on_two_devices_are_those_of_one() {
+    let rows = rows(3, 1);
+    let found = [1, 2].map(|n_device| {
+        let folder = tempfile::tempdir().unwrap();
+        let base = jola_trainer::base::open(&write_model(folder.path())).unwrap();
+        let devices = Devices::sharing(vec![(Device::Cpu, 1); n_device]);
+        let model = Model::from_base(&*base, Precision::F32, devices).unwrap();
+        let batch = Batch::pack(&rows, Device::Cpu);
+        [0, 1, 2].map(|again| {
+            let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
+            let layers = edits.layer_changes(&edits.sample_gates(3, 7));
+            let loss = backward(&model, &batch, &layers, again).double_value(&[]);
+            let gradient = edits.halves[0].vectors.grad().flatten(0, -1);
+            (
+                loss,
+                Vec::<f64>::try_from(gradient.to_kind(tch::Kind::Double)).unwrap(),
+            )
+        })
+    });
+    assert_eq!(found[0], found[1]);
 }
