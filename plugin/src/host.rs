@@ -43,8 +43,8 @@ pub struct ByValue([u64; 64]);
 function_table! {
     /// The functions that work on a context.
     pub struct LlamaApi {
-        llama_decode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
-        llama_encode: unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32,
+        llama_decode: unsafe extern "C-unwind" fn(*mut LlamaContext, ByValue) -> i32,
+        llama_encode: unsafe extern "C-unwind" fn(*mut LlamaContext, ByValue) -> i32,
         llama_free: unsafe extern "C" fn(*mut LlamaContext),
         llama_synchronize: unsafe extern "C" fn(*mut LlamaContext),
         llama_get_memory: unsafe extern "C" fn(*const LlamaContext) -> *mut LlamaMemory,
@@ -90,7 +90,7 @@ pub enum HostError {
 }
 
 /// `llama_process`, with an enum and a pointer to a batch.
-pub type Process = unsafe extern "C" fn(*mut LlamaContext, c_int, *mut c_void) -> i32;
+pub type Process = unsafe extern "C-unwind" fn(*mut LlamaContext, c_int, *mut c_void) -> i32;
 
 /// One loaded llama.cpp with its ggml.
 pub struct Host {

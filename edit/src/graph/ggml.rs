@@ -57,14 +57,14 @@ macro_rules! function_table {
     (
         $(#[$doc:meta])*
         pub struct $table:ident {
-            $($field:ident: unsafe extern "C" fn($($arg:ty),* $(,)?) $(-> $ret:ty)?,)*
+            $($field:ident: unsafe extern $abi:literal fn($($arg:ty),* $(,)?) $(-> $ret:ty)?,)*
         }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         #[allow(missing_docs)] // the fields are C functions, documented in their headers
         pub struct $table {
-            $(pub $field: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
+            $(pub $field: unsafe extern $abi fn($($arg),*) $(-> $ret)?,)*
         }
 
         impl $table {
@@ -92,7 +92,7 @@ macro_rules! function_table {
                         unsafe {
                             ::std::mem::transmute::<
                                 usize,
-                                unsafe extern "C" fn($($arg),*) $(-> $ret)?,
+                                unsafe extern $abi fn($($arg),*) $(-> $ret)?,
                             >(address)
                         }
                     },)*

@@ -102,10 +102,10 @@ unsafe fn refuse_unknown(site: &Site, a: *mut GgmlTensor) {
     }
 }
 
-type OfBatch = unsafe extern "C" fn(*mut LlamaContext, ByValue) -> i32;
+type OfBatch = unsafe extern "C-unwind" fn(*mut LlamaContext, ByValue) -> i32;
 
 /// `llama_decode`.
-pub(super) unsafe extern "C" fn decode(
+pub(super) unsafe extern "C-unwind" fn decode(
     context: *mut LlamaContext,
     batch: *const ByValue,
     caller: usize,
@@ -117,7 +117,7 @@ pub(super) unsafe extern "C" fn decode(
 }
 
 /// `llama_encode`.
-pub(super) unsafe extern "C" fn encode(
+pub(super) unsafe extern "C-unwind" fn encode(
     context: *mut LlamaContext,
     batch: *const ByValue,
     caller: usize,
@@ -129,7 +129,7 @@ pub(super) unsafe extern "C" fn encode(
 }
 
 /// `llama_process`: both of them in newer versions.
-pub(super) unsafe extern "C" fn process(
+pub(super) unsafe extern "C-unwind" fn process(
     context: *mut LlamaContext,
     kind: c_int,
     batch: *mut c_void,
@@ -143,7 +143,8 @@ pub(super) unsafe extern "C" fn process(
 /// A status of `llama_decode` that says "fatal error", and `llama_encode`'s for any.
 const FATAL: i32 = -3;
 
-/// Has `call` call the host's function, called `name` and `own` in a known host, in whose
+/// Has `call` call the host's function, whose C++ exceptions go on to the caller (llama-server
+/// catches them and fails the requests concerned; what was entered here is left by then), called `name` and `own` in a known host, in whose
 /// graphs the context's edits then take part.
 fn compute<F: Copy>(
     context: *mut LlamaContext,

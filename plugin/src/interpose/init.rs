@@ -13,10 +13,10 @@ use crate::shape::{self, ShapeError};
 use crate::state::{self, ContextState, Outcome};
 use crate::usage;
 
-type Init = unsafe extern "C" fn(*mut LlamaModel, ByValue) -> *mut LlamaContext;
+type Init = unsafe extern "C-unwind" fn(*mut LlamaModel, ByValue) -> *mut LlamaContext;
 
 /// `llama_init_from_model`.
-pub(super) unsafe extern "C" fn init_from_model(
+pub(super) unsafe extern "C-unwind" fn init_from_model(
     model: *mut LlamaModel,
     params: *const ByValue,
     caller: usize,
@@ -26,7 +26,7 @@ pub(super) unsafe extern "C" fn init_from_model(
 }
 
 /// `llama_new_context_with_model`, its older name.
-pub(super) unsafe extern "C" fn new_context_with_model(
+pub(super) unsafe extern "C-unwind" fn new_context_with_model(
     model: *mut LlamaModel,
     params: *const ByValue,
     caller: usize,

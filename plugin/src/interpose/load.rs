@@ -9,10 +9,10 @@ use crate::host::{ByValue, LlamaModel};
 use crate::resolve::lookup;
 use crate::{log, usage};
 
-type Load = unsafe extern "C" fn(*mut c_char, ByValue) -> *mut LlamaModel;
+type Load = unsafe extern "C-unwind" fn(*mut c_char, ByValue) -> *mut LlamaModel;
 
 /// `llama_model_load_from_file`.
-pub(super) unsafe extern "C" fn model_load_from_file(
+pub(super) unsafe extern "C-unwind" fn model_load_from_file(
     path: *mut c_char,
     params: *const ByValue,
     caller: usize,
@@ -22,7 +22,7 @@ pub(super) unsafe extern "C" fn model_load_from_file(
 }
 
 /// `llama_load_model_from_file`, its older name.
-pub(super) unsafe extern "C" fn load_model_from_file(
+pub(super) unsafe extern "C-unwind" fn load_model_from_file(
     path: *mut c_char,
     params: *const ByValue,
     caller: usize,

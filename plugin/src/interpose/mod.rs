@@ -2,7 +2,7 @@
 //!
 //! Each is a few instructions that add the caller's address (and, for structs passed by value,
 //! their place on the stack) to the arguments and go on to a Rust function, so that the right
-//! host function is found among several.
+//! host function is found among several. None of them stops a C++ exception of the host's.
 
 mod entry;
 mod init;
@@ -26,7 +26,7 @@ macro_rules! by_value_shim {
         /// As for the host's function.
         #[unsafe(naked)]
         #[no_mangle]
-        pub unsafe extern "C" fn $name(object: *mut $object, value: ByValue) -> $ret {
+        pub unsafe extern "C-unwind" fn $name(object: *mut $object, value: ByValue) -> $ret {
             #[cfg(target_arch = "x86_64")]
             naked_asm!(
                 "lea rsi, [rsp + 8]", // large structs lie behind the return address
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn ggml_mul_mat(
 /// As for llama.cpp's function.
 #[unsafe(naked)]
 #[no_mangle]
-pub unsafe extern "C" fn llama_process(
+pub unsafe extern "C-unwind" fn llama_process(
     context: *mut LlamaContext,
     kind: c_int,
     batch: *mut c_void,

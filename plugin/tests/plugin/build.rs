@@ -68,7 +68,7 @@ pub fn compile_with(libraries: &Path, name: &str, to: &Path) -> PathBuf {
     compile_source(libraries, &test_source(name), to)
 }
 
-/// The same for any C file.
+/// The same for any C or C++ file.
 pub fn compile_source(libraries: &Path, file: &Path, to: &Path) -> PathBuf {
     let source = variable("JOLA_CACHE").join("hosts/python/source/vendor/llama.cpp");
     let arguments = [
@@ -92,15 +92,19 @@ fn test_source(name: &str) -> PathBuf {
 
 fn compile_file(file: &Path, arguments: &[OsString], to: &Path) -> PathBuf {
     let program = to.join(file.file_stem().expect("a file"));
-    let status = Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
+    let (compiler, standard) = match file.extension().is_some_and(|end| end == "cpp") {
+        true => ("c++", "-std=c++17"),
+        false => ("cc", "-std=c11"),
+    };
+    let status = Command::new(compiler)
+        .args([standard, "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&program)
         .arg(file)
         .arg("-I")
         .arg(crate::package())
         .args(arguments)
         .status()
-        .expect("cc");
+        .expect("a compiler");
     assert!(status.success(), "{} does not compile", file.display());
     program
 }

@@ -6,6 +6,7 @@ mod consumer;
 mod example;
 mod header;
 mod library;
+mod throwing;
 mod unknown;
 
 use std::path::PathBuf;
