@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use tch::Device;
 
+use crate::gpu;
 use crate::model::{Devices, Precision};
-use crate::{gpu, Error};
+use crate::Error;
 
 /// What a run computes on, and how.
 #[derive(Clone)]

@@ -17,7 +17,8 @@ use super::rotation::Frequencies;
 use super::tensor_reader::{part_names, TensorReader};
 use super::weight::Weight;
 use crate::base::{open, Base};
-use crate::{gpu, Error};
+use crate::gpu;
+use crate::Error;
 
 impl Model {
     /// Opens, checks and loads a base model.

@@ -10,7 +10,8 @@ use tch::Tensor;
 use super::gate_history::GateHistory;
 use super::schedule::Phase;
 use super::step_record::StepRecord;
-use crate::{readings, Error};
+use crate::readings;
+use crate::Error;
 
 /// Steps whose numbers have not been read.
 #[derive(Debug, Default)]
