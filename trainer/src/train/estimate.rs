@@ -56,18 +56,19 @@ pub fn estimate(
 ) -> Estimate {
     let (sampler, plan) = (settings.sampler(train.len()), settings.plan());
     let weights = WeightBytes::of(base, config, precision);
+    let on_gpu = device.is_cuda();
     let (mut tokens, mut largest, mut most) = (0, BatchSize::default(), 0);
     for step in 0..plan.steps() {
         let rows = sampler.rows(step);
         let size = BatchSize::of(rows.iter().map(|&row| &train[row]));
         tokens += size.context;
-        let bytes = Activations::new(config, precision, size, &[], &weights).peak(0);
+        let bytes = Activations::new(config, precision, size, &[], &weights, on_gpu).peak(0);
         if bytes > most {
             (most, largest) = (bytes, size);
         }
     }
     let math = bytes_of(precision.math);
-    let activations = Activations::new(config, precision, largest, valid, &weights);
+    let activations = Activations::new(config, precision, largest, valid, &weights, on_gpu);
     Estimate {
         rows: [train.len(), valid.len()],
         epoch_tokens: train.iter().map(|row| row.tokens.len() - 1).sum(),
@@ -88,7 +89,7 @@ pub fn estimate(
             activations,
             // Value, gradient, two moments, the best, and the products of one step.
             training: 6 * sizes.trainable as u64 * math,
-            on_gpu: device.is_cuda(),
+            on_gpu,
         },
         dense_matrices: weights.dense_matrices,
         recomputed: activations.least_recomputed(),

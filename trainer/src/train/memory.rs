@@ -35,6 +35,9 @@ pub struct Activations {
     pub output_matrix: u64,
     /// The logits of the largest validation batch, their log-softmax and what is compared.
     pub validation: u64,
+    /// Whether what one phase of a step leaves is not there for the next, as in a CPU's heap,
+    /// which keeps room for tensors of the sizes that it has seen. Then the phases add up.
+    pub adds_up: bool,
 }
 
 impl Memory {
@@ -62,6 +65,7 @@ impl Activations {
         size: BatchSize,
         valid: &[Sequence],
         weights: &WeightBytes,
+        on_gpu: bool,
     ) -> Activations {
         let Precision {
             storage,
@@ -96,6 +100,7 @@ impl Activations {
             logits: 4 * logits(size.targets),
             output_matrix: weights.output_matrix,
             validation: 2 * logits(validation_rows(valid)),
+            adds_up: !on_gpu,
         }
     }
 
@@ -114,10 +119,16 @@ impl Activations {
         let inputs = recomputed as u64 * self.input;
         let one = match recomputed {
             0 => 0,
-            _ => self.layer + self.layer_weights,
+            // What it leaves, as much again in gradients, and its weights.
+            _ => 2 * self.layer + self.layer_weights,
         };
-        let validation = self.validation + self.output_matrix;
-        (inputs + one.max(kept + self.logits + self.output_matrix)).max(validation)
+        let loss = kept + self.logits + self.output_matrix;
+        let phases = if self.adds_up {
+            one + loss
+        } else {
+            one.max(loss)
+        };
+        (inputs + phases).max(self.validation + self.output_matrix)
     }
 }
 
@@ -144,6 +155,7 @@ mod tests {
             logits: 50,
             output_matrix: 0,
             validation: 60,
+            adds_up: false,
         },
         training: 5,
         on_gpu: false,
@@ -154,12 +166,16 @@ mod tests {
         let total = |recomputed| MEMORY.device(recomputed) - 35;
         assert_eq!(total(0), 450);
         assert_eq!(total(1), 10 + 300 + 50);
-        assert_eq!(total(3), 30 + 100 + 50);
+        assert_eq!(total(2), 20 + 200 + 50);
         assert_eq!(
             total(4),
-            40 + 100,
-            "one layer is there when it is recomputed"
+            40 + 2 * 100,
+            "one layer is there when it is recomputed, with its gradients"
         );
+        let mut adding = MEMORY;
+        adding.activations.adds_up = true;
+        assert_eq!(adding.device(0), MEMORY.device(0));
+        assert_eq!(adding.device(4) - 35, 40 + 2 * 100 + 50);
     }
 
     #[test]
@@ -167,8 +183,8 @@ mod tests {
         assert_eq!(MEMORY.recomputed_for(1000), Some(0));
         assert_eq!(MEMORY.recomputed_for(35 + 450), Some(0));
         assert_eq!(MEMORY.recomputed_for(35 + 449), Some(1));
-        assert_eq!(MEMORY.recomputed_for(35 + 140), Some(4));
-        assert_eq!(MEMORY.recomputed_for(35 + 139), None);
+        assert_eq!(MEMORY.recomputed_for(35 + 230), Some(3));
+        assert_eq!(MEMORY.recomputed_for(35 + 229), None);
     }
 
     #[test]
@@ -180,8 +196,8 @@ mod tests {
         assert_eq!(memory.activations.least_recomputed(), 4);
         assert_eq!(memory.device(4), 20 + 5 + 40 + 250);
         memory.activations.output_matrix = 0;
-        assert_eq!(memory.device(4), 20 + 5 + 40 + 130);
+        assert_eq!(memory.device(4), 20 + 5 + 40 + 230);
         assert_eq!(memory.recomputed_for(1000), Some(4));
-        assert_eq!(memory.recomputed_for(194), None);
+        assert_eq!(memory.recomputed_for(294), None);
     }
 }

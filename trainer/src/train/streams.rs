@@ -23,7 +23,7 @@ pub(super) fn keep_streams(
         let chosen = sampler.rows(step);
         let size = BatchSize::of(chosen.iter().map(|&row| &sequences[row]));
         let weights = WeightBytes::default();
-        Activations::new(&model.config, model.precision, size, &[], &weights).layer
+        Activations::new(&model.config, model.precision, size, &[], &weights, false).layer
     });
     // Layers that are recomputed leave nothing but what they read.
     let spared = lowest.saturating_sub(settings.recomputed) as u64;
