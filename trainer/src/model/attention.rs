@@ -52,12 +52,11 @@ impl Attention<'_> {
             let own = |heads: &Tensor| group.rectangle(&heads.narrow(0, start, group.rows));
             let (q, mut k, mut v) = (own(&q), own(&k), own(&v));
             match &prefix {
-                None if !group.continued => prefix = Some((k.shallow_clone(), v.shallow_clone())),
                 Some((before_k, before_v)) if group.continued => {
                     k = behind(before_k, &k);
                     v = behind(before_v, &v);
                 }
-                _ => {}
+                _ => prefix = Some((k.shallow_clone(), v.shallow_clone())),
             }
             let mask = match self.kind.local {
                 true => &group.local_mask,

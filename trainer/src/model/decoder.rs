@@ -238,7 +238,7 @@ impl Model {
 const LOGITS_AT_ONCE: i64 = 1 << 25;
 
 /// The last norm and the output matrix, dense.
-pub struct Head<'a> {
+pub(crate) struct Head<'a> {
     model: &'a Model,
     /// [V, d]
     matrix: Tensor,
@@ -258,11 +258,19 @@ impl Head<'_> {
         }
     }
 
-    /// Pieces of `rows` rows whose logits are made at a time: where each begins and its length.
-    pub fn pieces(&self, rows: i64) -> impl Iterator<Item = (i64, i64)> {
-        let at_once = rows_at_once(self.matrix.size()[0]);
-        let starts = (0..rows).step_by(at_once as usize);
-        starts.map(move |start| (start, at_once.min(rows - start)))
+    /// For a few rows of `x` [R, d] at a time, their logits and their part of `targets` [R].
+    pub fn pieces<'a>(
+        &'a self,
+        x: &'a Tensor,
+        targets: &'a Tensor,
+    ) -> impl Iterator<Item = (Tensor, Tensor)> + 'a {
+        let (rows, at_once) = (x.size()[0], rows_at_once(self.matrix.size()[0]));
+        (0..rows).step_by(at_once as usize).map(move |start| {
+            let len = at_once.min(rows - start);
+            let targets = targets.narrow(0, start, len);
+            let targets = targets.to_device(self.matrix.device());
+            (self.logits(&x.narrow(0, start, len)), targets)
+        })
     }
 }
 

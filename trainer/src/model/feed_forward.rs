@@ -92,8 +92,7 @@ impl FeedForward {
                     start += count;
                 }
                 let outputs = Tensor::cat(&outputs, 0) * weights.unsqueeze(1);
-                let output = h.zeros_like().index_add(0, &tokens, &outputs); // [T, d]
-                output
+                h.zeros_like().index_add(0, &tokens, &outputs) // [T, d]
             }
         }
     }

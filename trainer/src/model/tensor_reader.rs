@@ -75,50 +75,46 @@ impl<'a> TensorReader<'a> {
 
     /// Matrices [out, columns] joined along `out`, each given as (name, out).
     pub fn matrix(&mut self, parts: &[(&str, usize)], columns: usize) -> Result<Weight, Error> {
-        let kind = self.precision.storage;
         let mut rows = Vec::with_capacity(parts.len());
         for (name, out) in parts {
-            let name = format!("{name}.weight");
-            let tensor = self.find(&name, &[columns, *out])?;
-            rows.extend(self.rows(&tensor, columns)?);
-            self.used.insert(name);
+            rows.extend(self.rows(name, &[columns, *out])?);
         }
-        let weight = Weight::new(rows, kind);
-        self.base.forget();
-        Ok(weight)
+        Ok(self.weight(rows))
     }
 
-    /// The matrices [out, columns] of `experts` experts, one below the other.
-    pub fn experts(
-        &mut self,
-        name: &str,
-        [columns, out, experts]: [usize; 3],
-    ) -> Result<Weight, Error> {
+    /// The matrices of all experts, of GGUF dimensions [columns, out, experts], one below the other.
+    pub fn experts(&mut self, name: &str, dims: [usize; 3]) -> Result<Weight, Error> {
+        let rows = self.rows(name, &dims)?;
+        Ok(self.weight(rows))
+    }
+
+    /// The matrix of these rows, for which the file is no longer needed.
+    fn weight(&self, rows: Vec<Rows>) -> Weight {
+        let weight = Weight::new(rows, self.precision.storage);
+        self.base.forget();
+        weight
+    }
+
+    /// The rows of matrix `name` of the given GGUF dimensions, in blocks where they stay so.
+    fn rows(&mut self, name: &str, dims: &[usize]) -> Result<Vec<Rows>, Error> {
         let name = format!("{name}.weight");
-        let tensor = self.find(&name, &[columns, out, experts])?;
-        let weight = Weight::new(self.rows(&tensor, columns)?, self.precision.storage);
+        let tensor = self.find(&name, dims)?;
         self.used.insert(name);
-        self.base.forget();
-        Ok(weight)
-    }
-
-    /// The rows of a tensor, in blocks where they stay so.
-    fn rows(&self, tensor: &BaseTensor, columns: usize) -> Result<Vec<Rows>, Error> {
-        let in_blocks = |part: &StoredRows| Rows::blocks(part, self.device);
-        if self.precision.blocks {
-            if let Some(rows) = tensor.parts.iter().map(in_blocks).collect() {
-                return Ok(rows);
-            }
-        } else if self.device.is_cuda() {
-            // A GPU dequantises faster than the numbers would reach it.
+        // A GPU dequantises faster than the numbers would reach it.
+        if self.precision.blocks || self.device.is_cuda() {
+            let in_blocks = |part: &StoredRows| Rows::blocks(part, self.device);
             let rows: Option<Vec<Rows>> = tensor.parts.iter().map(in_blocks).collect();
-            if let Some(rows) = rows {
-                let dense = Weight::new(rows, self.precision.storage).dense();
-                return Ok(vec![Rows::Dense(dense)]);
+            match rows {
+                Some(rows) if self.precision.blocks => return Ok(rows),
+                Some(rows) => {
+                    let dense = Weight::new(rows, self.precision.storage).dense();
+                    return Ok(vec![Rows::Dense(dense)]);
+                }
+                None => {}
             }
         }
-        let flat = self.read(tensor)?;
-        Ok(vec![Rows::Dense(flat.view([-1, columns as i64]))])
+        let flat = self.read(&tensor)?;
+        Ok(vec![Rows::Dense(flat.view([-1, dims[0] as i64]))])
     }
 
     /// [`Self::bias`] for matrices that may have one in this architecture.

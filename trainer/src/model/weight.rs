@@ -149,17 +149,15 @@ impl BlockRows {
 
 impl Weight {
     /// A matrix of these rows, one below the other, which is used in format `kind`.
-    pub(super) fn new(mut parts: Vec<Rows>, kind: Kind) -> Weight {
-        let all_dense = parts.iter().all(|part| matches!(part, Rows::Dense(_)));
-        if all_dense && parts.len() > 1 {
-            let parts_of = |part: Rows| match part {
-                Rows::Dense(tensor) => tensor,
-                Rows::Blocks(_) => unreachable!("all are dense"),
-            };
-            let tensors: Vec<Tensor> = parts.drain(..).map(parts_of).collect();
-            parts = vec![Rows::Dense(Tensor::cat(&tensors, 0))];
+    pub(super) fn new(parts: Vec<Rows>, kind: Kind) -> Weight {
+        let dense = |part: &Rows| match part {
+            Rows::Dense(tensor) => Some(tensor.shallow_clone()),
+            Rows::Blocks(_) => None,
+        };
+        match parts.iter().map(dense).collect::<Option<Vec<Tensor>>>() {
+            Some(tensors) if tensors.len() > 1 => Tensor::cat(&tensors, 0).into(),
+            _ => Weight { parts, kind },
         }
-        Weight { parts, kind }
     }
 
     /// Rows and columns.
@@ -168,11 +166,6 @@ impl Weight {
             self.parts.iter().map(Rows::rows).sum(),
             self.parts.first().map_or(0, Rows::columns),
         ]
-    }
-
-    /// The format that the matrix is used in.
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// Where it is held.

@@ -58,8 +58,7 @@ pub fn estimate(
     let weights = WeightBytes::of(base, config, precision);
     let on_gpu = device.is_cuda();
     let (mut tokens, mut largest, mut most) = (0, BatchSize::default(), 0);
-    for step in 0..plan.steps() {
-        let rows = sampler.rows(step);
+    for rows in sampler.first(plan.steps()) {
         let size = BatchSize::of(rows.iter().map(|&row| &train[row]));
         tokens += size.context;
         let bytes = Activations::new(config, precision, size, &[], &weights, on_gpu).peak(0);

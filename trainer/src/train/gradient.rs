@@ -25,10 +25,7 @@ pub fn cross_entropy(model: &Model, batch: &Batch, changes: &[LayerChange]) -> T
 fn loss_at(head: &Head, x: &Tensor, batch: &Batch) -> (Tensor, Option<Tensor>) {
     let rows = x.size()[0];
     let leaf = x.detach().set_requires_grad(x.requires_grad());
-    let losses = head.pieces(rows).map(|(start, len)| {
-        let logits = head.logits(&leaf.narrow(0, start, len));
-        let targets = batch.targets.narrow(0, start, len);
-        let targets = targets.to_device(logits.device());
+    let losses = head.pieces(&leaf, &batch.targets).map(|(logits, targets)| {
         let sum = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0);
         let loss = sum / rows as f64;
         if loss.requires_grad() {

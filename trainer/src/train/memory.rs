@@ -67,35 +67,16 @@ impl Activations {
         weights: &WeightBytes,
         on_gpu: bool,
     ) -> Activations {
-        let Precision {
-            storage,
-            math,
-            attention,
-            ..
-        } = precision;
-        let [storage, math, attention] = [storage, math, attention].map(bytes_of);
+        let math = bytes_of(precision.math);
         let count = |n: usize| n as u64;
-        let heads = count(config.n_head * config.head_dim);
-        let kv = count(config.n_head_kv * config.head_dim);
-        let input = count(config.n_embd) * math;
-        let norms = 2 * input; // what each norm reads
-        let queries = heads * attention;
-        let keys_values = 2 * kv * attention;
-        let outputs = heads * (attention + math); // head outputs, and as the edit reads them
-        let used = config.experts.map_or(1, |experts| count(experts.used));
-        let ffn = used * 3 * count(config.n_ff) * storage; // gate, its activation, up
-        let per_token = norms + queries + outputs + ffn;
-        // Capped scores are there, before and behind their cap and as shares.
-        let scores = config.score_cap.map_or(0, |_| 3 * math);
-        let scores = count(size.pairs * config.n_head) * scores;
         let logits = |rows: usize| {
             let rows = rows.min(rows_at_once(config.n_vocab as i64) as usize);
             count(rows) * count(config.n_vocab) * math
         };
         Activations {
             n_layer: config.n_layer,
-            layer: count(size.tokens) * per_token + count(size.context) * keys_values + scores,
-            input: count(size.tokens) * input,
+            layer: layer_bytes(config, precision, size),
+            input: count(size.tokens * config.n_embd) * math,
             layer_weights: weights.layer,
             logits: 4 * logits(size.targets),
             output_matrix: weights.output_matrix,
@@ -130,6 +111,31 @@ impl Activations {
         };
         (inputs + phases).max(self.validation + self.output_matrix)
     }
+}
+
+/// What one layer leaves for the backward pass of a batch of `size`.
+pub(super) fn layer_bytes(config: &Config, precision: Precision, size: BatchSize) -> u64 {
+    let Precision {
+        storage,
+        math,
+        attention,
+        ..
+    } = precision;
+    let [storage, math, attention] = [storage, math, attention].map(bytes_of);
+    let count = |n: usize| n as u64;
+    let heads = count(config.n_head * config.head_dim);
+    let kv = count(config.n_head_kv * config.head_dim);
+    let norms = 2 * count(config.n_embd) * math; // what each norm reads
+    let queries = heads * attention;
+    let keys_values = 2 * kv * attention;
+    let outputs = heads * (attention + math); // head outputs, and as the edit reads them
+    let used = config.experts.map_or(1, |experts| count(experts.used));
+    let ffn = used * 3 * count(config.n_ff) * storage; // gate, its activation, up
+    let per_token = norms + queries + outputs + ffn;
+    // Capped scores are there, before and behind their cap and as shares.
+    let scores = config.score_cap.map_or(0, |_| 3 * math);
+    let scores = count(size.pairs * config.n_head) * scores;
+    count(size.tokens) * per_token + count(size.context) * keys_values + scores
 }
 
 /// Answer tokens of the validation batch that has most of them.

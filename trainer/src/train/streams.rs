@@ -1,9 +1,8 @@
 //! Which rows' residual streams are kept once heads have been chosen.
 
-use super::memory::Activations;
+use super::memory::layer_bytes;
 use super::observer::Observer;
 use super::settings::Settings;
-use super::weights_memory::WeightBytes;
 use crate::data::{CachedRows, Sampler};
 use crate::model::{BatchSize, Model};
 
@@ -19,11 +18,9 @@ pub(super) fn keep_streams(
     observer: &mut dyn Observer,
 ) {
     let sequences = rows[0].sequences();
-    let sizes = (0..sampler.steps_per_epoch()).map(|step| {
-        let chosen = sampler.rows(step);
+    let sizes = sampler.first(sampler.steps_per_epoch()).map(|chosen| {
         let size = BatchSize::of(chosen.iter().map(|&row| &sequences[row]));
-        let weights = WeightBytes::default();
-        Activations::new(&model.config, model.precision, size, &[], &weights, false).layer
+        layer_bytes(&model.config, model.precision, size)
     });
     // Layers that are recomputed leave nothing but what they read.
     let spared = lowest.saturating_sub(settings.recomputed) as u64;

@@ -115,10 +115,7 @@ pub(super) fn target_scores(
     no_grad(|| {
         let x = model.residual(batch, changes);
         let head = model.head();
-        let pieces = head.pieces(x.size()[0]).map(|(start, len)| {
-            let logits = head.logits(&x.narrow(0, start, len));
-            let targets = batch.targets.narrow(0, start, len);
-            let targets = targets.to_device(logits.device());
+        let pieces = head.pieces(&x, &batch.targets).map(|(logits, targets)| {
             let hits = logits.argmax(-1, false).eq_tensor(&targets);
             let losses =
                 logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
