@@ -1,13 +1,14 @@
 //! What a sidecar must agree with, read from the host's model through its public API.
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
 use jola_edit::sidecar::{BaseMismatch, BaseShape};
 use jola_edit::{EncoderDecoder, Sidecar};
 
 use crate::host::{LlamaModel, ModelApi};
-use crate::request::Request;
+use crate::request::Source;
 
 /// Why edits are not for a model.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ const NUMBERS: [&str; 5] = [
     "attention.value_length_swa",
 ];
 
-/// Checks that every sidecar of `request` is for `model`.
+/// Checks that every one of `sidecars` is for `model`.
 ///
 /// # Errors
 /// Any [`ShapeError`].
@@ -47,15 +48,16 @@ const NUMBERS: [&str; 5] = [
 pub unsafe fn check(
     api: ModelApi,
     model: *const LlamaModel,
-    request: &Request,
+    sidecars: &[(Arc<Source>, f32)],
 ) -> Result<(), ShapeError> {
-    for (path, sidecar) in &request.sidecars {
+    for (source, _) in sidecars {
         // SAFETY: the caller vouches for `model`.
-        let shape = unsafe { read(api, model, sidecar)? };
-        sidecar
+        let shape = unsafe { read(api, model, &source.sidecar)? };
+        source
+            .sidecar
             .check_base(&shape)
             .map_err(|mismatch| ShapeError::Mismatch {
-                file: path.display().to_string(),
+                file: source.path.display().to_string(),
                 mismatch,
             })?;
     }
