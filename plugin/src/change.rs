@@ -8,20 +8,13 @@ use jola_edit::graph::{DeviceEdits, GraphError};
 use jola_edit::EditSet;
 
 use crate::adapters::Adapter;
-use crate::host::{Host, LlamaContext};
+use crate::control_vector::{force_rebuild, ControlVector};
+use crate::host::LlamaContext;
 use crate::log;
 use crate::request::{compose, Request, Sources};
 use crate::shape;
 use crate::state::{ContextState, Inner, Outcome, StateError};
 use crate::usage;
-
-/// A control vector, as `llama_set_adapter_cvec` was given it.
-pub(crate) struct ControlVector {
-    data: Vec<f32>,
-    n_embd: i32,
-    il_start: i32,
-    il_end: i32,
-}
 
 impl ContextState {
     /// Changes the edits of a context that exists, drops its cached keys and values, which
@@ -131,7 +124,7 @@ impl ContextState {
                 inner.retired.extend(inner.device.take());
                 inner.device = device;
                 inner.built = false;
-                inner.force_rebuild(self.host, context);
+                force_rebuild(self.host, context, inner.control_vector.as_ref());
                 self.changed.store(true, Ordering::Release);
             }
         }
@@ -196,38 +189,8 @@ impl ContextState {
         }
     }
 
-    /// Remembers the user's control vector, which [`Self::change`] has to set again.
-    pub fn remember_control_vector(&self, data: &[f32], n_embd: i32, il_start: i32, il_end: i32) {
-        self.lock().control_vector = (!data.is_empty()).then(|| ControlVector {
-            data: data.to_vec(),
-            n_embd,
-            il_start,
-            il_end,
-        });
-    }
-}
-
-impl Inner {
-    /// Makes llama.cpp forget the graphs that it keeps: setting a control vector, even the
-    /// same or none, does that in all versions.
-    ///
-    /// # Safety
-    /// `context` must be alive and used by no other thread.
-    unsafe fn force_rebuild(&self, host: &Host, context: *mut LlamaContext) {
-        let set = host.llama.llama_set_adapter_cvec;
-        // SAFETY: the data are as the user gave them, or there are none.
-        unsafe {
-            match &self.control_vector {
-                None => set(context, std::ptr::null(), 0, 0, 0, 0),
-                Some(v) => set(
-                    context,
-                    v.data.as_ptr(),
-                    v.data.len(),
-                    v.n_embd,
-                    v.il_start,
-                    v.il_end,
-                ),
-            };
-        }
+    /// Remembers the user's control vector, which a change of edits has to set again.
+    pub fn remember_control_vector(&self, vector: Option<ControlVector>) {
+        self.lock().control_vector = vector;
     }
 }

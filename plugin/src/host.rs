@@ -29,6 +29,8 @@ opaque! {
     LlamaContext,
     /// What `llama_memory_t` points to.
     LlamaMemory,
+    /// `struct llama_batch_ext`, only ever behind a pointer.
+    LlamaBatchExt,
     /// `struct llama_adapter_lora`, only ever behind a pointer.
     LlamaAdapter,
     /// `struct ggml_backend_device`, only ever behind a pointer.
@@ -124,6 +126,22 @@ function_table! {
     }
 }
 
+function_table! {
+    /// The functions that fill a batch of the newer type, which only they can read.
+    pub struct BatchApi {
+        llama_batch_ext_init: unsafe extern "C-unwind" fn(*mut LlamaContext) -> *mut LlamaBatchExt,
+        llama_batch_ext_free: unsafe extern "C-unwind" fn(*mut LlamaBatchExt),
+        llama_batch_ext_clear: unsafe extern "C-unwind" fn(*mut LlamaBatchExt),
+        llama_batch_ext_add: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32) -> i32,
+        llama_batch_ext_add_token: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, i32) -> i32,
+        llama_batch_ext_add_embd: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, ByValue) -> i32,
+        llama_batch_ext_add_seq: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, i32) -> bool,
+        llama_batch_ext_set_embd_token: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, ByValue) -> bool,
+        llama_batch_ext_set_embd_state: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, ByValue) -> bool,
+        llama_batch_ext_set_pos: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, *const i32) -> bool,
+    }
+}
+
 /// Why a llama.cpp cannot be worked with.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HostError {
@@ -152,6 +170,8 @@ pub struct Host {
     pub model: ModelApi,
     /// Its `llama_process`; older ones have none.
     pub process: Option<Process>,
+    /// How batches of the newer type are filled; older ones have none.
+    pub batch: Option<BatchApi>,
     /// What its ggml does with tensors and graphs.
     pub ggml: GgmlApi,
     placement: PlacementApi,
@@ -210,6 +230,7 @@ impl Host {
                 memory: MemoryApi::find(find)?,
                 state: StateApi::find(find)?,
                 process: process.map(|process| std::mem::transmute::<usize, Process>(process)),
+                batch: BatchApi::find(find).ok(),
                 ggml: GgmlApi::find(find)?,
                 placement: PlacementApi::find(find)?,
             }

@@ -13,6 +13,7 @@
 //! - [`adapters`], [`rows`]: sidecars that the host has loaded where llama.cpp takes a LoRA;
 //! - [`sequences`], [`batch`]: under which edits cached keys and values were computed;
 //! - [`state`], [`change`], [`cells`], [`restored`]: the edits and the cache of one context;
+//! - [`control_vector`]: what makes llama.cpp build graphs anew;
 //! - [`contexts`]: the contexts of the process;
 //! - `interpose`: the functions that stand in for the host's;
 //! - [`cb_eval`]: the slower way for programs into which nothing can be loaded;
@@ -26,6 +27,7 @@ pub mod cb_eval;
 pub mod cells;
 pub mod change;
 pub mod contexts;
+pub mod control_vector;
 pub mod ffi;
 pub mod host;
 #[cfg(all(

@@ -8,7 +8,7 @@ use jola_edit::graph::{DeviceEdits, GgmlBufferType, GgmlContext, GgmlTensor, Gra
 use jola_edit::{ComposeError, EditSet};
 
 use crate::adapters;
-use crate::change::ControlVector;
+use crate::control_vector::ControlVector;
 use crate::host::{Host, LlamaModel, WeightMemory};
 use crate::operand::{unrotated, Product};
 use crate::request::{enabled, names, Digest, Request, Sources};

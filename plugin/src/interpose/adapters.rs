@@ -6,8 +6,8 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use super::entry::{die, real};
 use super::memory_file::{memory_file, path_of};
+use super::pass::{die, real};
 use crate::adapters::{self, is_sidecar, lora_digest, write_empty_lora, Adapter};
 use crate::contexts;
 use crate::host::{Host, LlamaAdapter, LlamaContext, LlamaModel};

@@ -35,7 +35,10 @@ ours! {
     llama_state_get_data, llama_state_set_data, llama_state_save_file, llama_state_load_file,
     llama_state_seq_get_size, llama_state_seq_get_data, llama_state_seq_set_data,
     llama_state_seq_get_size_ext, llama_state_seq_get_data_ext, llama_state_seq_set_data_ext,
-    llama_state_seq_save_file, llama_state_seq_load_file,
+    llama_state_seq_save_file, llama_state_seq_load_file, llama_batch_ext_init,
+    llama_batch_ext_free, llama_batch_ext_clear, llama_batch_ext_add, llama_batch_ext_add_token,
+    llama_batch_ext_add_embd, llama_batch_ext_add_seq, llama_batch_ext_set_embd_token,
+    llama_batch_ext_set_embd_state, llama_batch_ext_set_pos,
 }
 
 /// Our function of that name, when the one that would be found is one that we stand in for;

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, CStr};
 
-use super::entry::{die, real};
+use super::pass::{die, real};
 use crate::contexts;
 use crate::host::{LlamaMemory, MemoryApi};
 use crate::request::enabled;

@@ -5,23 +5,18 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
+use super::batches;
+use super::pass::{die, real};
 use super::sites::Site;
 use crate::batch;
 use crate::cells::Inputs;
 use crate::contexts;
+use crate::control_vector::ControlVector;
 use crate::host::{ByValue, Host, LlamaContext, Process};
 use crate::log;
 use crate::operand::{is_output_projection, may_matter, product, Product};
 use crate::request::{defaults, enabled};
-use crate::resolve::lookup;
 use crate::state::ContextState;
-
-/// Ends the process: for calls that can neither be passed on nor be refused.
-pub(super) fn die(text: impl std::fmt::Display) -> ! {
-    log::error(text);
-    // SAFETY: ends the process at once, without destructors that might wait for others.
-    unsafe { libc::_exit(1) }
-}
 
 /// Runs `body`, whose panics must not reach the host.
 fn caught<T>(body: impl FnOnce() -> T) -> Option<T> {
@@ -147,7 +142,7 @@ pub(super) unsafe extern "C-unwind" fn process(
 ) -> i32 {
     // SAFETY: the caller's arguments, passed on.
     let call = |process: Process| unsafe { process(context, kind, batch) };
-    let inputs = || (kind != ENCODE).then_some(Inputs::Unknown);
+    let inputs = || (kind != ENCODE).then(|| batches::inputs(batch));
     let own = |host: &Host| host.process;
     // SAFETY: the host's own context.
     unsafe { compute(context, own, c"llama_process", caller, inputs, call) }
@@ -212,14 +207,6 @@ unsafe fn follow(
     Ok(status)
 }
 
-/// The host's function `name` for a call from `caller`.
-pub(super) fn real<F: Copy>(name: &CStr, caller: usize) -> Result<F, crate::resolve::ResolveError> {
-    let address = lookup(name, caller)?;
-    const { assert!(size_of::<F>() == size_of::<usize>()) };
-    // SAFETY: F is a function pointer type; the callers name the function of that type.
-    Ok(unsafe { std::mem::transmute_copy::<usize, F>(&address) })
-}
-
 /// `llama_free`.
 pub(super) unsafe extern "C-unwind" fn free(context: *mut LlamaContext, caller: usize) {
     let state = contexts::forget(context);
@@ -259,13 +246,14 @@ pub(super) unsafe fn set_adapter_cvec(
         Err(error) => die(error),
     };
     if let (0, Some(state)) = (status, state) {
-        let data = if data.is_null() {
-            &[]
-        } else {
+        let vector = (!data.is_null() && len > 0).then(|| ControlVector {
             // SAFETY: llama.cpp has just read `len` floats there.
-            unsafe { std::slice::from_raw_parts(data, len) }
-        };
-        state.remember_control_vector(data, n_embd, il_start, il_end);
+            data: unsafe { std::slice::from_raw_parts(data, len) }.to_vec(),
+            n_embd,
+            il_start,
+            il_end,
+        });
+        state.remember_control_vector(vector);
     }
     status
 }

@@ -39,6 +39,7 @@ macro_rules! shim {
 }
 
 mod adapters;
+mod batches;
 mod by_name;
 mod cells;
 mod entry;
@@ -46,6 +47,7 @@ mod files;
 mod init;
 mod load;
 mod memory_file;
+mod pass;
 mod saved;
 mod sites;
 mod start;
@@ -57,6 +59,7 @@ use jola_edit::graph::{GgmlContext, GgmlTensor};
 
 use crate::host::{ByValue, LlamaContext, LlamaModel};
 use adapters::*;
+use batches::*;
 use cells::*;
 use saved::*;
 

@@ -4,9 +4,9 @@
 use std::ffi::{c_char, CStr};
 use std::sync::Arc;
 
-use super::entry::{die, real};
 use super::files::{self, Kept};
 use super::memory_file::path_of;
+use super::pass::{die, real};
 use crate::contexts::{self, pass_on, PassedOn};
 use crate::host::{LlamaContext, StateApi};
 use crate::log;
