@@ -101,6 +101,8 @@ pub struct Preload {
     pub library: Option<PathBuf>,
     /// LLAMA_JOLA, if any.
     pub edits: Option<String>,
+    /// LLAMA_JOLA_LOG, if any.
+    pub log: Option<&'static str>,
 }
 
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
@@ -266,17 +268,20 @@ impl Build {
                 args: script,
                 ..
             } => {
-                ensure!(
-                    backend == Backend::Cpu && args.is_empty(),
-                    "{} has no options",
-                    self.name
-                );
+                ensure!(backend == Backend::Cpu, "{} has no devices", self.name);
+                // The scripts know this option only.
+                let adapter = match args {
+                    [] => None,
+                    ["--lora", file] => Some(file),
+                    _ => bail!("{} has no options {args:?}", self.name),
+                };
                 let mut command = Command::new(program);
                 environment(&mut command, &[], preload)?;
                 command
                     .args(script)
                     .arg(model)
-                    .args([&CONTEXT.to_string(), THREADS]);
+                    .args([&CONTEXT.to_string(), THREADS])
+                    .args(adapter);
                 let mut process = Process::start(command, self.name, log, true)?;
                 let child = process.child();
                 let (input, output) = child
@@ -395,10 +400,10 @@ pub fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -
         command.env("LD_PRELOAD", library);
     }
     if let Some(edits) = &preload.edits {
-        // What was edited and what was left alone stands in the log.
-        command
-            .env("LLAMA_JOLA", edits)
-            .env("LLAMA_JOLA_LOG", "info");
+        command.env("LLAMA_JOLA", edits);
+    }
+    if let Some(log) = preload.log {
+        command.env("LLAMA_JOLA_LOG", log);
     }
     Ok(())
 }
