@@ -92,6 +92,11 @@ impl ContextState {
         installed
     }
 
+    /// Makes every computation fail until other adapters are set.
+    pub fn refuse(&self, why: &str) {
+        self.lock().refused = Some(why.to_owned());
+    }
+
     /// Writes the rows of a choice of edits in place, or has new ones built into the graphs.
     ///
     /// # Safety

@@ -132,6 +132,16 @@ unsafe extern "C-unwind" fn set(
         // SAFETY: the caller's arrays have `count` elements.
         false => unsafe { std::slice::from_raw_parts(adapters, count) },
     };
+    // llama-cpp-python sets what could not be loaded, which llama.cpp would not survive.
+    if given.iter().any(|handle| handle.is_null()) {
+        let error = "an adapter that could not be loaded cannot be set";
+        log::error(error);
+        if let Some(state) = state {
+            state.refuse(error);
+            enable();
+        }
+        return REFUSED;
+    }
     let (mut kept, mut kept_scales, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for (i, handle) in given.iter().enumerate() {
         // SAFETY: as above.
