@@ -67,11 +67,44 @@ pub unsafe fn tokens(
             std::slice::from_raw_parts(tokens, *count),
         )
     };
-    if i64::from(last) + 1 == tokens.len() as i64 {
+    let cells = usize::try_from(i64::from(last) + 1).unwrap_or(0);
+    if let Some(tokens) = listed(tokens, cells) {
         let cells = Cells {
             tag: None,
             tokens: Some((0..).zip(tokens.iter().copied()).collect()),
         };
         state.sequences().insert(sequence, cells);
+    }
+}
+
+/// The tokens of as many cells among what a host has saved as such: they alone, or as
+/// llama-server packs them: -1, a version, their number, they, and what else was in the prompt.
+fn listed(saved: &[i32], cells: usize) -> Option<&[i32]> {
+    let tokens = match saved {
+        [-1, 1, count, tokens @ ..] if usize::try_from(*count) == Ok(cells) => tokens.get(..cells),
+        _ => (saved.len() == cells).then_some(saved),
+    };
+    // An image has no token.
+    tokens.filter(|tokens| tokens.iter().all(|token| *token >= 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_tokens_are_those_of_all_cells_or_none() {
+        assert_eq!(listed(&[5, 6, 7], 3), Some(&[5, 6, 7][..]));
+        assert_eq!(listed(&[5, 6, 7], 2), None);
+        assert_eq!(listed(&[-1, 1, 2, 5, 6, 0], 2), Some(&[5, 6][..]));
+        for other in [
+            &[-1, 1, 2, 5, -1, 0][..],
+            &[-1, 2, 2, 5, 6, 0],
+            &[-1, 1, 2, 5],
+            &[5, -1],
+        ] {
+            assert_eq!(listed(other, 2), None, "{other:?}");
+        }
+        assert_eq!(listed(&[-1, 1, -3], 0), None);
     }
 }

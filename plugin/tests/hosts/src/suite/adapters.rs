@@ -267,6 +267,25 @@ impl Case<'_> {
         ensure!(restored.is_err(), "a server without edits took the slot");
         let said = "llama-jola: error: what was saved was computed under edits";
         ensure!(plain.output().contains(said), "no line {said:?}");
+        // One that was saved by a server that knows no edits is computed anew.
+        drop(plain);
+        let log = lab.log();
+        let bare = self
+            .build
+            .start(self.backend, &adapters.base, &lab.bare(), &args, &log)?;
+        let client = bare.client()?;
+        client.complete(prompt, self.cached())?;
+        client.post("/slots/0?action=save", &file)?;
+        drop(bare);
+        let host = self.served(&adapters, &args)?;
+        let client = host.client()?;
+        client.post("/slots/0?action=restore", &file)?;
+        let answer = client.complete(prompt, self.cached())?;
+        ensure!(answer.cached > 0, "the slot of others was not used");
+        let others = adapters
+            .reference([1.0, 0.0])?
+            .compare(&[prompt.clone()], &[answer])?;
+        others.ensure_same()?;
         Ok(format!("{agreement}; refused without the edits"))
     }
 
