@@ -8,11 +8,11 @@
 //! [`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
 //! programs that own a raw `llama_context`.
 
-use std::ffi::c_void;
+use std::ffi::{c_void, CStr, CString};
 use std::ptr::NonNull;
 
 use jola_edit::graph::{DeviceEdits, GgmlContext, GgmlTensor};
-use jola_edit::{EditSet, EncoderDecoder};
+use jola_edit::{EditSet, EncoderDecoder, Looped};
 use llama_cpp_sys_2 as sys;
 
 use crate::native::{self, ffi};
@@ -63,6 +63,10 @@ impl Hook {
             )
         };
         EncoderDecoder::refuse(encoder, decoder)?;
+        // SAFETY: as above.
+        let text = |key: &str| unsafe { metadata(sys::llama_get_model(ctx.as_ptr()), key) };
+        let number = |key: &str| text(key)?.parse().ok();
+        Looped::refuse(&text("general.architecture").unwrap_or_default(), number)?;
         // SAFETY: api() is one ggml's; the buffer types come from that ggml.
         let edits = unsafe {
             DeviceEdits::upload(ggml::api(), edits, |layer| {
@@ -132,6 +136,24 @@ impl Hook {
         // Graphs that hold them are never computed again (contract).
         self.edits = None;
     }
+}
+
+/// The text of a short metadata key.
+///
+/// # Safety
+/// `model` must be a live model.
+unsafe fn metadata(model: *const sys::llama_model, key: &str) -> Option<String> {
+    let key = CString::new(key).ok()?;
+    let mut text = [0u8; 64];
+    // SAFETY: the buffer is as long as it is said to be; llama.cpp terminates what it writes.
+    let len = unsafe {
+        sys::llama_model_meta_val_str(model, key.as_ptr(), text.as_mut_ptr().cast(), text.len())
+    };
+    if len < 0 {
+        return None;
+    }
+    let text = CStr::from_bytes_until_nul(&text).ok()?;
+    Some(text.to_str().ok()?.to_owned())
 }
 
 impl Drop for Hook {

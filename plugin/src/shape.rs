@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
 use jola_edit::sidecar::{BaseMismatch, BaseShape};
-use jola_edit::{EncoderDecoder, Sidecar};
+use jola_edit::{EncoderDecoder, Looped, Sidecar};
 
 use crate::host::{LlamaModel, ModelApi};
 use crate::request::Source;
@@ -27,6 +27,9 @@ pub enum ShapeError {
     /// Its layers' numbers are ambiguous.
     #[error(transparent)]
     EncoderDecoder(#[from] EncoderDecoder),
+    /// Its layers run several times.
+    #[error(transparent)]
+    Looped(#[from] Looped),
 }
 
 /// Keys below the architecture's name that decide the shape; all are numbers.
@@ -68,7 +71,13 @@ pub unsafe fn check(
             (api.llama_model_has_decoder)(model),
         )
     };
-    Ok(EncoderDecoder::refuse(encoder, decoder)?)
+    EncoderDecoder::refuse(encoder, decoder)?;
+    // SAFETY: as above.
+    let text = |key: &str| unsafe { value(api, model, key) };
+    let architecture = text("general.architecture").unwrap_or_default();
+    Ok(Looped::refuse(&architecture, |key| {
+        text(key)?.parse().ok()
+    })?)
 }
 
 /// The shape of a model. llama.cpp does not tell metadata that are arrays: head counts that

@@ -200,6 +200,12 @@ impl ContextState {
                 Some((of, cur, edited)) if of == graph && cur == b => edited,
                 _ => b,
             },
+            Product::OtherRun(layer) => {
+                if inner.edits.layers.contains_key(&layer) {
+                    inner.failed.get_or_insert(GraphError::Looped { layer });
+                }
+                b
+            }
             Product::Rotation(_) => b,
         }
     }

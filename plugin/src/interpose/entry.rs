@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Once;
 
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
@@ -80,8 +81,10 @@ unsafe fn edited_mul_mat(
     }
 }
 
-/// A model's graph is being built for a context that this library did not see: it must not
-/// be computed without the edits that were asked for. Measuring a model computes nothing.
+/// A model's graph is being built, and not for a context in a call that this library knows: it
+/// must not be computed without the edits that were asked for. Measuring a model computes
+/// nothing. Where other contexts are known, the graph is none that answers anybody: it is built
+/// by a call that only prepares, or for training.
 ///
 /// # Safety
 /// `a` must be a live tensor of the site's ggml.
@@ -91,13 +94,19 @@ unsafe fn refuse_unknown(site: &Site, a: *mut GgmlTensor) {
         let name = site.name(a).to_str().unwrap_or_default();
         is_output_projection(name) && !(site.ggml_get_data)(a).is_null()
     };
-    if computes && !matches!(defaults(), Ok(None)) {
-        die(
-            "a context was created in a way that this library does not know (llama.cpp too old or \
-             too new, or partly linked in statically); stopping before it computes without the \
-             edits",
-        );
+    if !computes || matches!(defaults(), Ok(None)) {
+        return;
     }
+    if contexts::any_was_followed() {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| log::warning("a graph is built outside of decoding: it is not edited"));
+        return;
+    }
+    die(
+        "a context was created in a way that this library does not know (llama.cpp too old or \
+         too new, or partly linked in statically); stopping before it computes without the \
+         edits",
+    );
 }
 
 type OfBatch = unsafe extern "C-unwind" fn(*mut LlamaContext, ByValue) -> i32;

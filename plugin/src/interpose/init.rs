@@ -97,8 +97,8 @@ unsafe fn followed(
     model: *mut LlamaModel,
     create: &dyn Fn() -> *mut LlamaContext,
 ) -> Result<*mut LlamaContext, String> {
-    // SAFETY: the caller vouches for `model`.
     let check = |request: &Arc<Request>| {
+        // SAFETY: the caller vouches for `model`.
         unsafe { shape::check(host.model, model, &request.sidecars) }.err()
     };
     let mismatch = request.as_ref().and_then(check);
@@ -172,7 +172,7 @@ unsafe fn leave_alone(
     // SAFETY: the caller vouches for `context`.
     let pooled = unsafe { (host.llama.llama_pooling_type)(context) } > 0;
     if MATCHED.load(Ordering::Relaxed) {
-        log::info(format_args!("another model is left alone: {mismatch}"));
+        log::warning(format_args!("another model is left alone: {mismatch}"));
     } else if pooled {
         log::warning(format_args!("an embedding model is left alone: {mismatch}"));
     } else {

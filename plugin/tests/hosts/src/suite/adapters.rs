@@ -187,7 +187,7 @@ impl Case<'_> {
         let last = CHOICES[CHOICES.len() - 1];
         let agreement = adapters
             .reference(last)?
-            .compare(&[first.clone()], &[again])?;
+            .compare(std::slice::from_ref(first), &[again])?;
         agreement.ensure_same()?;
         Ok(said)
     }
@@ -254,7 +254,7 @@ impl Case<'_> {
         );
         let agreement = adapters
             .reference([0.0, 1.0])?
-            .compare(&[prompt.clone()], &[answer])?;
+            .compare(std::slice::from_ref(prompt), &[answer])?;
         agreement.ensure_same()?;
         // In a server without these edits it is not used.
         drop(host);
@@ -284,7 +284,7 @@ impl Case<'_> {
         ensure!(answer.cached > 0, "the slot of others was not used");
         let others = adapters
             .reference([1.0, 0.0])?
-            .compare(&[prompt.clone()], &[answer])?;
+            .compare(std::slice::from_ref(prompt), &[answer])?;
         others.ensure_same()?;
         Ok(format!("{agreement}; refused without the edits"))
     }
