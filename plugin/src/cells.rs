@@ -42,6 +42,9 @@ pub enum CellsError {
     },
 }
 
+/// What `llama_decode` returns when the cache is as it was before: no room, an invalid batch.
+const RESTORED: [i32; 2] = [1, -1];
+
 /// What is computed in a call, as far as it is known.
 pub enum Inputs {
     /// All of it.
@@ -224,7 +227,7 @@ impl ContextState {
     ) -> Result<(), CellsError> {
         // SAFETY: the caller vouches for `context`.
         let memory = unsafe { (self.host.llama.llama_get_memory)(context) };
-        if memory.is_null() {
+        if memory.is_null() || RESTORED.contains(&status) {
             return Ok(());
         }
         match inputs {

@@ -38,7 +38,9 @@ ours! {
     llama_state_seq_save_file, llama_state_seq_load_file, llama_batch_ext_init,
     llama_batch_ext_free, llama_batch_ext_clear, llama_batch_ext_add, llama_batch_ext_add_token,
     llama_batch_ext_add_embd, llama_batch_ext_add_seq, llama_batch_ext_set_embd_token,
-    llama_batch_ext_set_embd_state, llama_batch_ext_set_pos,
+    llama_batch_ext_set_embd_state, llama_batch_ext_set_pos, llama_get_state_size,
+    llama_copy_state_data, llama_set_state_data, llama_save_session_file,
+    llama_load_session_file,
 }
 
 /// Our function of that name, when the one that would be found is one that we stand in for;

@@ -28,6 +28,13 @@ shim!(llama_state_seq_get_data_ext(context: *mut LlamaContext, to: *mut u8, size
 shim!(llama_state_seq_set_data_ext(context: *mut LlamaContext, from: *const u8, size: usize, sequence: i32, flags: u32) -> usize => seq_set_data);
 shim!(llama_state_seq_save_file(context: *mut LlamaContext, path: *const c_char, sequence: i32, tokens: *const i32, count: usize) -> usize => seq_save_file);
 
+// The names of before, which older programs still call.
+shim!(llama_get_state_size(context: *mut LlamaContext) -> usize => get_size);
+shim!(llama_copy_state_data(context: *mut LlamaContext, to: *mut u8) -> usize => get_data_unbounded);
+shim!(llama_set_state_data(context: *mut LlamaContext, from: *const u8) -> usize => set_data_unbounded);
+shim!(llama_save_session_file(context: *mut LlamaContext, path: *const c_char, tokens: *const i32, count: usize) -> bool => save_file);
+shim!(llama_load_session_file(context: *mut LlamaContext, path: *const c_char, tokens: *mut i32, most: usize, count: *mut usize) -> bool => load_file);
+
 /// A call for a context, and whether it is to be followed.
 struct Call {
     state: Option<Arc<ContextState>>,
@@ -167,6 +174,27 @@ unsafe extern "C-unwind" fn set_data(
         restored::all(state, kept);
     }
     whole(read, own, size)
+}
+
+/// The size that stands for a buffer of which none is told.
+const UNBOUNDED: usize = usize::MAX;
+
+unsafe extern "C-unwind" fn get_data_unbounded(
+    context: *mut LlamaContext,
+    to: *mut u8,
+    caller: usize,
+) -> usize {
+    // SAFETY: the caller's arguments; this is what the function without a size means.
+    unsafe { get_data(context, to, UNBOUNDED, caller) }
+}
+
+unsafe extern "C-unwind" fn set_data_unbounded(
+    context: *mut LlamaContext,
+    from: *const u8,
+    caller: usize,
+) -> usize {
+    // SAFETY: as in `get_data_unbounded`.
+    unsafe { set_data(context, from, UNBOUNDED, caller) }
 }
 
 /// What to say was read of `size` bytes, `own` of which were llama.cpp's.
