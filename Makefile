@@ -119,7 +119,7 @@ fuzz-long: ## the same until each has read ten million
 	scripts/setup.sh fuzz
 	fuzz/run.sh -runs=10000000 $(TARGETS)
 
-sanitize: setup ## tests of what is unsafe under valgrind (scripts/sanitize.sh says which)
+sanitize: setup ## tests of what is unsafe under valgrind and sanitizers (scripts/sanitize.sh says which)
 	scripts/setup.sh valgrind
 	$(ENV) scripts/sanitize.sh
 
