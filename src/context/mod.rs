@@ -1,16 +1,16 @@
 //! A context: the state of one or more sequences under way, with edits or without.
 
 mod batch;
+mod edits;
 mod params;
 
 use std::fmt;
 use std::ptr::NonNull;
 
-use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
 use crate::hook::{self, Hook};
-use crate::lora::{Adapters, Lora};
+use crate::lora::Lora;
 use crate::model::{Model, Token};
 use crate::native::{self, ffi};
 use crate::{logging, Error};
@@ -161,47 +161,15 @@ impl Context {
         self.ptr.as_ptr()
     }
 
-    /// Replaces the edits of this context; an empty set takes them off. The graphs are
-    /// rebuilt and all cached keys and values are dropped, since other edits made them:
-    /// every sequence starts again at position 0.
-    ///
-    /// ```no_run
-    /// # use llama_jola::{Context, ContextParams, Model, ModelParams, Sidecar};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let model = Model::load("base.gguf", &ModelParams::default())?;
-    /// let mut context = Context::new(&model, &ContextParams::default())?;
-    /// let formal = Sidecar::read("formal.gguf")?;
-    /// let brief = Sidecar::read("brief.gguf")?;
-    /// // Both at once, the second at half its strength; each is checked against the model.
-    /// let edits = model.compose(&[(&formal, 1.0), (&brief, 0.5)])?;
-    /// context.set_edits(&edits)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// See [`Hook::attach`]; the context is then without edits. After [`Error::Hook`], also of
-    /// taking the old edits off, it is [broken](Error::Broken).
-    pub fn set_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
-        self.check_usable()?;
-        let model = self.model.clone();
-        let _guard = model.adapters();
-        let replaced = self.replace_edits(edits);
-        self.broken |= matches!(replaced, Err(Error::Hook(_)));
-        replaced
-    }
-
-    /// The model's adapters must not change meanwhile.
-    fn replace_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
-        if let Some(hook) = self.hook.take() {
-            hook.detach()?;
+    fn check_sequence(&self, sequence: usize) -> Result<(), Error> {
+        let n_seq_max = self.n_seq_max();
+        match sequence < n_seq_max {
+            true => Ok(()),
+            false => Err(Error::SequenceRange {
+                sequence: i32::try_from(sequence).unwrap_or(i32::MAX),
+                n_seq_max,
+            }),
         }
-        if !edits.layers.is_empty() {
-            // SAFETY: the context is alive and ours alone (&mut self), the old hook is
-            // gone, and Drop takes the new one off before the context is freed.
-            self.hook = Some(unsafe { Hook::attach(self.ptr, edits)? });
-        }
-        Ok(())
     }
 
     fn check_usable(&self) -> Result<(), Error> {
@@ -211,45 +179,13 @@ impl Context {
         }
     }
 
-    /// Replaces edits and LoRA adapters of this context, as [`set_edits`](Self::set_edits)
-    /// does the edits alone.
-    ///
-    /// # Errors
-    /// [`Error::LoraModel`], and as [`Self::set_edits`]; the context is then without edits.
-    pub fn set_adapters(&mut self, adapters: &Adapters) -> Result<(), Error> {
-        self.set_edits(&EditSet::default())?;
-        let loras = || adapters.loras.iter().map(|(lora, _)| lora);
-        if let Some(other) = loras().find(|lora| !lora.model().is(&self.model)) {
-            return Err(Error::LoraModel {
-                path: other.path().into(),
-            });
-        }
-        let mut ptrs: Vec<_> = loras().map(Lora::as_ptr).collect();
-        let mut scales: Vec<f32> = adapters.loras.iter().map(|(_, scale)| *scale).collect();
-        // SAFETY: context and adapters are alive; both arrays have the length given.
-        let set = native::guarded("llama_set_adapters_lora", 0, |status| unsafe {
-            ffi::jola_set_adapters_lora(
-                self.ptr.as_ptr(),
-                ptrs.as_mut_ptr(),
-                ptrs.len(),
-                scales.as_mut_ptr(),
-                status,
-            )
-        });
-        self.broken |= set.is_err();
-        set?;
-        // Those that the context no longer uses may go only now.
-        self.loras = loras().cloned().collect();
-        self.clear();
-        self.set_edits(&adapters.edits)
-    }
-
     /// Decodes a batch of at most [`Self::n_batch`] tokens.
     ///
     /// # Errors
     /// [`Error::TokenRange`], [`Error::NoSequence`], [`Error::SequenceRange`],
-    /// [`Error::ContextFull`], [`Error::Decode`] and [`Error::NotANumber`]; after
-    /// [`Error::Exception`] the context is [broken](Error::Broken).
+    /// [`Error::SharedToken`], [`Error::ContextFull`], [`Error::Decode`] and
+    /// [`Error::NotANumber`]; after [`Error::Exception`] the context is
+    /// [broken](Error::Broken).
     pub fn decode(&mut self, batch: &Batch) -> Result<(), Error> {
         self.check_usable()?;
         for &token in &batch.tokens {
@@ -265,6 +201,12 @@ impl Context {
                 sequence,
                 n_seq_max,
             });
+        }
+        if let Some(hook) = &self.hook {
+            let agree = |a: i32, b: i32| hook.agree(a as usize, b as usize);
+            if let Some(position) = batch.first_shared_unless(agree) {
+                return Err(Error::SharedToken { position });
+            }
         }
         let last = batch.positions.iter().max().map_or(0, |p| *p as usize + 1);
         if last > self.n_ctx() || batch.len() > self.n_batch {
@@ -399,7 +341,8 @@ impl Context {
 
     /// Empties the context, decodes what all of `prompts` begin with into every sequence,
     /// once, and returns its length. The last token of each prompt is never part of it, and
-    /// it is empty for models with recurrent layers, whose sequences cannot go back to it.
+    /// it is empty for models with recurrent layers, whose sequences cannot go back to it, and
+    /// for sequences with different edits, which make different things of it.
     ///
     /// # Errors
     /// As [`Self::decode`].
@@ -408,7 +351,8 @@ impl Context {
         let Some((first, others)) = prompts.split_first() else {
             return Ok(0);
         };
-        if others.is_empty() || self.model.is_recurrent() {
+        let same_edits = (1..self.n_seq_max()).all(|sequence| self.same_edits(0, sequence));
+        if others.is_empty() || self.model.is_recurrent() || !same_edits {
             return Ok(0);
         }
         let common = |other: &&[Token]| {
