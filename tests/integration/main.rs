@@ -14,4 +14,5 @@ mod import;
 mod likelihood;
 mod patch;
 mod readme;
+mod sets;
 mod soundness;
