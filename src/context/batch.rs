@@ -61,6 +61,12 @@ impl Batch {
         Some(self.positions[index] as usize)
     }
 
+    /// Tokens with their sequences, of a batch in which none is shared.
+    pub(crate) fn singles(&self) -> impl Iterator<Item = (Token, usize)> + '_ {
+        let sequences = self.sequences.iter().map(|sequence| *sequence as usize);
+        self.tokens.iter().copied().zip(sequences)
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()

@@ -131,6 +131,19 @@ impl Context {
         }
     }
 
+    /// Gives a sequence the edits of [`Self::set_edits`] again, in place of its own.
+    ///
+    /// # Errors
+    /// [`Error::SequenceRange`].
+    pub fn reset_edits_of(&mut self, sequence: usize) -> Result<(), Error> {
+        self.check_usable()?;
+        match &mut self.hook {
+            // SAFETY: nobody else uses the context (&mut self).
+            Some(hook) => unsafe { hook.reset_edits_of(sequence) },
+            None => self.check_sequence(sequence),
+        }
+    }
+
     /// Makes sequence `to` a copy of `from`, with its edits.
     ///
     /// # Errors

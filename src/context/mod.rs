@@ -5,6 +5,7 @@ mod edits;
 mod params;
 
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
@@ -187,6 +188,17 @@ impl Context {
     /// [`Error::NotANumber`]; after [`Error::Exception`] the context is
     /// [broken](Error::Broken).
     pub fn decode(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.decode_unchecked(batch)?;
+        for (index, output) in batch.outputs.iter().enumerate() {
+            if *output != 0 {
+                self.check_logits(index, batch.positions[index] as usize)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::decode`], without a look at the logits.
+    pub(crate) fn decode_unchecked(&mut self, batch: &Batch) -> Result<(), Error> {
         self.check_usable()?;
         for &token in &batch.tokens {
             self.model.check_token(token)?;
@@ -241,7 +253,7 @@ impl Context {
         drop(guard);
         self.broken |= status.is_err();
         match status? {
-            0 => self.check_logits(&batch),
+            0 => Ok(()),
             1 => Err(Error::ContextFull {
                 needed: last,
                 n_ctx: self.n_ctx(),
@@ -251,21 +263,12 @@ impl Context {
     }
 
     /// Refuses logits that are no numbers: whatever is chosen or scored by them is chance.
-    fn check_logits(&self, batch: &Batch) -> Result<(), Error> {
-        let outputs = batch
-            .outputs
-            .iter()
-            .enumerate()
-            .filter(|(_, output)| **output != 0);
-        for (index, _) in outputs {
-            let logits = self.logits(index as i32);
-            if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
-                return Err(Error::NotANumber {
-                    position: batch.positions[index] as usize,
-                });
-            }
+    pub(crate) fn check_logits(&self, index: usize, position: usize) -> Result<(), Error> {
+        let logits = self.logits(index as i32);
+        match logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
+            true => Err(Error::NotANumber { position }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The logits `[n_vocab]` of token `index` of the last batch, which must have asked for
@@ -325,6 +328,13 @@ impl Context {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), false) };
     }
 
+    /// As [`Self::clear`], with zeros written over the keys and values: some that are no numbers
+    /// would spoil whatever is computed beside them.
+    pub(crate) fn wipe(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), true) };
+    }
+
     /// Forgets all but the first `len` tokens of sequence `sequence`. Models with recurrent
     /// layers can only forget all. There is nothing to forget of a sequence that the context
     /// does not have, or behind what it holds.
@@ -347,12 +357,28 @@ impl Context {
     /// # Errors
     /// As [`Self::decode`].
     pub fn share_beginning(&mut self, prompts: &[&[Token]]) -> Result<usize, Error> {
+        let all = 0..self.n_seq_max();
+        match all.clone().all(|sequence| self.same_edits(0, sequence)) {
+            true => self.share_among(prompts, &[all]),
+            false => {
+                self.clear();
+                Ok(0)
+            }
+        }
+    }
+
+    /// As [`Self::share_beginning`], once for each of `groups` of sequences, which have the
+    /// same edits within a group.
+    pub(crate) fn share_among(
+        &mut self,
+        prompts: &[&[Token]],
+        groups: &[Range<usize>],
+    ) -> Result<usize, Error> {
         self.clear();
         let Some((first, others)) = prompts.split_first() else {
             return Ok(0);
         };
-        let same_edits = (1..self.n_seq_max()).all(|sequence| self.same_edits(0, sequence));
-        if others.is_empty() || self.model.is_recurrent() || !same_edits {
+        if others.is_empty() || self.model.is_recurrent() {
             return Ok(0);
         }
         let common = |other: &&[Token]| {
@@ -362,14 +388,18 @@ impl Context {
         };
         let len = others.iter().map(common).min().unwrap_or(0);
         let len = len.min(first.len().saturating_sub(1));
-        let sequences = self.n_seq_max();
         let mut batch = Batch::new();
-        for (position, &token) in first[..len].iter().enumerate() {
-            batch.push_shared(token, position, 0..sequences, false);
-            if batch.len() == self.n_batch || position + 1 == len {
-                self.decode(&batch)?;
-                batch.clear();
+        for group in groups {
+            for (position, &token) in first[..len].iter().enumerate() {
+                if batch.len() == self.n_batch {
+                    self.decode(&batch)?;
+                    batch.clear();
+                }
+                batch.push_shared(token, position, group.clone(), false);
             }
+        }
+        if !batch.is_empty() {
+            self.decode(&batch)?;
         }
         Ok(len)
     }

@@ -210,6 +210,7 @@ impl Hook {
             for sequence in 0..n_sequences {
                 each.assign(sequence, &loaded, &(0..usize::MAX));
             }
+            each.common = loaded;
             Ok(())
         };
         match (begin(), former) {
@@ -322,6 +323,23 @@ impl Hook {
             self.forget_sequence(sequence);
         }
         Ok(())
+    }
+
+    /// Gives a sequence the edits that all have which were given nothing of their own: those of
+    /// [`Self::attach`]. What is cached of it is dropped if it had others.
+    ///
+    /// # Errors
+    /// [`Error::SequenceRange`].
+    ///
+    /// # Safety
+    /// The context must not be used by another thread during the call.
+    pub unsafe fn reset_edits_of(&mut self, sequence: usize) -> Result<(), Error> {
+        match self.each().map(|each| each.common.clone()) {
+            // SAFETY: as the caller says.
+            Some(common) => unsafe { self.assign(sequence, &common, 0..usize::MAX) },
+            // SAFETY: as the caller says.
+            None => unsafe { self.check_sequence(sequence) },
+        }
     }
 
     /// Gives sequence `to` the edits that `from` has, before its keys and values are copied.

@@ -21,6 +21,13 @@ pub struct LoadedEdits {
     inner: Arc<Loaded>,
 }
 
+impl PartialEq for LoadedEdits {
+    /// Whether it is the same set in the memory of the same context.
+    fn eq(&self, other: &Self) -> bool {
+        self.row() == other.row() && self.is_of(&other.inner.registry)
+    }
+}
+
 #[derive(Debug)]
 struct Loaded {
     /// Row of the tables; 0 for no edit at all.
@@ -140,6 +147,8 @@ pub(super) struct Each {
     pub(super) registry: Arc<Registry>,
     /// Sets that the tables have rows for.
     pub(super) capacity: usize,
+    /// What sequences have that were given nothing of their own.
+    pub(super) common: LoadedEdits,
     rows: Box<[SequenceRows]>,
     sequences: Vec<Assigned>,
 }
@@ -164,6 +173,7 @@ impl Each {
             tables,
             registry,
             capacity: 0,
+            common: none.edits.clone(),
             rows: rows.collect(),
             sequences: vec![none; n_sequences],
         }

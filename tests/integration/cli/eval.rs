@@ -297,3 +297,105 @@ fn nothing_to_score() {
         eval().args(["--metric", metric, "-c", "4"]).fail(1, &texts);
     }
 }
+
+/// A run on the 32-bit base with the golden edit's file given by `args`.
+fn on_f32(args: &[&str]) -> Value {
+    let data = repository("examples/routing/test.jsonl");
+    llama_jola_on("eval", f32_base())
+        .args(["--data", text(&data), "--json", "-n", "6", "--limit", "12"])
+        .args(args)
+        .succeed()
+        .json()
+}
+
+/// The numbers of a report, but for the time that it took.
+fn numbers(report: &Value) -> Vec<f64> {
+    let mut numbers = vec![
+        report["score"].as_f64().unwrap(),
+        report["n"].as_f64().unwrap(),
+    ];
+    let interval = report["ci95"].as_array().unwrap();
+    numbers.extend(interval.iter().map(|x| x.as_f64().unwrap()));
+    numbers
+}
+
+fn close(found: &Value, expected: &Value) {
+    for (a, b) in numbers(found).iter().zip(numbers(expected)) {
+        assert!((a - b).abs() <= 1e-4 * b.abs(), "{found}\n{expected}");
+    }
+}
+
+#[test]
+fn several_edits_are_scored_at_once_as_one_by_one() {
+    let folder = Folder::new();
+    let golden = text(&sidecars::golden()).to_owned();
+    let weak = folder.path("empty.gguf");
+    sidecars::empty().write(&weak).unwrap();
+    for metric in ["exact", "choice", "perplexity"] {
+        let predictions = folder.path("each.jsonl");
+        let each = on_f32(&[
+            "--metric",
+            metric,
+            "--compare",
+            "--predictions",
+            text(&predictions),
+            "--each",
+            &golden,
+            text(&weak),
+        ]);
+        let alone = on_f32(&["--metric", metric, "--jola", &golden]);
+        let compared = on_f32(&["--metric", metric, "--jola", &golden, "--compare"]);
+        let plain = on_f32(&["--metric", metric]);
+        let cases = each["cases"].as_array().unwrap();
+        assert_eq!(cases[0]["name"], golden);
+        close(&cases[0], &alone);
+        close(&compared["edited"], &alone);
+        close(&compared["unedited"], &plain);
+        close(&cases[1], &plain);
+        close(&each["unedited"], &plain);
+        assert_eq!(cases[1]["difference"], 0.0);
+        assert_eq!(cases[0]["test"]["name"], compared["test"]["name"]);
+        let lines = super::eval::predictions(&predictions);
+        assert_eq!(lines.len(), 36);
+        assert_eq!(lines[0]["edit"], "unedited");
+        assert_eq!(lines[35]["edit"], text(&weak));
+    }
+}
+
+#[test]
+fn strengths_are_swept_at_once_and_drawn() {
+    let folder = Folder::new();
+    let golden = text(&sidecars::golden()).to_owned();
+    let plot = folder.path("curve.svg");
+    let sweep = on_f32(&[
+        "--metric",
+        "perplexity",
+        "--jola",
+        &golden,
+        "--strength",
+        "0,0.5,-1",
+        "--plot",
+        text(&plot),
+    ]);
+    let cases = sweep["cases"].as_array().unwrap();
+    for (case, strength) in cases.iter().zip([0.0, 0.5, -1.0]) {
+        assert_eq!(case["strength"], strength);
+        let spec = logits::spec(&sidecars::golden(), strength);
+        close(
+            case,
+            &on_f32(&["--metric", "perplexity", "--jola-scaled", &spec]),
+        );
+    }
+    let drawn = std::fs::read_to_string(plot).unwrap();
+    assert_eq!(drawn.matches("<circle").count(), 3);
+    eval()
+        .args(["--limit", "2", "--strength", "1"])
+        .fail(1, &["--strength needs an edit", "--jola"]);
+    eval()
+        .args(["--limit", "2", "--each", &golden, "--jola", &golden])
+        .fail(2, &["cannot be used with"]);
+    let other = folder.file("other.gguf", "no GGUF");
+    eval()
+        .args(["--limit", "2", "--each", &golden, text(&other)])
+        .fail(1, &["other.gguf"]);
+}

@@ -15,7 +15,7 @@ fn model() -> Model {
 fn context(model: &Model) -> Context {
     let params = ContextParams {
         n_ctx: 64,
-        n_threads: 2,
+        n_threads: 1,
         n_seq_max: 4,
         ..ContextParams::default()
     };
