@@ -56,6 +56,27 @@ impl Context {
         Ok(())
     }
 
+    /// Replaces the LoRA adapters alone; what is cached stays.
+    pub(crate) fn apply_loras(&mut self, loras: &[(Lora, f32)]) -> Result<(), Error> {
+        let mut ptrs: Vec<_> = loras.iter().map(|(lora, _)| lora.as_ptr()).collect();
+        let mut scales: Vec<f32> = loras.iter().map(|(_, scale)| *scale).collect();
+        // SAFETY: context and adapters are alive; both arrays have the length given.
+        let set = native::guarded("llama_set_adapters_lora", 0, |status| unsafe {
+            ffi::jola_set_adapters_lora(
+                self.ptr.as_ptr(),
+                ptrs.as_mut_ptr(),
+                ptrs.len(),
+                scales.as_mut_ptr(),
+                status,
+            )
+        });
+        self.broken |= set.is_err();
+        set?;
+        // Those that the context no longer uses may go only now.
+        self.loras = loras.iter().map(|(lora, _)| lora.clone()).collect();
+        Ok(())
+    }
+
     /// Gives one sequence edits of its own, in place of those that it had; an empty set takes
     /// them off. Only what is cached of this sequence is dropped, so that it starts again at
     /// position 0, and not even that if it has just these edits. A set is held once for all
@@ -196,22 +217,7 @@ impl Context {
                 path: other.path().into(),
             });
         }
-        let mut ptrs: Vec<_> = loras().map(Lora::as_ptr).collect();
-        let mut scales: Vec<f32> = adapters.loras.iter().map(|(_, scale)| *scale).collect();
-        // SAFETY: context and adapters are alive; both arrays have the length given.
-        let set = native::guarded("llama_set_adapters_lora", 0, |status| unsafe {
-            ffi::jola_set_adapters_lora(
-                self.ptr.as_ptr(),
-                ptrs.as_mut_ptr(),
-                ptrs.len(),
-                scales.as_mut_ptr(),
-                status,
-            )
-        });
-        self.broken |= set.is_err();
-        set?;
-        // Those that the context no longer uses may go only now.
-        self.loras = loras().cloned().collect();
+        self.apply_loras(&adapters.loras)?;
         self.clear();
         self.set_edits(&adapters.edits)
     }
