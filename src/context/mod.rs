@@ -75,6 +75,12 @@ impl Context {
         } else {
             params.n_ctx
         };
+        if n_seq_max > params.n_batch.min(params.n_ubatch) {
+            // Where llama.cpp would stop the process.
+            let reason =
+                format!("{n_seq_max} sequences need batches and micro-batches of as many tokens");
+            return Err(Error::ContextInit { n_ctx, reason });
+        }
         raw.n_ctx = match params.n_cells {
             0 => n_ctx.saturating_mul(n_seq_max),
             n => n,

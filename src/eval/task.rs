@@ -210,7 +210,8 @@ impl Task {
             n_ctx: most as u32,
             n_cells: (longest * n_sets.min(SEQUENCES as usize) + row.max(given.n_ubatch as usize))
                 as u32,
-            n_seq_max: SEQUENCES,
+            // llama.cpp computes a token of each at once.
+            n_seq_max: SEQUENCES.min(given.n_ubatch.max(1)),
             ..given
         })
     }

@@ -3,6 +3,7 @@
 
 mod library;
 mod mixed;
+mod scores;
 
 use jola_edit::{DenseEdit, EditSet};
 use testkit::Random;
