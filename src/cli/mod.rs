@@ -10,6 +10,7 @@ mod heatmap;
 mod import;
 mod inspect;
 mod logits;
+mod merge;
 mod output;
 mod progress;
 mod run;
@@ -53,6 +54,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Write a plain model with the edits as weights
     Bake(bake::BakeArgs),
+    /// Write several edits as one
+    Merge(merge::MergeArgs),
     /// Show what a sidecar edits, or what a base model is
     Inspect(inspect::InspectArgs),
     /// Run a program that has its own llama.cpp, such as llama-server, with edits
@@ -78,6 +81,7 @@ pub fn run() -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Bake(args) => bake::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::With(args) => with::run(&args),
         Command::Manuals { folder } => Ok(llama_jola::manuals::write(Cli::command(), &folder)?),

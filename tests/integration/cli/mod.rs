@@ -6,6 +6,7 @@
 mod bad_input;
 mod eval;
 mod inspect;
+mod merge;
 mod run;
 mod with;
 
@@ -20,7 +21,7 @@ fn llama_jola() -> Cli {
 #[test]
 fn help_and_version_succeed() {
     let commands = [
-        "run", "eval", "logits", "inspect", "bench", "bake", "import", "with",
+        "run", "eval", "logits", "inspect", "bench", "bake", "import", "merge", "with",
     ];
     let overview = llama_jola().args(["--help"]).succeed().stdout;
     for command in commands {
