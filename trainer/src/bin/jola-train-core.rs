@@ -3,14 +3,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use jola_trainer::cli::{exit_code, Cli};
 
 fn main() -> ExitCode {
-    match jola_trainer::cli::Cli::parse().run() {
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            jola_trainer::cli::exit_code(&error)
+            exit_code(&error)
         }
     }
 }
