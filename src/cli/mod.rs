@@ -4,6 +4,7 @@ mod advice;
 mod args;
 mod bake;
 mod bench;
+mod card;
 mod describe;
 mod eval;
 mod heatmap;
@@ -58,6 +59,8 @@ enum Command {
     Merge(merge::MergeArgs),
     /// Show what a sidecar edits, or what a base model is
     Inspect(inspect::InspectArgs),
+    /// Write a page about a sidecar for a model hub
+    Card(card::CardArgs),
     /// Run a program that has its own llama.cpp, such as llama-server, with edits
     With(with::WithArgs),
     /// Write man pages and shell completions to a folder
@@ -83,6 +86,7 @@ pub fn run() -> Result<()> {
         Command::Bake(args) => bake::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Card(args) => card::run(&args),
         Command::With(args) => with::run(&args),
         Command::Manuals { folder } => Ok(llama_jola::manuals::write(Cli::command(), &folder)?),
     }

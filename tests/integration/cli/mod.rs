@@ -4,6 +4,7 @@
 //! itself is wrong. Nothing is written unless it is complete.
 
 mod bad_input;
+mod card;
 mod eval;
 mod inspect;
 mod merge;
@@ -21,7 +22,7 @@ fn llama_jola() -> Cli {
 #[test]
 fn help_and_version_succeed() {
     let commands = [
-        "run", "eval", "logits", "inspect", "bench", "bake", "import", "merge", "with",
+        "run", "eval", "logits", "inspect", "bench", "bake", "import", "merge", "card", "with",
     ];
     let overview = llama_jola().args(["--help"]).succeed().stdout;
     for command in commands {
