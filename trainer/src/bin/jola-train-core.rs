@@ -6,10 +6,16 @@ use std::process::ExitCode;
 use jola_trainer::cli::{exit_code, Cli};
 
 fn main() -> ExitCode {
-    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    match cli.run() {
+    let fit = llama_jola::processor::check().map_err(Into::into);
+    match fit
+        .and_then(|()| Cli::read(std::env::args_os()))
+        .and_then(Cli::run)
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                usage.exit();
+            }
             eprintln!("error: {error:#}");
             exit_code(&error)
         }

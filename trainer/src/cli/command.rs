@@ -62,8 +62,9 @@ impl Cli {
     /// Reads a command line, the program's name first, with the options of a file that it names.
     ///
     /// # Errors
-    /// A usage error, or the help that was asked for.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    /// A [`clap::Error`] for a wrong line or for help that was asked for; a file that cannot be
+    /// read.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli> {
         let command = Cli::command();
         let words = config_file::expand(&command, args)?;
         let matches = command.clone().try_get_matches_from(words)?;

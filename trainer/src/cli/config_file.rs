@@ -4,8 +4,9 @@
 //! in both places, and each rule about options is written once, where the option is.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use anyhow::{Context as _, Result};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
@@ -25,12 +26,12 @@ pub(crate) type Options = Map<String, Value>;
 /// or one that excludes it, has the last word.
 ///
 /// # Errors
-/// A usage error that names the file: one that cannot be read, a key that is no option, a value
-/// that the option does not take.
+/// The reason for which the file cannot be read; a usage error that names it: text that is no
+/// TOML, a key that is no option, a value that the option does not take.
 pub(super) fn expand(
     command: &Command,
     args: impl IntoIterator<Item = OsString>,
-) -> Result<Vec<OsString>, clap::Error> {
+) -> Result<Vec<OsString>> {
     let args: Vec<OsString> = args.into_iter().collect();
     // What is wrong with the line itself is said when all of it is read.
     let lenient = command.clone().ignore_errors(true);
@@ -40,11 +41,13 @@ pub(super) fn expand(
     let Some(path) = typed.get_one::<PathBuf>(CONFIG) else {
         return Ok(args);
     };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read it", path.display()))?;
     let usage = |kind, text: String| {
         let text = format!("{}: {text}", path.display());
         command.clone().error(kind, text)
     };
-    let options = read(path).map_err(|text| usage(ErrorKind::Io, text))?;
+    let options = parse(&text).map_err(|text| usage(ErrorKind::InvalidValue, text))?;
     let mut words = Vec::new();
     for (key, value) in &options {
         let option = find(command, key).map_err(|text| usage(ErrorKind::UnknownArgument, text))?;
@@ -90,17 +93,16 @@ pub(super) fn given(command: &Command, matches: &ArgMatches) -> Options {
 }
 
 /// The names and values in a file: TOML, JSON, or the configuration that a run left.
-fn read(path: &Path) -> Result<Options, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read it: {error}"))?;
+fn parse(text: &str) -> Result<Options, String> {
     if !text.trim_start().starts_with('{') {
-        let parsed: Result<Options, _> = toml::from_str(&text);
+        let parsed: Result<Options, _> = toml::from_str(text);
         return parsed.map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = 1 + before.unwrap_or_default().matches('\n').count();
             format!("line {line}: {}", error.message())
         });
     }
-    let mut options: Options = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let mut options: Options = serde_json::from_str(text).map_err(|error| error.to_string())?;
     match options.remove(OPTIONS) {
         Some(Value::Object(own)) => Ok(own),
         Some(_) => Err(format!("`{OPTIONS}` is no table")),
@@ -210,6 +212,7 @@ mod tests {
         let config = path.to_str().unwrap();
         let expanded = expand(&command, words.chain([config.into()]));
         let expanded = expanded.map_err(|error| {
+            let error = error.downcast::<clap::Error>().unwrap();
             assert_eq!(error.exit_code(), 2);
             error
                 .render()
@@ -286,11 +289,8 @@ mod tests {
             &Cli::command(),
             ["jola-train", "--config", "gone.toml"].map(OsString::from),
         );
-        let text = expanded.unwrap_err().render().to_string();
-        assert!(
-            text.starts_with("error: gone.toml: cannot read it: "),
-            "{text}"
-        );
+        let text = format!("{:#}", expanded.unwrap_err());
+        assert!(text.starts_with("gone.toml: cannot read it: "), "{text}");
     }
 
     #[test]
