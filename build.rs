@@ -88,6 +88,9 @@ fn compile(units: &[PathBuf], out_dir: &Path, includes: &[PathBuf]) -> Result<()
         .include(out_dir)
         .includes(includes)
         .files(units);
+    // What fails names its file, and the program must not depend on where it was built.
+    let here = format!("-ffile-prefix-map={}=llama.cpp/src", out_dir.display());
+    build.flag_if_supported(here);
     if let Some(cpu) = target_cpu() {
         build.flag_if_supported(format!("-march={cpu}"));
     }

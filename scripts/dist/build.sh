@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compiles what `make dist` packs, for Linux on x86-64 with glibc 2.28 or newer and AVX2:
-# llama-jola and libjola.so into target/dist, the trainer into target/dist-trainer.
+# Compiles what `make dist` packs, for Linux on x86-64 with AVX2: llama-jola and libjola.so into
+# target/dist, for glibc 2.28 or newer; the trainer into target/dist-trainer, for systems not
+# older than this one.
 #
 # usage: scripts/dist/build.sh [llama-jola|trainer]...
 
@@ -10,12 +11,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . scripts/env.sh
 
 rust=x86_64-unknown-linux-gnu
-export JOLA_DIST_TARGET=x86_64-linux-gnu.2.28
 export PATH=$JOLA_CACHE/dist/bin:$PATH
 # No path of this machine gets into a program: whoever compiles the same gets the same.
 crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
 export RUSTFLAGS="--remap-path-prefix=$PWD=llama-jola --remap-path-prefix=$crates=crates"
-flags="-ffile-prefix-map=$crates=crates -ffile-prefix-map=$PWD=llama-jola"
+flags="-ffile-prefix-map=$crates=crates"
 # Only llama.cpp's kernels are compiled for AVX2, so that a program gets as far as saying that a
 # processor has none. RUSTFLAGS replace the target-cpu=native of .cargo/config.toml.
 export GGML_SSE42=ON GGML_AVX=ON GGML_AVX2=ON GGML_FMA=ON GGML_F16C=ON GGML_BMI2=ON
@@ -29,11 +29,11 @@ build_llama_jola() {
         -p llama-jola -p jola-plugin --no-default-features --features llama-jola/cli
 }
 
-# With the system's compilers, since libtorch takes only libstdc++, and zig's linker.
+# With the system's compilers: libtorch was compiled with libstdc++, and takes no other. The
+# libstdc++ of this machine decides on which systems the trainer runs.
 build_trainer() {
     export CC_x86_64_unknown_linux_gnu=gcc CXX_x86_64_unknown_linux_gnu=g++
     export CFLAGS_x86_64_unknown_linux_gnu=$flags CXXFLAGS_x86_64_unknown_linux_gnu=$flags
-    export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=$PWD/scripts/dist/link-trainer.sh
     CARGO_TARGET_DIR=$PWD/target/dist-trainer cargo build --release --locked --target "$rust" \
         -p jola-trainer --no-default-features
 }

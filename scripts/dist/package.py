@@ -208,9 +208,6 @@ class Packager:
     def trainer(self, folder):
         """The trainer's wheel."""
         programs = [folder / name for name in ("jola-train", "jola-train-core")]
-        libtorch = newest(programs[1], "GLIBCXX")
-        if libtorch > (3, 4, 25):
-            print(f"note: jola-train asks for libstdc++ {libtorch}: newer than glibc 2.28's")
         names = ["jola-trainer"]
         files = Files()
         for program in programs:
