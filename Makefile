@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-bake hosts test-plugin soak-plugin bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -33,8 +33,8 @@ test: build ## all tests: what the examples print and the documentation shows, t
 	$(ENV) cargo test $(FLAGS)
 
 # One after the other, whatever -j says: they measure, and share ports and cores.
-test-all: build ## the tests of CI and those that take longer: test-gemma, test-bake, test-plugin
-	@for target in scripts check test test-gemma test-bake test-plugin; do \
+test-all: build ## the tests of CI and those that take longer: test-gemma, test-plugin
+	@for target in scripts check test test-server test-gemma test-plugin; do \
 		printf '\n== make %s\n' "$$target"; \
 		$(MAKE) --no-print-directory "$$target"; done
 
@@ -78,10 +78,10 @@ HOSTS = $(ENV) "$${CARGO_TARGET_DIR:-target}/release/jola-hosts" \
 	--hosts "$$JOLA_CACHE/hosts" --cache "$$JOLA_TEST_CACHE" \
 	$(addprefix --trained ,$(wildcard target/demo/*.gguf))
 
-test-bake: setup ## a baked model in a prebuilt, unmodified llama-server
+test-server: setup ## the plugin, and a baked model, in one prebuilt llama-server (CHECK=text: only some)
 	scripts/setup.sh server
 	$(ENV) cargo build --release --locked -p jola-plugin -p jola-hosts
-	$(HOSTS) test "prebuilt × CPU: baked"
+	$(HOSTS) test "prebuilt × CPU: $(CHECK)"
 
 hosts: setup
 	scripts/setup.sh hosts
@@ -130,7 +130,7 @@ fuzz-long: ## the same until each has read ten million
 	scripts/setup.sh fuzz
 	fuzz/run.sh -runs=10000000 $(TARGETS)
 
-sanitize: setup ## tests of what is unsafe under valgrind (scripts/sanitize.sh says which)
+sanitize: setup ## tests of what is unsafe under valgrind and sanitizers (scripts/sanitize.sh says which)
 	scripts/setup.sh valgrind
 	$(ENV) scripts/sanitize.sh
 

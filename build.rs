@@ -94,9 +94,32 @@ fn compile(units: &[PathBuf], out_dir: &Path, includes: &[PathBuf]) -> Result<()
     if let Some(cpu) = target_cpu() {
         build.flag_if_supported(format!("-march={cpu}"));
     }
+    for flag in sanitizers() {
+        build.flag(&flag);
+    }
     build
         .try_compile("llama_jola_hook")
         .with_context(|| format!("compiling {units:?} against {PIN}"))
+}
+
+/// Flags of gcc for `JOLA_SANITIZE`, such as `address,undefined`: our units are watched, the
+/// rest of llama.cpp is not (`scripts/sanitize.sh`).
+fn sanitizers() -> Vec<String> {
+    println!("cargo:rerun-if-env-changed=JOLA_SANITIZE");
+    let Ok(names) = env::var("JOLA_SANITIZE") else {
+        return Vec::new();
+    };
+    // rustc links without gcc's own libraries.
+    for library in ["asan", "ubsan"] {
+        println!("cargo:rustc-link-lib={library}");
+    }
+    // llama.cpp's other units have no type information to check virtual calls by.
+    vec![
+        format!("-fsanitize={names}"),
+        "-fno-sanitize=vptr".to_owned(),
+        "-fno-sanitize-recover=all".to_owned(),
+        "-fno-omit-frame-pointer".to_owned(),
+    ]
 }
 
 /// `-C target-cpu=…` of this build, as llama-cpp-sys-2 reads it.

@@ -1,39 +1,55 @@
 #!/usr/bin/env bash
-# Runs tests under valgrind's memcheck: reads of what was never written, of what is freed or
-# beyond its end, and what nobody frees.
+# Runs tests of what is unsafe under watch: by valgrind's memcheck (reads of what was never
+# written, of what is freed or beyond its end, and what nobody frees), and our C++ by gcc's
+# AddressSanitizer and UndefinedBehaviorSanitizer.
 #
-# usage: scripts/sanitize.sh [edit|engine]...
+# usage: scripts/sanitize.sh [hook|edit|engine]...
 #
-#   edit     all unit tests of jola-edit
-#   engine   unit tests of llama-jola: imports, data, templates, and calls of llama.cpp, which
-#            is compiled once more
+#   hook     all integration tests of llama-jola, whose C++ the sanitizers watch
+#   edit     all unit tests of jola-edit, under valgrind
+#   engine   unit tests of llama-jola under valgrind: imports, data, templates, and calls of
+#            llama.cpp, which is compiled once more
 #
-# Without a word: both. Needs valgrind (scripts/setup.sh valgrind).
+# Without a word: all. Needs valgrind (scripts/setup.sh valgrind).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# Thirty times slower than usual: few random cases are enough to reach every line.
-export PROPTEST_CASES=${PROPTEST_CASES:-8}
-# Valgrind does not know the newest instructions, so nothing is compiled for this processor.
-export RUSTFLAGS="-C target-cpu=x86-64-v2"
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/valgrind
+
+# Only our units are compiled anew, into the usual folder; the next build does so again. What
+# is not freed is valgrind's to find, and the runtime need not come first: it has to watch
+# our code only.
+watch_hook() {
+    echo "== integration tests, C++ under sanitizers"
+    local -x JOLA_SANITIZE=address,undefined
+    local -x ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0
+    # The tests call these programs, too.
+    cargo build --release --locked -p llama-jola --bins --examples
+    cargo test --release --locked -p llama-jola --test integration
+}
 
 # check PACKAGE [FILTER]...: the package's unit tests whose names have one of the filters.
 check() {
     local package=$1 binary
     shift
+    # Thirty times slower than usual: few random cases are enough to reach every line.
+    export PROPTEST_CASES=${PROPTEST_CASES:-8}
+    # Valgrind does not know the newest instructions, so nothing is compiled for this processor.
+    local -x RUSTFLAGS="-C target-cpu=x86-64-v2"
+    local -x CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/valgrind
     echo "== $package $*"
     cargo test --release --locked -p "$package" --lib --no-run
     binary=$(cargo test --release --locked -p "$package" --lib --no-run 2>&1 |
         sed -n 's/.*Executable.*(\(.*\))$/\1/p')
     [ -x "$binary" ] || { echo "no test program of $package" >&2; exit 1; }
-    valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+    valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
+        --errors-for-leak-kinds=definite \
         "$binary" --test-threads=1 "$@"
 }
 
-[ $# -gt 0 ] || set -- edit engine
+[ $# -gt 0 ] || set -- hook edit engine
 for part in "$@"; do
     case $part in
+        hook) watch_hook ;;
         edit) check jola-edit ;;
         engine) check llama-jola import:: jinja:: data:: chat:: native:: ggml:: ;;
         *)

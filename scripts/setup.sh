@@ -14,7 +14,7 @@
 #   qwen-0.5b, qwen-1.5b  Qwen2.5-Coder, in the cache: bases of a size that people use (0.5 and 1.1 GB)
 #   golden    a Python environment for `make golden`
 #   plots     matplotlib, for research/scripts/compare_plot.py
-#   server    a prebuilt llama-server, for `make test-bake`
+#   server    a prebuilt llama-server, for `make test-server`
 #   peer      transformers and torch, for `make bench-training` (6 GB)
 #   fuzz      cargo-fuzz, for `make fuzz`
 #   lint      shellcheck, for `make scripts`

@@ -50,7 +50,7 @@ pub enum Error {
     Compose(#[from] jola_edit::ComposeError),
     /// The edits could not be brought into the graph.
     #[error("cannot apply the edits: {0}")]
-    Graph(#[from] jola_edit::graph::GraphError),
+    Graph(jola_edit::graph::GraphError),
     /// The model's layers are ambiguous.
     #[error(transparent)]
     EncoderDecoder(#[from] jola_edit::EncoderDecoder),
@@ -180,4 +180,11 @@ pub enum Error {
         /// What stood in the way.
         reason: String,
     },
+}
+
+// By hand: as a source the reason would be printed twice, here and by who prints the chain.
+impl From<jola_edit::graph::GraphError> for Error {
+    fn from(error: jola_edit::graph::GraphError) -> Self {
+        Self::Graph(error)
+    }
 }

@@ -118,9 +118,9 @@ fn write_table(
             "            the given model is the file it was trained on"
         )?,
         Some(Some(false)) => {
-            writeln!(out, "            the given model fits, but is another file")?
+            writeln!(out, "            the given model has the right shape, but is another file than it was trained on")?
         }
-        Some(None) => writeln!(out, "            the given model fits")?,
+        Some(None) => writeln!(out, "            the given model has the right shape")?,
         None => {}
     }
     writeln!(out, "  method    {}", sidecar.method)?;

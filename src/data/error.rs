@@ -118,6 +118,18 @@ pub enum RowError {
         /// The key, with the message it belongs to.
         key: String,
     },
+    /// The template opens a turn otherwise than it writes a finished one.
+    #[error(
+        "the model's chat template opens the assistant's turn with {open:?}, but writes {closed:?} \
+         there in a finished conversation, so no conversation shows what the model is to answer; \
+         write rows with \"prompt\" and \"completion\" instead, as the model is to see them"
+    )]
+    OpensOtherwise {
+        /// What the model is given where the two differ.
+        open: String,
+        /// What the finished conversation has there.
+        closed: String,
+    },
     /// The template fails, or the model has none.
     #[error("chat template: {0}")]
     Template(String),

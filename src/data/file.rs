@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
+use super::json::Strict;
 use super::row::row_of;
 use super::{parse_row, DataError, Row, RowError};
 
@@ -161,23 +160,23 @@ fn lines(text: &str, limit: usize) -> Rows {
 
 /// The elements of one array. Their lines are not known: elements are counted instead.
 fn array(text: &str, limit: usize) -> Rows {
-    let values: Vec<Value> =
+    let values: Vec<Strict> =
         serde_json::from_str(text).map_err(|error| (error.line(), RowError::Json(error)))?;
     let rows = values.into_iter().enumerate().take(limit);
-    rows.map(|(index, value)| row_of(value, index + 1).map_err(|kind| (index + 1, kind)))
+    rows.map(|(index, Strict(value))| row_of(value, index + 1).map_err(|kind| (index + 1, kind)))
         .collect()
 }
 
 /// Objects one after the other, over as many lines as they take.
 fn stream(text: &str, limit: usize) -> Rows {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
     let mut rows = Vec::new();
     while rows.len() < limit {
         let rest = &text[values.byte_offset()..];
         let begun = text.len() - rest.trim_start().len();
         let line = text[..begun].matches('\n').count() + 1;
         let Some(value) = values.next() else { break };
-        let value = value.map_err(|error| (error.line(), RowError::Json(error)))?;
+        let Strict(value) = value.map_err(|error| (error.line(), RowError::Json(error)))?;
         rows.push(row_of(value, line).map_err(|kind| (line, kind))?);
     }
     Ok(rows)

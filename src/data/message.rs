@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::json::{field, list};
+use super::json::{field, list, parse};
 use super::RowError;
 use crate::chat::Message;
 
@@ -11,10 +11,7 @@ use crate::chat::Message;
 /// # Errors
 /// [`RowError`], naming the message and the key.
 pub fn parse_messages(text: &str) -> Result<Vec<Message>, RowError> {
-    messages_of(list(
-        "messages",
-        serde_json::from_str(text).map_err(RowError::Json)?,
-    )?)
+    messages_of(list("messages", parse(text)?)?)
 }
 
 /// Reads the messages of a conversation.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::json::{list, text};
+use super::json::{list, parse, text};
 use super::message::{messages_of, sharegpt};
 use super::{Conversation, Form, Row, RowError};
 use crate::chat::Message;
@@ -34,7 +34,7 @@ const MEANINGFUL: [&str; 17] = [
 /// # Errors
 /// [`RowError`].
 pub fn parse_row(text: &str, line: usize) -> Result<Row, RowError> {
-    row_of(serde_json::from_str(text).map_err(RowError::Json)?, line)
+    row_of(parse(text)?, line)
 }
 
 /// Reads one row from its JSON value.

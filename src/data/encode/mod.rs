@@ -217,6 +217,14 @@ struct Turn {
     closed: String,
 }
 
+/// What `text` goes on with where it leaves `other`, cut to what a message can show.
+fn beyond(text: &str, other: &str) -> String {
+    const SHOWN: usize = 24;
+    let both = text.chars().zip(other.chars());
+    let same = both.take_while(|(own, others)| own == others).count();
+    text.chars().skip(same).take(SHOWN).collect()
+}
+
 impl<'a> Written<'a> {
     fn new(
         conversation: &'a Conversation,
@@ -241,11 +249,10 @@ impl<'a> Written<'a> {
         let open = self.render(&self.messages[..index], true)?;
         let closed = self.render(&self.messages[..=index], false)?;
         if !closed.starts_with(&open) {
-            return Err(RowError::Template(
-                "the rendered conversation does not begin with its own prompt; \
-                 use plain prompts with this model"
-                    .into(),
-            ));
+            return Err(RowError::OpensOtherwise {
+                open: beyond(&open, &closed),
+                closed: beyond(&closed, &open),
+            });
         }
         Ok(Turn { open, closed })
     }

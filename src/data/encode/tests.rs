@@ -219,5 +219,9 @@ fn what_the_template_has_no_place_for_is_refused() {
     );
     assert!(error(system, &deaf).contains("`content of message 1`"));
     let opened = TURNS.replace("[assistant]", "[assistant]<think>");
-    assert!(error(TWO, &opened).contains("does not begin with its own prompt"));
+    let said = error(TWO, &opened);
+    assert!(
+        said.contains(r#"turn with "<think>", but writes"#),
+        "{said}"
+    );
 }

@@ -1,7 +1,7 @@
 //! tokenizer.json, tokenizer_config.json and the chat template, used as llama.cpp uses what
 //! its converter makes of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llama_jola::chat::ChatTemplate;
 use llama_jola::{SpecialTokens, Token, Vocabulary};
@@ -21,7 +21,7 @@ pub struct HfVocabulary {
     eos: Special,
     /// All tokens that end a generation.
     ends: Vec<Token>,
-    template: Option<String>,
+    template: Option<Template>,
 }
 
 /// Names of tokens that end a generation in whatever model has them, as llama.cpp looks for
@@ -186,12 +186,19 @@ impl Vocabulary for HfVocabulary {
     }
 
     fn chat(&self) -> Result<ChatTemplate, llama_jola::Error> {
-        let source = self.template.as_deref().ok_or_else(|| {
+        let template = self.template.as_ref().ok_or_else(|| {
             let reason = "the model's directory carries none; give the prompt as plain text";
             llama_jola::Error::ChatTemplate(reason.to_owned())
         })?;
-        let template = ChatTemplate::new(source, self.bos.text.clone(), self.eos.text.clone())?;
-        Ok(template.with_bos_added(self.bos.added))
+        let (bos, eos) = (self.bos.text.clone(), self.eos.text.clone());
+        let parsed = ChatTemplate::new(&template.text, bos, eos).map_err(|error| match error {
+            llama_jola::Error::ChatTemplate(reason) => {
+                let reason = format!("{}: {reason}", template.file.display());
+                llama_jola::Error::ChatTemplate(reason)
+            }
+            other => other,
+        })?;
+        Ok(parsed.with_bos_added(self.bos.added))
     }
 }
 
@@ -264,33 +271,51 @@ fn token_text(settings: &Object, key: &str) -> Option<String> {
     text.map(str::to_owned)
 }
 
+/// A chat template and where it stands.
+struct Template {
+    file: PathBuf,
+    text: String,
+}
+
 /// The chat template that llama.cpp's converter takes: the one in tokenizer_config.json, which
 /// may be one of several, else a file of its own.
-fn template(folder: &Path, settings: Option<&Object>) -> Result<Option<String>, HfError> {
-    match settings.map(|settings| (settings, settings.get("chat_template"))) {
-        None | Some((_, None)) => template_file(folder),
-        Some((_, Some(Value::String(text)))) => Ok(Some(text.clone())),
-        Some((settings, Some(Value::Array(named)))) => {
+fn template(folder: &Path, settings: Option<&Object>) -> Result<Option<Template>, HfError> {
+    let Some((settings, value)) = settings.and_then(|settings| {
+        let value = settings.get("chat_template")?;
+        Some((settings, value))
+    }) else {
+        return template_file(folder);
+    };
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(named) => {
             let default = named.iter().find(|entry| entry["name"] == "default");
             let text = default.and_then(|entry| entry["template"].as_str());
             let bad = || settings.bad("chat_template", "a list with one called default");
-            text.map(|text| Some(text.to_owned())).ok_or_else(bad)
+            text.map(str::to_owned).ok_or_else(bad)?
         }
-        Some((settings, Some(_))) => Err(settings.bad("chat_template", "a text or a list")),
-    }
+        _ => return Err(settings.bad("chat_template", "a text or a list")),
+    };
+    let file = settings.file().to_owned();
+    Ok(Some(Template { file, text }))
 }
 
 /// The chat template in chat_template.jinja, else in chat_template.json.
-fn template_file(folder: &Path) -> Result<Option<String>, HfError> {
+fn template_file(folder: &Path) -> Result<Option<Template>, HfError> {
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
         let text = std::fs::read_to_string(&file).map_err(|source| {
             let action = "read it";
             HfError::new(&file, HfErrorKind::Io { action, source })
         })?;
-        return Ok(Some(text));
+        return Ok(Some(Template { file, text }));
     }
-    let json = Object::read_optional(&folder.join("chat_template.json"))?;
-    let text = json.as_ref().and_then(|json| json.get("chat_template"));
-    Ok(text.and_then(Value::as_str).map(str::to_owned))
+    let Some(json) = Object::read_optional(&folder.join("chat_template.json"))? else {
+        return Ok(None);
+    };
+    let text = json.get("chat_template").and_then(Value::as_str);
+    Ok(text.map(|text| Template {
+        file: json.file().to_owned(),
+        text: text.to_owned(),
+    }))
 }

@@ -162,3 +162,16 @@ fn the_chat_template_of_tokenizer_config_comes_first() {
     }
     assert!(rendered(&[empty]).is_err());
 }
+
+#[test]
+fn a_broken_chat_template_names_its_file() {
+    let broken = "{% for %}";
+    for (name, contents) in [
+        (CONFIG, json!({ "chat_template": broken })),
+        ("chat_template.jinja", json!(broken)),
+    ] {
+        let error = open(&folder(Json::Null, &[(name, contents)])).chat();
+        let said = error.err().expect("an error").to_string();
+        assert!(said.contains(&format!("{name}: not valid Jinja")), "{said}");
+    }
+}

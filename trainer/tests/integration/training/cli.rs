@@ -14,6 +14,13 @@ const ROWS: &str = r#"{"prompt": "t4t5t6", "completion": "t7"}
 {"prompt": "t6t9t4t4", "completion": "t9"}
 "#;
 
+/// Rows that an edit can learn, with two answers: guessing between them has a loss of ln 2.
+const QUESTIONS: &str = r#"{"prompt": "t5t5", "completion": "t8"}
+{"prompt": "t5t5t5t5", "completion": "t8"}
+{"prompt": "t6t6", "completion": "t9"}
+{"prompt": "t6t6t6t6", "completion": "t9"}
+"#;
+
 /// A folder with a model and rows.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -81,9 +88,10 @@ fn a_run_writes_a_sidecar_and_says_how_fast_it_was() {
 #[test]
 fn both_number_formats_train_and_are_noted() {
     let folder = folder();
+    std::fs::write(folder.path().join("questions.jsonl"), QUESTIONS).unwrap();
     let trained = |dtype: &str| {
         let args = format!(
-            "-m tiny.gguf --data rows.jsonl --valid rows.jsonl --steps 30 --lr 0.1 \
+            "-m tiny.gguf --data questions.jsonl --valid questions.jsonl --steps 60 --lr 0.1 \
              --dtype {dtype} -o {dtype}.gguf"
         );
         let output = train(folder.path(), &args);
@@ -105,12 +113,10 @@ fn both_number_formats_train_and_are_noted() {
     let (single, single_loss) = trained("f32");
     let (half, half_loss) = trained("bf16");
     assert_ne!(single, half);
-    // Guessing among the vocabulary has a loss of ln 96 = 4.6.
-    assert!(single_loss < 3.6, "{single_loss}");
-    assert!(
-        (half_loss - single_loss).abs() < 0.2,
-        "{half_loss} {single_loss}"
-    );
+    for loss in [single_loss, half_loss] {
+        println!("validation loss {loss}");
+        assert!(loss < 0.5 * 2f64.ln(), "{loss}");
+    }
 }
 
 #[test]

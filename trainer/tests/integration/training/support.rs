@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jola_edit::gguf::Value;
 use jola_trainer::base;
 use jola_trainer::model::{Model, Precision, Sequence};
-use jola_trainer::train::Observer;
+use jola_trainer::train::{Observer, Outcome};
 use tch::Device;
 
 use crate::decoder::{decoder, Shape};
@@ -49,6 +49,27 @@ pub fn rows(n: usize, seed: u64) -> Vec<Sequence> {
         Sequence::new(tokens, n_prompt)
     };
     (0..n).map(row).collect()
+}
+
+/// Rows of one token over and over, which decides between two answers: an edit can learn it
+/// wholly, and who only knows that there are two answers has a loss of ln 2.
+pub fn questions(n: usize, seed: u64) -> Vec<Sequence> {
+    let row = |row: Sequence| {
+        let kind = row.tokens[0] % 2;
+        let mut tokens = vec![20 + kind; row.n_prompt()];
+        tokens.extend([4 + kind, 2]);
+        Sequence::new(tokens, row.n_prompt())
+    };
+    rows(n, seed).into_iter().map(row).collect()
+}
+
+/// That a run on [`questions`] learned which answer belongs to which: every row of its best
+/// validation is answered exactly, and the loss is below half of what a constant answer has.
+pub fn assert_learned(outcome: &Outcome) {
+    let validation = outcome.validation().unwrap();
+    assert_eq!(validation.exact, 1.0, "{validation:?}");
+    let guessing = 2f64.ln();
+    assert!(validation.loss < 0.5 * guessing, "{validation:?}");
 }
 
 /// Keeps the log.
