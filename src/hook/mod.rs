@@ -12,13 +12,14 @@
 //! programs that own a raw `llama_context`.
 
 mod sets;
+mod suitable;
 
-use std::ffi::{c_void, CStr, CString};
+use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use jola_edit::graph::{DeviceEdits, DeviceTables, GgmlBufferType, GgmlTensor};
-use jola_edit::{EditSet, EncoderDecoder, Looped};
+use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
 use crate::native::{self, ffi};
@@ -77,19 +78,8 @@ impl Hook {
     /// `ctx` must be a live context, used by no other thread during the call, without
     /// another `Hook`, and must outlive the returned value.
     pub unsafe fn attach(ctx: NonNull<sys::llama_context>, edits: &EditSet) -> Result<Self, Error> {
-        // SAFETY: the context is alive, and with it its model.
-        let (encoder, decoder) = unsafe {
-            let model = sys::llama_get_model(ctx.as_ptr());
-            (
-                sys::llama_model_has_encoder(model),
-                sys::llama_model_has_decoder(model),
-            )
-        };
-        EncoderDecoder::refuse(encoder, decoder)?;
-        // SAFETY: as above.
-        let text = |key: &str| unsafe { metadata(sys::llama_get_model(ctx.as_ptr()), key) };
-        let number = |key: &str| text(key)?.parse().ok();
-        Looped::refuse(&text("general.architecture").unwrap_or_default(), number)?;
+        // SAFETY: the context is alive.
+        unsafe { suitable::check(ctx)? };
         let mut hook = Self {
             ctx,
             attached: None,
@@ -452,24 +442,6 @@ impl Hook {
             drop(unsafe { Box::from_raw(attached.as_ptr()) });
         }
     }
-}
-
-/// The text of a short metadata key.
-///
-/// # Safety
-/// `model` must be a live model.
-unsafe fn metadata(model: *const sys::llama_model, key: &str) -> Option<String> {
-    let key = CString::new(key).ok()?;
-    let mut text = [0u8; 64];
-    // SAFETY: the buffer is as long as it is said to be; llama.cpp terminates what it writes.
-    let len = unsafe {
-        sys::llama_model_meta_val_str(model, key.as_ptr(), text.as_mut_ptr().cast(), text.len())
-    };
-    if len < 0 {
-        return None;
-    }
-    let text = CStr::from_bytes_until_nul(&text).ok()?;
-    Some(text.to_str().ok()?.to_owned())
 }
 
 impl Drop for Hook {
