@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context as _, Result};
 use serde_json::json;
 
+use crate::backend::Backend;
 use crate::client::{from_script, read_line, Client, Completion, Request};
 use crate::process::{free_port, tail, Process};
 use crate::recipe::Recipe;
@@ -46,52 +47,6 @@ enum Kind {
         args: Vec<PathBuf>,
         recipe: Recipe,
     },
-}
-
-/// Where the layers are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// The host's CPU library.
-    Cpu,
-    /// Vulkan on Mesa's software device.
-    Vulkan,
-    /// Another process, reached over the loopback interface.
-    Rpc,
-    /// Two other processes, each with half of the layers.
-    TwoRpc,
-    /// Another process with some of the layers, and the host's CPU library.
-    RpcAndCpu,
-}
-
-impl Backend {
-    /// What the table calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU",
-            Self::Vulkan => "Vulkan",
-            Self::Rpc => "RPC",
-            Self::TwoRpc => "2 × RPC",
-            Self::RpcAndCpu => "RPC + CPU",
-        }
-    }
-
-    /// Its devices, as llama.cpp calls them.
-    fn devices(self) -> &'static [&'static str] {
-        match self {
-            Self::Cpu => &[],
-            Self::Vulkan => &["Vulkan0"],
-            Self::Rpc | Self::RpcAndCpu => &["RPC0"],
-            Self::TwoRpc => &["RPC0", "RPC1"],
-        }
-    }
-
-    /// How many layers its devices get; the model has fewer than 99.
-    fn layers(self) -> &'static str {
-        match self {
-            Self::RpcAndCpu => "13",
-            _ => "99",
-        }
-    }
 }
 
 /// The plugin's part of a start.

@@ -5,6 +5,7 @@
 //! `llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak`,
 //! `speed` and `instructions` are the slow parts: `make soak-plugin`.
 
+mod backend;
 mod client;
 mod fixtures;
 mod hosts;

@@ -9,9 +9,9 @@ use std::time::Instant;
 use anyhow::{ensure, Context as _, Result};
 use llama_jola::Model;
 
+use crate::backend::Backend;
 use crate::client::{Client, Completion, Request};
 use crate::fixtures;
-use crate::hosts::Backend;
 use crate::lab::Lab;
 use crate::reference::Reference;
 

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result};
 use serde_json::{json, Value};
 use testkit::Random;
 
+use crate::backend::Backend;
 use crate::client::{Client, Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Backend, Build, Host, Preload};
+use crate::hosts::{Build, Host, Preload};
 use crate::lab::Lab;
 use crate::soak::{lock, resident};
 

@@ -9,9 +9,10 @@ use anyhow::{ensure, Context as _, Result};
 use jola_edit::Sidecar;
 use llama_jola::{Model, ModelParams};
 
+use crate::backend::Backend;
 use crate::client::{Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Backend, Build, Host, Preload};
+use crate::hosts::{Build, Host, Preload};
 use crate::lab::Lab;
 use crate::reference::{Reference, Settings, Tolerance, FLOAT};
 use crate::report::Report;
