@@ -10,6 +10,7 @@ mod fixtures;
 mod hosts;
 mod lab;
 mod lora;
+mod preload;
 mod process;
 mod recipe;
 mod reference;

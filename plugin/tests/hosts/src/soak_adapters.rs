@@ -13,8 +13,9 @@ use testkit::Random;
 
 use crate::client::{Client, Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Backend, Build, Host, Preload};
+use crate::hosts::{Backend, Build, Host};
 use crate::lab::Lab;
+use crate::preload::Preload;
 use crate::soak::{lock, resident};
 
 /// Slots of the server, and requests under way at most times.

@@ -14,8 +14,9 @@ use llama_jola::stats::quantile;
 use serde_json::json;
 
 use crate::client::Client;
-use crate::hosts::{Backend, Build, Preload};
+use crate::hosts::{Backend, Build};
 use crate::lab::Lab;
+use crate::preload::Preload;
 
 /// Tokens of a prompt.
 const PREFILL: usize = 32;

@@ -11,8 +11,9 @@ use llama_jola::{Model, ModelParams};
 
 use crate::client::{Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Backend, Build, Host, Preload};
+use crate::hosts::{Backend, Build, Host};
 use crate::lab::Lab;
+use crate::preload::Preload;
 use crate::reference::{Reference, Settings, Tolerance, FLOAT};
 use crate::report::Report;
 
