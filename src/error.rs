@@ -131,6 +131,15 @@ pub enum Error {
         /// How many there are.
         n_seq_max: usize,
     },
+    /// A token of several sequences that have different edits.
+    #[error("the token at position {position} belongs to sequences with different edits")]
+    SharedToken {
+        /// The position, from 0.
+        position: usize,
+    },
+    /// Edits that are not loaded in this context.
+    #[error("these edits were loaded for another context, or before its edits were replaced")]
+    OtherEdits,
     /// The model computed logits that are no numbers.
     #[error(
         "the logits behind position {position} are not finite: an edit at too great a strength, \

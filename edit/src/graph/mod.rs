@@ -5,14 +5,17 @@
 //! field of a ggml struct, so it does not depend on ggml's layout.
 
 mod ggml;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 pub use ggml::{
-    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTensor, GGML_TYPE_F32,
+    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTableApi, GgmlTensor,
+    GGML_TYPE_F32,
 };
+pub use tables::DeviceTables;
 
 use crate::edit_set::{DenseEdit, EditSet};
 
