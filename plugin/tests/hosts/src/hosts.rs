@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::backend::Backend;
 use crate::client::{from_script, read_line, Client, Completion, Request};
+use crate::preload::{environment, Preload};
 use crate::process::{free_port, tail, Process};
 use crate::recipe::Recipe;
 
@@ -49,6 +50,7 @@ enum Kind {
     },
 }
 
+<<<<<<< HEAD
 /// The plugin's part of a start.
 #[derive(Clone, Debug, Default)]
 pub struct Preload {
@@ -58,6 +60,52 @@ pub struct Preload {
     pub edits: Option<String>,
     /// LLAMA_JOLA_LOG, if any.
     pub log: Option<&'static str>,
+=======
+/// Where the layers are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The host's CPU library.
+    Cpu,
+    /// Vulkan on Mesa's software device.
+    Vulkan,
+    /// Another process, reached over the loopback interface.
+    Rpc,
+    /// Two other processes, each with half of the layers.
+    TwoRpc,
+    /// Another process with some of the layers, and the host's CPU library.
+    RpcAndCpu,
+}
+
+impl Backend {
+    /// What the table calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Vulkan => "Vulkan",
+            Self::Rpc => "RPC",
+            Self::TwoRpc => "2 × RPC",
+            Self::RpcAndCpu => "RPC + CPU",
+        }
+    }
+
+    /// Its devices, as llama.cpp calls them.
+    fn devices(self) -> &'static [&'static str] {
+        match self {
+            Self::Cpu => &[],
+            Self::Vulkan => &["Vulkan0"],
+            Self::Rpc | Self::RpcAndCpu => &["RPC0"],
+            Self::TwoRpc => &["RPC0", "RPC1"],
+        }
+    }
+
+    /// How many layers its devices get; the model has fewer than 99.
+    fn layers(self) -> &'static str {
+        match self {
+            Self::RpcAndCpu => "13",
+            _ => "99",
+        }
+    }
+>>>>>>> wt-lora
 }
 
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
@@ -335,32 +383,6 @@ impl Build {
         })?;
         Ok((process, format!("127.0.0.1:{port}")))
     }
-}
-
-/// Sets the variables that a host is started with.
-pub fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -> Result<()> {
-    // Nothing of the caller's own settings may reach a host.
-    for name in [
-        "LD_PRELOAD",
-        "LLAMA_JOLA",
-        "LLAMA_JOLA_LOG",
-        "LD_LIBRARY_PATH",
-    ] {
-        command.env_remove(name);
-    }
-    if !libs.is_empty() {
-        command.env("LD_LIBRARY_PATH", std::env::join_paths(libs)?);
-    }
-    if let Some(library) = &preload.library {
-        command.env("LD_PRELOAD", library);
-    }
-    if let Some(edits) = &preload.edits {
-        command.env("LLAMA_JOLA", edits);
-    }
-    if let Some(log) = preload.log {
-        command.env("LLAMA_JOLA_LOG", log);
-    }
-    Ok(())
 }
 
 /// A running host.

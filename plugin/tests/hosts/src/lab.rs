@@ -9,7 +9,8 @@ use llama_jola::bake::{bake, BakeParams};
 use llama_jola::{log_to_stderr, LogLevel, Model, ModelParams};
 
 use crate::fixtures;
-use crate::hosts::{builds, programs, Build, Preload};
+use crate::hosts::{builds, programs, Build};
+use crate::preload::Preload;
 use crate::reference::{Reference, Settings};
 
 /// Heads that the random sidecar edits in each of the model's layers.

@@ -11,6 +11,7 @@ mod fixtures;
 mod hosts;
 mod lab;
 mod lora;
+mod preload;
 mod process;
 mod recipe;
 mod reference;

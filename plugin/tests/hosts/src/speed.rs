@@ -15,8 +15,13 @@ use serde_json::json;
 
 use crate::backend::Backend;
 use crate::client::Client;
+<<<<<<< HEAD
 use crate::hosts::{Build, Preload};
+=======
+use crate::hosts::{Backend, Build};
+>>>>>>> wt-lora
 use crate::lab::Lab;
+use crate::preload::Preload;
 
 /// Tokens of a prompt.
 const PREFILL: usize = 32;

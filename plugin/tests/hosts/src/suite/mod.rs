@@ -12,8 +12,9 @@ use llama_jola::{Model, ModelParams};
 use crate::backend::Backend;
 use crate::client::{Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Build, Host, Preload};
+use crate::hosts::{Build, Host};
 use crate::lab::Lab;
+use crate::preload::Preload;
 use crate::reference::{Reference, Settings, Tolerance, FLOAT};
 use crate::report::Report;
 
