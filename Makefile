@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin bench bench-training jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -105,6 +105,17 @@ bench: build ## measure speed on this machine into research/runs/<date>-bench (P
 bench-training: build ## the same for training, against transformers (PARTS="shapes growth"; half an hour)
 	scripts/setup.sh gemma peer
 	$(ENV) research/scripts/bench/training.py $(BENCH) $(PARTS)
+
+# Twice half a quarter of an hour on two cores: llama.cpp is compiled with zig, and once more
+# with the compiler that libtorch was compiled for.
+dist: setup ## packages for Linux on x86-64, into dist/ (tarball, wheels, .deb, SBOM, SHA256SUMS)
+	scripts/setup.sh dist
+	scripts/dist/build.sh
+	$(ENV) scripts/dist/package.py
+
+test-dist: dist ## installs what is in dist/ into clean places, and uses and uninstalls it
+	scripts/setup.sh server hub
+	$(ENV) scripts/dist/test.py
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --ignored write_the_header

@@ -14,6 +14,12 @@ fn main() -> Result<()> {
     let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let patches = manifest_dir.join("patches");
+    // llama-cpp-sys-2 hands such variables to llama.cpp: scripts/dist/build.sh sets them.
+    println!("cargo:rerun-if-env-changed=GGML_AVX2");
+    println!("cargo:rustc-check-cfg=cfg(compiled_for_avx2)");
+    if env::var("GGML_AVX2").is_ok_and(|value| value == "ON") {
+        println!("cargo:rustc-cfg=compiled_for_avx2");
+    }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=patches");
 
@@ -82,6 +88,9 @@ fn compile(units: &[PathBuf], out_dir: &Path, includes: &[PathBuf]) -> Result<()
         .include(out_dir)
         .includes(includes)
         .files(units);
+    // What fails names its file, and the program must not depend on where it was built.
+    let here = format!("-ffile-prefix-map={}=llama.cpp/src", out_dir.display());
+    build.flag_if_supported(here);
     if let Some(cpu) = target_cpu() {
         build.flag_if_supported(format!("-march={cpu}"));
     }

@@ -54,6 +54,9 @@ pub enum Error {
     /// The model's layers are ambiguous.
     #[error(transparent)]
     EncoderDecoder(#[from] jola_edit::EncoderDecoder),
+    /// The model's layers run several times.
+    #[error(transparent)]
+    Looped(#[from] jola_edit::Looped),
     /// llama.cpp failed while it rebuilt the graph for edits.
     #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
     Hook(String),

@@ -50,6 +50,7 @@ pub mod lora;
 pub mod manuals;
 pub mod model;
 mod native;
+pub mod processor;
 pub mod sampler;
 pub mod stats;
 mod vocabulary;

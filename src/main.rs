@@ -6,7 +6,10 @@ use std::process::ExitCode;
 mod cli;
 
 fn main() -> ExitCode {
-    match cli::run() {
+    match llama_jola::processor::check()
+        .map_err(Into::into)
+        .and_then(|()| cli::run())
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if reader_has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -52,6 +52,21 @@ setup_valgrind() { command -v valgrind >/dev/null || install_or_say valgrind; }
 
 setup_golden() { environment golden golden-requirements.txt --no-binary rouge-score; }
 
+setup_dist() { environment dist dist/requirements.txt --require-hashes; }
+
+# Also a program that stands in for a processor without AVX2.
+setup_hub() {
+    environment hub dist/hub-requirements.txt
+    command -v qemu-x86_64 >/dev/null || install_or_say qemu-user
+}
+
+setup_other-platforms() {
+    local packages=()
+    command -v qemu-aarch64 >/dev/null || packages+=(qemu-user)
+    [ -d /usr/aarch64-linux-gnu/lib ] || packages+=(libc6-arm64-cross libgcc-s1-arm64-cross)
+    [ ${#packages[@]} = 0 ] || install_or_say "${packages[@]}"
+}
+
 setup_plots() { environment plots ../research/scripts/plots-requirements.txt; }
 
 # What trains the same edits in Python, to compare speed with; with torch's CUDA libraries.

@@ -113,7 +113,7 @@ impl From<CacheArg> for CacheType {
 }
 
 /// A file with the number after its last colon.
-fn parse_multiplied(text: &str) -> Result<(PathBuf, f32), String> {
+pub fn parse_multiplied(text: &str) -> Result<(PathBuf, f32), String> {
     parse_spec(text).map_err(|error| error.to_string())
 }
 

@@ -4,12 +4,14 @@ mod advice;
 mod args;
 mod bake;
 mod bench;
+mod card;
 mod describe;
 mod eval;
 mod heatmap;
 mod import;
 mod inspect;
 mod logits;
+mod merge;
 mod output;
 mod progress;
 mod run;
@@ -53,8 +55,12 @@ enum Command {
     Import(import::ImportArgs),
     /// Write a plain model with the edits as weights
     Bake(bake::BakeArgs),
+    /// Write several edits as one
+    Merge(merge::MergeArgs),
     /// Show what a sidecar edits, or what a base model is
     Inspect(inspect::InspectArgs),
+    /// Write a page about a sidecar for a model hub
+    Card(card::CardArgs),
     /// Run a program that has its own llama.cpp, such as llama-server, with edits
     With(with::WithArgs),
     /// Write man pages and shell completions to a folder
@@ -78,7 +84,9 @@ pub fn run() -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Bake(args) => bake::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Card(args) => card::run(&args),
         Command::With(args) => with::run(&args),
         Command::Manuals { folder } => Ok(llama_jola::manuals::write(Cli::command(), &folder)?),
     }

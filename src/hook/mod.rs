@@ -12,13 +12,14 @@
 //! programs that own a raw `llama_context`.
 
 mod sets;
+mod suitable;
 
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use jola_edit::graph::{DeviceEdits, DeviceTables, GgmlBufferType, GgmlTensor};
-use jola_edit::{EditSet, EncoderDecoder};
+use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
 use crate::native::{self, ffi};
@@ -77,15 +78,8 @@ impl Hook {
     /// `ctx` must be a live context, used by no other thread during the call, without
     /// another `Hook`, and must outlive the returned value.
     pub unsafe fn attach(ctx: NonNull<sys::llama_context>, edits: &EditSet) -> Result<Self, Error> {
-        // SAFETY: the context is alive, and with it its model.
-        let (encoder, decoder) = unsafe {
-            let model = sys::llama_get_model(ctx.as_ptr());
-            (
-                sys::llama_model_has_encoder(model),
-                sys::llama_model_has_decoder(model),
-            )
-        };
-        EncoderDecoder::refuse(encoder, decoder)?;
+        // SAFETY: the context is alive.
+        unsafe { suitable::check(ctx)? };
         let mut hook = Self {
             ctx,
             attached: None,

@@ -5,6 +5,7 @@
 //! sidecars, and so that every engine that applies edits uses the same numbers.
 
 mod dense;
+mod merge;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use dense::{DenseEdit, DenseEditError};
+pub use merge::{merge, MergeError, MergeSource, Merged, MERGED};
 pub use spec::{join_specs, parse_spec, split_specs, SpecError, SPECS_VARIABLE};
 
 use crate::sidecar::{BaseMismatch, BaseShape, LayerEdit, Sidecar, SidecarErrorKind};

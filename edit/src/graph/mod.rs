@@ -54,6 +54,14 @@ pub enum GraphError {
         /// The layer, counted from 0.
         layer: u32,
     },
+    /// The output projection of a layer stands at other places of the graph as well.
+    #[error(
+        "layer {layer}: the model runs it several times for each token, and an edit is of one run"
+    )]
+    Looped {
+        /// The layer, counted from 0.
+        layer: u32,
+    },
     /// Layers with edits that the graph never showed.
     #[error("the model's attention never passed the edit of layers {layers:?}: its graph is built another way")]
     NeverFired {

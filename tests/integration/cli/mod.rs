@@ -4,8 +4,10 @@
 //! itself is wrong. Nothing is written unless it is complete.
 
 mod bad_input;
+mod card;
 mod eval;
 mod inspect;
+mod merge;
 mod run;
 mod with;
 
@@ -20,7 +22,7 @@ fn llama_jola() -> Cli {
 #[test]
 fn help_and_version_succeed() {
     let commands = [
-        "run", "eval", "logits", "inspect", "bench", "bake", "import", "with",
+        "run", "eval", "logits", "inspect", "bench", "bake", "import", "merge", "card", "with",
     ];
     let overview = llama_jola().args(["--help"]).succeed().stdout;
     for command in commands {

@@ -3,14 +3,21 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use jola_trainer::cli::{exit_code, Cli};
 
 fn main() -> ExitCode {
-    match jola_trainer::cli::Cli::parse().run() {
+    let fit = llama_jola::processor::check().map_err(Into::into);
+    match fit
+        .and_then(|()| Cli::read(std::env::args_os()))
+        .and_then(Cli::run)
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                usage.exit();
+            }
             eprintln!("error: {error:#}");
-            jola_trainer::cli::exit_code(&error)
+            exit_code(&error)
         }
     }
 }

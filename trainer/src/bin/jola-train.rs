@@ -21,7 +21,13 @@ const CPU_LIBRARY: &str = if cfg!(target_os = "macos") {
 } else {
     "libtorch_cpu.so"
 };
-const REMEDY: &str = "Run `make build` in the project's folder, which downloads it, or set \
+/// The libtorch at build time, but in a program for other machines.
+const BUILT_WITH: Option<&str> = match option_env!("JOLA_DIST") {
+    Some(_) => None,
+    None => option_env!("LIBTORCH"),
+};
+const REMEDY: &str = "Run `make build` in the project's folder, which downloads it, or \
+                      `pip install 'torch==2.13.*'` beside the Python package jola-trainer, or set \
                       LIBTORCH to the folder of an unpacked libtorch 2.13.";
 
 fn main() -> ExitCode {
@@ -66,7 +72,7 @@ fn find_libtorch(own_folder: &Path) -> Result<PathBuf, String> {
         };
         return Some(folder.clone()).filter(holds).ok_or_else(missing);
     }
-    let built = option_env!("LIBTORCH").map(|root| Path::new(root).join("lib"));
+    let built = BUILT_WITH.map(|root| Path::new(root).join("lib"));
     let searched = env::var_os(LIBRARY_PATH).unwrap_or_default();
     let searched: Vec<PathBuf> = env::split_paths(&searched).collect();
     let own = [own_folder.to_path_buf(), own_folder.join("lib")];

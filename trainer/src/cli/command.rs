@@ -1,11 +1,13 @@
 //! The command line of `jola-train`: its commands, and which code does them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use llama_jola::manuals;
 
+use super::config_file;
 use super::logits::{self, LogitsArgs};
 use super::method_args::MethodArgs;
 use super::run_args::RunArgs;
@@ -29,6 +31,11 @@ use super::train_args::TrainArgs;
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// Options from a TOML file, by their names without dashes, as epochs = 3, or those of an
+    /// earlier run, from the config.json in its run directory. What is typed here has the last
+    /// word.
+    #[arg(long, value_name = "RUN.toml")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     train: Option<TrainArgs>,
     // Not within `train`: clap takes no account of nested options when it looks whether
@@ -52,6 +59,20 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads a command line, the program's name first, with the options of a file that it names.
+    ///
+    /// # Errors
+    /// A [`clap::Error`] for a wrong line or for help that was asked for; a file that cannot be
+    /// read.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli> {
+        let command = Cli::command();
+        let words = config_file::expand(&command, args)?;
+        let matches = command.clone().try_get_matches_from(words)?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        cli.run.options = config_file::given(&command, &matches);
+        Ok(cli)
+    }
+
     /// Does what was typed.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The command line of `jola-train`.
 
 mod command;
+mod config_file;
 mod inputs;
 mod job;
 mod logits;

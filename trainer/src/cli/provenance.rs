@@ -6,18 +6,24 @@ use anyhow::Result;
 use jola_edit::gguf::Metadata;
 use jola_edit::{sidecar, Training};
 
+use super::config_file::Options;
 use super::job::Job;
 use super::machine::device_names;
 use crate::base::tensors_sha256;
 use crate::method::{ClosedShares, Method, Provenance, Sparsity};
-use crate::report::{RunConfig, SPLIT_SEED};
+use crate::report::{RunConfig, OPTIONS, SPLIT_SEED};
 use crate::train::Outcome;
 
 /// Everything that was set, and what tells whether a run is the same.
-pub(super) fn run_config(job: &Job, base_sha256: Option<String>) -> Result<RunConfig> {
+pub(super) fn run_config(
+    job: &Job,
+    options: &Options,
+    base_sha256: Option<String>,
+) -> Result<RunConfig> {
     let Job { args, machine, .. } = job;
     let mut config = RunConfig::default();
     config.set("version", env!("CARGO_PKG_VERSION"));
+    config.set(OPTIONS, options);
     config.set("base", &args.model);
     let tensors = || tensors_sha256(&*job.base);
     config.set("base_sha256", base_sha256.unwrap_or_else(tensors));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::config_file::Options;
 use crate::report::run_dir;
 use crate::report::run_files;
 use crate::report::{RunConfig, RunDir};
@@ -32,6 +33,9 @@ pub(crate) struct RunArgs {
     /// Seconds from one checkpoint to the next; 0: after every step.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     checkpoint_every: u64,
+    /// Everything that was asked for, for the run's configuration.
+    #[arg(skip)]
+    pub(super) options: Options,
 }
 
 impl RunArgs {

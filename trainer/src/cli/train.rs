@@ -78,7 +78,7 @@ fn begin(
     provenance: &Provenance,
     trainer: &mut Trainer,
 ) -> Result<RunDir> {
-    let config = run_config(job, provenance.base_sha256.clone())?;
+    let config = run_config(job, &run.options, provenance.base_sha256.clone())?;
     let (run_dir, state) = run.begin(folder, config)?;
     if let Some(state) = state {
         trainer.restore(&state)?;

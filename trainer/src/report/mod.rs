@@ -11,6 +11,6 @@ pub(crate) mod run_files;
 mod watcher;
 
 pub(crate) use progress::Reporter;
-pub(crate) use run_config::{RunConfig, SPLIT_SEED};
+pub(crate) use run_config::{RunConfig, OPTIONS, SPLIT_SEED};
 pub(crate) use run_dir::RunDir;
 pub(crate) use watcher::Watcher;

@@ -9,8 +9,11 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
-/// Entries that tell where things lie. They may differ between the parts of one run.
-const PLACES: [&str; 4] = ["base", "data", "valid", "output"];
+/// The options that the run was given, by their names: what `--config` reads.
+pub const OPTIONS: &str = "options";
+/// Entries that tell where things lie, or how it was said. They may differ between the parts of
+/// one run.
+const PLACES: [&str; 5] = ["base", "data", "valid", "output", OPTIONS];
 /// Entries without which it is another run.
 const ESSENTIAL: [&str; 4] = ["base_sha256", "data_sha256", "rows", "method"];
 

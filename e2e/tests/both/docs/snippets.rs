@@ -44,6 +44,10 @@ fn check(block: &Block) -> Result<(), String> {
     match language {
         "sh" => commands::check(&block.text),
         "json" => json(&block.text),
+        "toml" => match toml::from_str::<serde_json::Value>(&block.text) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("TOML: {}", error.message())),
+        },
         _ if SHOWN.contains(&language) => Ok(()),
         _ => Err(format!(
             "`{language}` is no language that this test knows how to check"

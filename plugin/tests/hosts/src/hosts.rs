@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context as _, Result};
 use serde_json::json;
 
+use crate::backend::Backend;
 use crate::client::{from_script, read_line, Client, Completion, Request};
 use crate::process::{free_port, tail, Process};
 use crate::recipe::Recipe;
@@ -48,52 +49,6 @@ enum Kind {
     },
 }
 
-/// Where the layers are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// The host's CPU library.
-    Cpu,
-    /// Vulkan on Mesa's software device.
-    Vulkan,
-    /// Another process, reached over the loopback interface.
-    Rpc,
-    /// Two other processes, each with half of the layers.
-    TwoRpc,
-    /// Another process with some of the layers, and the host's CPU library.
-    RpcAndCpu,
-}
-
-impl Backend {
-    /// What the table calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU",
-            Self::Vulkan => "Vulkan",
-            Self::Rpc => "RPC",
-            Self::TwoRpc => "2 × RPC",
-            Self::RpcAndCpu => "RPC + CPU",
-        }
-    }
-
-    /// Its devices, as llama.cpp calls them.
-    fn devices(self) -> &'static [&'static str] {
-        match self {
-            Self::Cpu => &[],
-            Self::Vulkan => &["Vulkan0"],
-            Self::Rpc | Self::RpcAndCpu => &["RPC0"],
-            Self::TwoRpc => &["RPC0", "RPC1"],
-        }
-    }
-
-    /// How many layers its devices get; the model has fewer than 99.
-    fn layers(self) -> &'static str {
-        match self {
-            Self::RpcAndCpu => "13",
-            _ => "99",
-        }
-    }
-}
-
 /// The plugin's part of a start.
 #[derive(Clone, Debug, Default)]
 pub struct Preload {
@@ -101,6 +56,8 @@ pub struct Preload {
     pub library: Option<PathBuf>,
     /// LLAMA_JOLA, if any.
     pub edits: Option<String>,
+    /// LLAMA_JOLA_LOG, if any.
+    pub log: Option<&'static str>,
 }
 
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
@@ -266,17 +223,20 @@ impl Build {
                 args: script,
                 ..
             } => {
-                ensure!(
-                    backend == Backend::Cpu && args.is_empty(),
-                    "{} has no options",
-                    self.name
-                );
+                ensure!(backend == Backend::Cpu, "{} has no devices", self.name);
+                // The scripts know this option only.
+                let adapter = match args {
+                    [] => None,
+                    ["--lora", file] => Some(file),
+                    _ => bail!("{} has no options {args:?}", self.name),
+                };
                 let mut command = Command::new(program);
                 environment(&mut command, &[], preload)?;
                 command
                     .args(script)
                     .arg(model)
-                    .args([&CONTEXT.to_string(), THREADS]);
+                    .args([&CONTEXT.to_string(), THREADS])
+                    .args(adapter);
                 let mut process = Process::start(command, self.name, log, true)?;
                 let child = process.child();
                 let (input, output) = child
@@ -395,10 +355,10 @@ pub fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -
         command.env("LD_PRELOAD", library);
     }
     if let Some(edits) = &preload.edits {
-        // What was edited and what was left alone stands in the log.
-        command
-            .env("LLAMA_JOLA", edits)
-            .env("LLAMA_JOLA_LOG", "info");
+        command.env("LLAMA_JOLA", edits);
+    }
+    if let Some(log) = preload.log {
+        command.env("LLAMA_JOLA_LOG", log);
     }
     Ok(())
 }

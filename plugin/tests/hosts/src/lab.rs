@@ -160,7 +160,7 @@ impl Lab {
     pub fn unset(&self) -> Preload {
         Preload {
             library: Some(self.library.clone()),
-            edits: None,
+            ..Preload::default()
         }
     }
 
@@ -169,6 +169,16 @@ impl Lab {
         Preload {
             library: Some(self.library.clone()),
             edits: Some(edits.into()),
+            // What was edited and what was left alone stands in the log.
+            log: Some("info"),
+        }
+    }
+
+    /// With the plugin, LLAMA_JOLA unset, and sidecars to be loaded as adapters.
+    pub fn with_adapters(&self) -> Preload {
+        Preload {
+            log: Some("debug"),
+            ..self.unset()
         }
     }
 

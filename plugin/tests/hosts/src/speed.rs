@@ -13,8 +13,9 @@ use anyhow::{ensure, Context as _, Result};
 use llama_jola::stats::quantile;
 use serde_json::json;
 
+use crate::backend::Backend;
 use crate::client::Client;
-use crate::hosts::{Backend, Build, Preload};
+use crate::hosts::{Build, Preload};
 use crate::lab::Lab;
 
 /// Tokens of a prompt.

@@ -270,6 +270,32 @@ fn a_run_directory_takes_no_files_of_others() {
     assert_eq!(std::fs::read_dir(path).unwrap().count(), 3);
 }
 
+#[test]
+fn options_of_a_file_and_of_an_earlier_run() {
+    let folder = folder();
+    let path = folder.path();
+    let file = "model = 'tiny.gguf'\ndata = 'rows.jsonl'\nsteps = 2\nvalid-share = 0\nlr = 0.1\n";
+    std::fs::write(path.join("run.toml"), file).unwrap();
+    for args in [
+        "--config run.toml -o a.gguf",
+        "--config a.run/config.json -o b.gguf",
+        "--config a.run/config.json -o c.gguf --steps 3",
+    ] {
+        let output = train(path, args);
+        assert!(output.status.success(), "{args}: {}", stderr(&output));
+    }
+    let read = |name: &str| Sidecar::read(path.join(name)).unwrap();
+    let [a, b, c] = ["a.gguf", "b.gguf", "c.gguf"].map(read);
+    assert_eq!((&a.layers, &a.train), (&b.layers, &b.train));
+    assert_eq!(a.train.get("steps").unwrap().as_u64(), Some(2));
+    assert_eq!(c.train.get("steps").unwrap().as_u64(), Some(3));
+    let output = train(path, "--config rows.jsonl -o d.gguf");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    // A resumed run may be told in another way what it was told before.
+    let output = train(path, "--config run.toml -o a.gguf --resume");
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
 /// The base in three files instead of one.
 #[test]
 fn a_split_base_trains_as_the_whole() {

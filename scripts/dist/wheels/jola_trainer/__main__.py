@@ -1,0 +1,5 @@
+"""python -m jola_trainer"""
+
+from jola_trainer import main
+
+main()

@@ -1,0 +1,5 @@
+"""python -m llama_jola"""
+
+from llama_jola import main
+
+main()
