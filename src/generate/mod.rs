@@ -61,7 +61,7 @@ pub fn generate(
     prompts: &[Vec<Token>],
     n_predict: usize,
     sampling: &SamplerParams,
-    mut on_token: impl FnMut(usize, Token) -> bool,
+    on_token: impl FnMut(usize, Token) -> bool,
 ) -> Result<Vec<Generated>, Error> {
     let requests: Vec<Request> = prompts
         .iter()
@@ -71,7 +71,7 @@ pub fn generate(
             ..Request::new(prompt.clone())
         })
         .collect();
-    generate_each(context, requests, |prompt, token| on_token(prompt, token))
+    generate_each(context, requests, on_token)
 }
 
 /// As [`generate`], each prompt with what its request says.

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
 use jola_edit::EditSet;
@@ -477,11 +477,8 @@ pub fn serve(context: &mut Context, submissions: Receiver<Submission>) -> Result
                 Err(_) => return Ok(()),
             }
         }
-        loop {
-            match submissions.try_recv() {
-                Ok((request, sink)) => scheduler.submit(request, sink),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok((request, sink)) = submissions.try_recv() {
+            scheduler.submit(request, sink);
         }
         scheduler.step()?;
     }

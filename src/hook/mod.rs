@@ -209,8 +209,10 @@ impl Hook {
         };
         match (begin(), former) {
             (Ok(()), former) => {
-                // SAFETY: made by `install`, and no graph is left that uses it.
-                former.map(|former| drop(unsafe { Box::from_raw(former.as_ptr()) }));
+                if let Some(former) = former {
+                    // SAFETY: made by `install`, and no graph is left that uses it.
+                    drop(unsafe { Box::from_raw(former.as_ptr()) });
+                }
                 Ok(())
             }
             // Graphs that could not be built may refer to both.
@@ -219,8 +221,10 @@ impl Hook {
                 let each = self.attached.take();
                 self.build_graphs(former)?;
                 self.attached = Some(former);
-                // SAFETY: as above.
-                each.map(|each| drop(unsafe { Box::from_raw(each.as_ptr()) }));
+                if let Some(each) = each {
+                    // SAFETY: as above.
+                    drop(unsafe { Box::from_raw(each.as_ptr()) });
+                }
                 Err(error)
             }
         }
@@ -234,14 +238,12 @@ impl Hook {
     }
 
     fn each_mut(&mut self) -> Result<&mut Each, Error> {
+        let mut attached = self.attached.ok_or(Error::Broken)?;
         // SAFETY: made by `install`; graphs are built and computed only in calls of the
         // context's owner, which do not overlap with those of this value.
-        match self
-            .attached
-            .map(|mut attached| unsafe { attached.as_mut() })
-        {
-            Some(Attached::Each(each)) => Ok(each),
-            _ => Err(Error::Broken),
+        match unsafe { attached.as_mut() } {
+            Attached::Each(each) => Ok(each),
+            Attached::One(_) => Err(Error::Broken),
         }
     }
 

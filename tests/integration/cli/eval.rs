@@ -342,8 +342,7 @@ fn several_edits_are_scored_at_once() {
     close(&cases[0], &compared["edited"]);
     close(&each["unedited"], &plain);
     close(&compared["unedited"], &plain);
-    assert_eq!(cases[1]["score"], each["unedited"]["score"]);
-    assert_eq!(cases[1]["difference"], 0.0);
+    close(&cases[1], &plain);
     assert_eq!(cases[0]["test"]["name"], "paired-bootstrap");
     let lines = predictions(&path);
     let names: Vec<&str> = lines.iter().map(|l| l["edit"].as_str().unwrap()).collect();
