@@ -50,64 +50,6 @@ enum Kind {
     },
 }
 
-<<<<<<< HEAD
-/// The plugin's part of a start.
-#[derive(Clone, Debug, Default)]
-pub struct Preload {
-    /// LD_PRELOAD, if any.
-    pub library: Option<PathBuf>,
-    /// LLAMA_JOLA, if any.
-    pub edits: Option<String>,
-    /// LLAMA_JOLA_LOG, if any.
-    pub log: Option<&'static str>,
-=======
-/// Where the layers are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// The host's CPU library.
-    Cpu,
-    /// Vulkan on Mesa's software device.
-    Vulkan,
-    /// Another process, reached over the loopback interface.
-    Rpc,
-    /// Two other processes, each with half of the layers.
-    TwoRpc,
-    /// Another process with some of the layers, and the host's CPU library.
-    RpcAndCpu,
-}
-
-impl Backend {
-    /// What the table calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU",
-            Self::Vulkan => "Vulkan",
-            Self::Rpc => "RPC",
-            Self::TwoRpc => "2 × RPC",
-            Self::RpcAndCpu => "RPC + CPU",
-        }
-    }
-
-    /// Its devices, as llama.cpp calls them.
-    fn devices(self) -> &'static [&'static str] {
-        match self {
-            Self::Cpu => &[],
-            Self::Vulkan => &["Vulkan0"],
-            Self::Rpc | Self::RpcAndCpu => &["RPC0"],
-            Self::TwoRpc => &["RPC0", "RPC1"],
-        }
-    }
-
-    /// How many layers its devices get; the model has fewer than 99.
-    fn layers(self) -> &'static str {
-        match self {
-            Self::RpcAndCpu => "13",
-            _ => "99",
-        }
-    }
->>>>>>> wt-lora
-}
-
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
 pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
     let (server, node, python) = (

@@ -14,11 +14,7 @@ use testkit::Random;
 use crate::backend::Backend;
 use crate::client::{Client, Completion, Request};
 use crate::fixtures;
-<<<<<<< HEAD
-use crate::hosts::{Build, Host, Preload};
-=======
-use crate::hosts::{Backend, Build, Host};
->>>>>>> wt-lora
+use crate::hosts::{Build, Host};
 use crate::lab::Lab;
 use crate::preload::Preload;
 use crate::soak::{lock, resident};

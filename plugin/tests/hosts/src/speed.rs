@@ -15,11 +15,7 @@ use serde_json::json;
 
 use crate::backend::Backend;
 use crate::client::Client;
-<<<<<<< HEAD
-use crate::hosts::{Build, Preload};
-=======
-use crate::hosts::{Backend, Build};
->>>>>>> wt-lora
+use crate::hosts::Build;
 use crate::lab::Lab;
 use crate::preload::Preload;
 
