@@ -170,8 +170,10 @@ fn a_broken_chat_template_names_its_file() {
         (CONFIG, json!({ "chat_template": broken })),
         ("chat_template.jinja", json!(broken)),
     ] {
-        let error = open(&folder(Json::Null, &[(name, contents)])).chat();
-        let said = error.err().expect("an error").to_string();
+        let Err(error) = open(&folder(Json::Null, &[(name, contents)])).chat() else {
+            panic!("{name}: a template");
+        };
+        let said = error.to_string();
         assert!(said.contains(&format!("{name}: not valid Jinja")), "{said}");
     }
 }
