@@ -91,8 +91,9 @@ test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHE
 	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
 	$(HOSTS) test "$(CHECK)"
 
-soak-plugin: hosts ## the plugin: 10,000 requests to one server, and what edits cost
+soak-plugin: hosts ## the plugin: 10,000 requests to one server, 2,000 with random adapters, and what edits cost
 	$(HOSTS) soak
+	$(HOSTS) soak-adapters
 	$(HOSTS) speed
 	$(HOSTS) instructions
 

@@ -55,14 +55,56 @@ void rebuild_graphs(llama_context * ctx) {
     ctx->sched_reserve();
 }
 
+// The row numbers of a graph's tokens.
+class rows_input : public llm_graph_input_i {
+public:
+    rows_input(ggml_context * ctx0, int64_t n_tokens, const jola_sequence_rows * sequences) : sequences(sequences) {
+        rows = ggml_new_tensor_1d(ctx0, GGML_TYPE_I32, n_tokens);
+        ggml_set_input(rows);
+        ggml_set_name(rows, "jola_rows");
+    }
+
+    void set_input(const llama_ubatch * ubatch) override {
+        values.resize(ubatch->n_tokens);
+        for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
+            const jola_sequence_rows & of = sequences[ubatch->seq_id[i][0]];
+            // Where a token has several positions, the first is its place in the sequence.
+            const llama_pos pos = ubatch->pos[i];
+            values[i] = pos >= of.begin && pos < of.end ? of.row : 0;
+        }
+        ggml_backend_tensor_set(rows, values.data(), 0, values.size() * sizeof(int32_t));
+    }
+
+    bool can_reuse(const llm_graph_params & params) override {
+        return rows->ne[0] == params.ubatch.n_tokens;
+    }
+
+    ggml_tensor * rows;
+
+private:
+    const jola_sequence_rows * sequences;
+    std::vector<int32_t>       values;
+};
+
 } // namespace
+
+ggml_tensor * jola_hook_rows(const void * graph, const jola_sequence_rows * sequences) {
+    const auto & g = *static_cast<const llm_graph_context *>(graph);
+    for (const auto & input : g.res->inputs) {
+        if (auto * found = dynamic_cast<rows_input *>(input.get())) {
+            return found->rows;
+        }
+    }
+    auto input = std::make_unique<rows_input>(g.ctx0, g.n_tokens, sequences);
+    return static_cast<rows_input *>(g.res->add_input(std::move(input)))->rows;
+}
 
 ggml_tensor * jola_hook_edit(const llm_graph_context & graph, ggml_tensor * cur, int il) {
     if (g_n_entries == 0) {
         return cur;
     }
     const hook_entry e = entry_of(graph.sched);
-    return e.fn ? e.fn(e.user, graph.ctx0, cur, il) : cur;
+    return e.fn ? e.fn(e.user, &graph, graph.ctx0, cur, il) : cur;
 }
 
 int32_t jola_hook_attach(llama_context * ctx, jola_edit_fn fn, void * user) {

@@ -20,10 +20,27 @@ extern "C" {
 #endif
 
 // Adds the edit of layer `il` to the graph under construction.
+//   graph: the graph, for jola_hook_rows()
 //   ctx0: the graph's ggml context
 //   cur:  head outputs before W_O, F32 [head_dim * n_head, n_tokens]
 // Returns the edited tensor, or `cur` itself where the layer has no edit.
-typedef struct ggml_tensor * (*jola_edit_fn)(void * user, struct ggml_context * ctx0, struct ggml_tensor * cur, int32_t il);
+typedef struct ggml_tensor * (*jola_edit_fn)(
+    void * user, const void * graph, struct ggml_context * ctx0, struct ggml_tensor * cur, int32_t il);
+
+// Which row of the tables of edits the tokens of one sequence take: `row` at positions from
+// `begin` to before `end`, row 0 elsewhere.
+struct jola_sequence_rows {
+    int32_t row;
+    int32_t begin;
+    int32_t end;
+};
+
+// The graph's input of one row number per token, I32 [n_tokens]: made at the first call for a
+// graph. Before each computation it is filled from `sequences`, which has an entry for every
+// sequence of the context and must stay where it is as long as the graph is used: what stands
+// there may change between computations, without building graphs. A token of several
+// sequences takes the row of its first.
+struct ggml_tensor * jola_hook_rows(const void * graph, const struct jola_sequence_rows * sequences);
 
 // Installs (fn, user) for the graphs of `ctx`, in place of any earlier pair, and
 // builds the worst-case graphs again: when it returns, fn has been called for every

@@ -54,6 +54,9 @@ pub enum Error {
     /// The model's layers are ambiguous.
     #[error(transparent)]
     EncoderDecoder(#[from] jola_edit::EncoderDecoder),
+    /// The model's layers run several times.
+    #[error(transparent)]
+    Looped(#[from] jola_edit::Looped),
     /// llama.cpp failed while it rebuilt the graph for edits.
     #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
     Hook(String),
@@ -128,6 +131,15 @@ pub enum Error {
         /// How many there are.
         n_seq_max: usize,
     },
+    /// A token of several sequences that have different edits.
+    #[error("the token at position {position} belongs to sequences with different edits")]
+    SharedToken {
+        /// The position, from 0.
+        position: usize,
+    },
+    /// Edits that are not loaded in this context.
+    #[error("these edits were loaded for another context, or before its edits were replaced")]
+    OtherEdits,
     /// The model computed logits that are no numbers.
     #[error(
         "the logits behind position {position} are not finite: an edit at too great a strength, \

@@ -2,28 +2,41 @@
 //! dequantisation, which the trainer uses so that it trains on exactly the numbers that
 //! llama.cpp serves.
 
-use jola_edit::graph::GgmlApi;
+use jola_edit::graph::{GgmlApi, GgmlTableApi};
 use llama_cpp_sys_2 as sys;
 
 use crate::Error;
 
+/// A table of linked ggml functions.
+// Both sides are the same C functions. The table names ggml's structs with its own opaque
+// types, so only the pointee names of pointers differ; ggml_init takes by value a struct
+// that is #[repr(C)] with the same three fields on both sides.
+macro_rules! linked {
+    ($table:ident: $($name:ident: $function:ty,)*) => {
+        $table {
+            $($name: {
+                let function = sys::$name as *const ();
+                // SAFETY: the field has the function's C signature, as said above.
+                unsafe { std::mem::transmute::<*const (), $function>(function) }
+            }),*
+        }
+    };
+}
+
 /// The linked ggml functions.
 pub(crate) fn api() -> GgmlApi {
-    // Both sides are the same C functions. The table names ggml's structs with its own opaque
-    // types, so only the pointee names of pointers differ; ggml_init takes by value a struct
-    // that is #[repr(C)] with the same three fields on both sides.
     macro_rules! table {
-        ($($name:ident: $function:ty,)*) => {
-            GgmlApi {
-                $($name: {
-                    let function = sys::$name as *const ();
-                    // SAFETY: the field has the function's C signature, as said above.
-                    unsafe { std::mem::transmute::<*const (), $function>(function) }
-                }),*
-            }
-        };
+        ($($functions:tt)*) => { linked!(GgmlApi: $($functions)*) };
     }
     jola_edit::for_each_ggml_function!(table)
+}
+
+/// The linked ggml functions that tables of edits need.
+pub(crate) fn table_api() -> GgmlTableApi {
+    macro_rules! table {
+        ($($functions:tt)*) => { linked!(GgmlTableApi: $($functions)*) };
+    }
+    jola_edit::for_each_ggml_table_function!(table)
 }
 
 /// Turns the bytes of a tensor, or of whole rows of it, into floats exactly as ggml does

@@ -27,6 +27,35 @@ impl EncoderDecoder {
     }
 }
 
+/// The model runs layers of its file several times for each token, as Nanbeige and HRM do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this model runs its layers several times for each token: a layer's number stands for each \
+     of its runs, and an edit is of one"
+)]
+pub struct Looped;
+
+impl Looped {
+    /// Keys below the architecture's name that say so, and the number of runs that is one.
+    const KEYS: [(&'static str, u64); 3] =
+        [("num_loops", 1), ("hrm.h_cycles", 0), ("hrm.l_cycles", 0)];
+
+    /// Refuses such a model; `number` reads a key of its metadata.
+    ///
+    /// # Errors
+    /// [`Looped`].
+    pub fn refuse(architecture: &str, number: impl Fn(&str) -> Option<u64>) -> Result<(), Self> {
+        let loops = |&(key, once): &(&str, u64)| {
+            number(&format!("{architecture}.{key}")).is_some_and(|runs| runs > once)
+        };
+        if Self::KEYS.iter().any(loops) {
+            Err(Self)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// An architecture that edits can be trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trainable {
@@ -63,4 +92,28 @@ pub fn find_trainable(architecture: &str) -> Option<&'static Trainable> {
 pub fn trainable_names() -> String {
     let names: Vec<&str> = TRAINABLE.iter().map(|entry| entry.name).collect();
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_that_repeat_layers_are_told_by_their_keys() {
+        let with = |key: &'static str, value| move |name: &str| (name == key).then_some(value);
+        for (key, value) in [("nanbeige.num_loops", 2), ("nanbeige.hrm.h_cycles", 1)] {
+            assert_eq!(
+                Looped::refuse("nanbeige", with(key, value)),
+                Err(Looped),
+                "{key}"
+            );
+        }
+        for (key, value) in [("nanbeige.num_loops", 1), ("llama.num_loops", 2)] {
+            assert_eq!(
+                Looped::refuse("nanbeige", with(key, value)),
+                Ok(()),
+                "{key}"
+            );
+        }
+    }
 }

@@ -26,10 +26,11 @@ use jola_edit::graph::GgmlTensor;
 use jola_edit::Sidecar;
 
 use crate::cb_eval::{CbEval, CbEvalHost, EvalCallback};
+use crate::contexts;
 use crate::host::{LlamaContext, LlamaModel};
 use crate::request::{enable, set_defaults, Request};
 use crate::shape;
-use crate::state::{self, StateError};
+use crate::state::StateError;
 use crate::usage;
 
 /// Outcome of a call.
@@ -197,7 +198,7 @@ pub unsafe extern "C" fn jola_clear_edits(ctx: *mut LlamaContext) -> JolaStatus 
 /// # Safety
 /// As for [`jola_set_edits`].
 unsafe fn change(ctx: *mut LlamaContext, request: Option<Arc<Request>>) -> Result<(), Failure> {
-    let Some(state) = state::find(ctx) else {
+    let Some(state) = contexts::find(ctx).filter(|state| state.was_expected()) else {
         return Err(Failure::of(
             JolaStatus::Context,
             "this context is not known: call jola_start() before creating it, and load libjola \
@@ -208,6 +209,7 @@ unsafe fn change(ctx: *mut LlamaContext, request: Option<Arc<Request>>) -> Resul
     unsafe { state.change(ctx, request) }.map_err(|error| {
         let status = match &error {
             StateError::Shape(_) => JolaStatus::Model,
+            StateError::Compose(_) => JolaStatus::Sidecar,
             StateError::Graph { .. } | StateError::NotRebuilt => JolaStatus::Graph,
         };
         Failure::of(status, error)
@@ -281,9 +283,9 @@ pub unsafe extern "C" fn jola_cb_eval_init(
             let Some(request) = read(specs, n_specs)? else {
                 return Err(Failure::of(JolaStatus::Argument, "no sidecar is named"));
             };
-            shape::check((*host).model_api(), model, &request)
+            shape::check((*host).model_api(), model, &request.sidecars)
                 .map_err(|error| Failure::of(JolaStatus::Model, error))?;
-            usage::tell((*host).model_api(), model, &request);
+            usage::tell((*host).model_api(), model, &request.sidecars);
             let edits = CbEval::new(*host, request, *cb_eval, *cb_eval_user_data);
             let edits = Box::into_raw(Box::new(edits));
             *cb_eval = Some(jola_cb_eval);

@@ -29,6 +29,10 @@ opaque! {
     LlamaContext,
     /// What `llama_memory_t` points to.
     LlamaMemory,
+    /// `struct llama_batch_ext`, only ever behind a pointer.
+    LlamaBatchExt,
+    /// `struct llama_adapter_lora`, only ever behind a pointer.
+    LlamaAdapter,
     /// `struct ggml_backend_device`, only ever behind a pointer.
     GgmlDevice,
 }
@@ -40,6 +44,11 @@ opaque! {
 #[derive(Clone, Copy)]
 pub struct ByValue([u64; 64]);
 
+impl ByValue {
+    /// A struct of zeros.
+    pub const ZERO: Self = Self([0; 64]);
+}
+
 function_table! {
     /// The functions that work on a context.
     pub struct LlamaApi {
@@ -48,9 +57,48 @@ function_table! {
         llama_free: unsafe extern "C" fn(*mut LlamaContext),
         llama_synchronize: unsafe extern "C" fn(*mut LlamaContext),
         llama_get_memory: unsafe extern "C" fn(*const LlamaContext) -> *mut LlamaMemory,
-        llama_memory_clear: unsafe extern "C" fn(*mut LlamaMemory, bool),
+        llama_n_batch: unsafe extern "C" fn(*const LlamaContext) -> u32,
+        llama_n_seq_max: unsafe extern "C" fn(*const LlamaContext) -> u32,
         llama_pooling_type: unsafe extern "C" fn(*const LlamaContext) -> c_int,
         llama_set_adapter_cvec: unsafe extern "C" fn(*mut LlamaContext, *const f32, usize, i32, i32, i32) -> i32,
+    }
+}
+
+function_table! {
+    /// The functions that load adapters and give them to contexts.
+    pub struct AdapterApi {
+        llama_adapter_lora_init: unsafe extern "C-unwind" fn(*mut LlamaModel, *const c_char) -> *mut LlamaAdapter,
+        llama_adapter_lora_free: unsafe extern "C-unwind" fn(*mut LlamaAdapter),
+        llama_set_adapters_lora: unsafe extern "C-unwind" fn(*mut LlamaContext, *mut *mut LlamaAdapter, usize, *mut f32) -> i32,
+    }
+}
+
+function_table! {
+    /// The functions that change which cells belong to which sequence.
+    pub struct MemoryApi {
+        llama_memory_clear: unsafe extern "C-unwind" fn(*mut LlamaMemory, bool),
+        llama_memory_seq_rm: unsafe extern "C-unwind" fn(*mut LlamaMemory, i32, i32, i32) -> bool,
+        llama_memory_seq_cp: unsafe extern "C-unwind" fn(*mut LlamaMemory, i32, i32, i32, i32),
+        llama_memory_seq_keep: unsafe extern "C-unwind" fn(*mut LlamaMemory, i32),
+        llama_memory_seq_add: unsafe extern "C-unwind" fn(*mut LlamaMemory, i32, i32, i32, i32),
+        llama_memory_seq_div: unsafe extern "C-unwind" fn(*mut LlamaMemory, i32, i32, i32, c_int),
+        llama_memory_seq_pos_max: unsafe extern "C-unwind" fn(*mut LlamaMemory, i32) -> i32,
+    }
+}
+
+function_table! {
+    /// The functions that save and load cells.
+    pub struct StateApi {
+        llama_state_get_size: unsafe extern "C-unwind" fn(*mut LlamaContext) -> usize,
+        llama_state_get_data: unsafe extern "C-unwind" fn(*mut LlamaContext, *mut u8, usize) -> usize,
+        llama_state_set_data: unsafe extern "C-unwind" fn(*mut LlamaContext, *const u8, usize) -> usize,
+        llama_state_save_file: unsafe extern "C-unwind" fn(*mut LlamaContext, *const c_char, *const i32, usize) -> bool,
+        llama_state_load_file: unsafe extern "C-unwind" fn(*mut LlamaContext, *const c_char, *mut i32, usize, *mut usize) -> bool,
+        llama_state_seq_get_size_ext: unsafe extern "C-unwind" fn(*mut LlamaContext, i32, u32) -> usize,
+        llama_state_seq_get_data_ext: unsafe extern "C-unwind" fn(*mut LlamaContext, *mut u8, usize, i32, u32) -> usize,
+        llama_state_seq_set_data_ext: unsafe extern "C-unwind" fn(*mut LlamaContext, *const u8, usize, i32, u32) -> usize,
+        llama_state_seq_save_file: unsafe extern "C-unwind" fn(*mut LlamaContext, *const c_char, i32, *const i32, usize) -> usize,
+        llama_state_seq_load_file: unsafe extern "C-unwind" fn(*mut LlamaContext, *const c_char, i32, *mut i32, usize, *mut usize) -> usize,
     }
 }
 
@@ -78,6 +126,22 @@ function_table! {
     }
 }
 
+function_table! {
+    /// The functions that fill a batch of the newer type, which only they can read.
+    pub struct BatchApi {
+        llama_batch_ext_init: unsafe extern "C-unwind" fn(*mut LlamaContext) -> *mut LlamaBatchExt,
+        llama_batch_ext_free: unsafe extern "C-unwind" fn(*mut LlamaBatchExt),
+        llama_batch_ext_clear: unsafe extern "C-unwind" fn(*mut LlamaBatchExt),
+        llama_batch_ext_add: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32) -> i32,
+        llama_batch_ext_add_token: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, i32) -> i32,
+        llama_batch_ext_add_embd: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, ByValue) -> i32,
+        llama_batch_ext_add_seq: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, i32) -> bool,
+        llama_batch_ext_set_embd_token: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, ByValue) -> bool,
+        llama_batch_ext_set_embd_state: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, ByValue) -> bool,
+        llama_batch_ext_set_pos: unsafe extern "C-unwind" fn(*mut LlamaBatchExt, i32, *const i32) -> bool,
+    }
+}
+
 /// Why a llama.cpp cannot be worked with.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HostError {
@@ -96,10 +160,18 @@ pub type Process = unsafe extern "C-unwind" fn(*mut LlamaContext, c_int, *mut c_
 pub struct Host {
     /// What its llama.cpp does with contexts.
     pub llama: LlamaApi,
+    /// What it does with adapters.
+    pub adapter: AdapterApi,
+    /// What it does with cells.
+    pub memory: MemoryApi,
+    /// What it does with saved cells.
+    pub state: StateApi,
     /// What its llama.cpp tells about models.
     pub model: ModelApi,
     /// Its `llama_process`; older ones have none.
     pub process: Option<Process>,
+    /// How batches of the newer type are filled; older ones have none.
+    pub batch: Option<BatchApi>,
     /// What its ggml does with tensors and graphs.
     pub ggml: GgmlApi,
     placement: PlacementApi,
@@ -154,7 +226,11 @@ impl Host {
             Self {
                 model: ModelApi::find(find)?,
                 llama: LlamaApi::find(find)?,
+                adapter: AdapterApi::find(find)?,
+                memory: MemoryApi::find(find)?,
+                state: StateApi::find(find)?,
                 process: process.map(|process| std::mem::transmute::<usize, Process>(process)),
+                batch: BatchApi::find(find).ok(),
                 ggml: GgmlApi::find(find)?,
                 placement: PlacementApi::find(find)?,
             }

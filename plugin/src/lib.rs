@@ -10,14 +10,24 @@
 //! - [`resolve`], [`host`], [`shape`]: the host's functions, buffers and metadata;
 //! - [`operand`]: which products of a graph concern a layer's edit;
 //! - [`usage`]: whether they are used as they were trained;
-//! - [`state`]: the edits of one context, and the contexts of the process;
+//! - [`adapters`], [`rows`]: sidecars that the host has loaded where llama.cpp takes a LoRA;
+//! - [`sequences`], [`batch`]: under which edits cached keys and values were computed;
+//! - [`state`], [`change`], [`cells`], [`restored`]: the edits and the cache of one context;
+//! - [`control_vector`]: what makes llama.cpp build graphs anew;
+//! - [`contexts`]: the contexts of the process;
 //! - `interpose`: the functions that stand in for the host's;
 //! - [`cb_eval`]: the slower way for programs into which nothing can be loaded;
 //! - [`ffi`]: the C API, `jola.h`.
 //!
 //! It links neither llama.cpp nor libtorch.
 
+pub mod adapters;
+pub mod batch;
 pub mod cb_eval;
+pub mod cells;
+pub mod change;
+pub mod contexts;
+pub mod control_vector;
 pub mod ffi;
 pub mod host;
 #[cfg(all(
@@ -30,6 +40,9 @@ pub mod log;
 pub mod operand;
 pub mod request;
 pub mod resolve;
+pub mod restored;
+pub mod rows;
+pub mod sequences;
 pub mod shape;
 pub mod state;
 pub mod usage;

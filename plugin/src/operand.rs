@@ -15,6 +15,9 @@ pub enum Product {
     Projection(u32),
     /// Head outputs with a LoRA of the output projection: `b` was edited before.
     Lora(u32),
+    /// Head outputs of another number with a layer's output projection: the model runs that
+    /// layer several times.
+    OtherRun(u32),
     /// Head outputs turned back after the cache's rotation: the product is to be named
     /// [`unrotated`].
     Rotation(u32),
@@ -57,9 +60,16 @@ pub fn is_output_projection(a: &str) -> bool {
     weight.is_some_and(|(_, what)| what == OUTPUT_PROJECTION)
 }
 
+/// Whether a tensor turns head outputs back: an input of the graph, or in newer versions a tensor
+/// of the layer's cache.
+fn is_rotation(a: &str) -> bool {
+    let of_graph = a.starts_with("attn_inp_") && a.ends_with("_rot");
+    of_graph || (a.starts_with("cache_") && a.contains("v_rot_l"))
+}
+
 /// What the product of tensors named `a` and `b` is to an edit, if anything.
 pub fn product(a: &str, b: &str) -> Option<Product> {
-    if a.starts_with("attn_inp_") && a.ends_with("_rot") {
+    if is_rotation(a) {
         return reshaped_head_outputs(b).map(Product::Rotation);
     }
     let layer = head_outputs(b).or_else(|| {
@@ -68,12 +78,11 @@ pub fn product(a: &str, b: &str) -> Option<Product> {
     })?;
     let weight = a.strip_prefix("blk.")?;
     let (of_layer, what) = weight.split_once('.')?;
-    if of_layer.parse() != Ok(layer) {
-        return None;
-    }
+    let of_layer: u32 = of_layer.parse().ok()?;
     match what {
+        OUTPUT_PROJECTION if of_layer != layer => Some(Product::OtherRun(of_layer)),
         OUTPUT_PROJECTION => Some(Product::Projection(layer)),
-        "attn_output.weight.lora_a" => Some(Product::Lora(layer)),
+        "attn_output.weight.lora_a" if of_layer == layer => Some(Product::Lora(layer)),
         _ => None,
     }
 }
@@ -93,9 +102,15 @@ mod tests {
             of("blk.0.attn_output.weight.lora_a", "kqv_out-0"),
             Some(Product::Lora(0))
         );
+        for rotation in ["attn_inp_v_rot", "cache_v_rot_l3"] {
+            assert_eq!(
+                of(rotation, "kqv_out-3 (reshaped)"),
+                Some(Product::Rotation(3))
+            );
+        }
         assert_eq!(
-            of("attn_inp_v_rot", "kqv_out-3 (reshaped)"),
-            Some(Product::Rotation(3))
+            of("blk.1.attn_output.weight", "kqv_out-2"),
+            Some(Product::OtherRun(1))
         );
         let turned = unrotated(3) + " (reshaped)";
         assert_eq!(
@@ -107,7 +122,7 @@ mod tests {
     #[test]
     fn other_products_do_not_matter() {
         for (a, b) in [
-            ("blk.1.attn_output.weight", "kqv_out-2"),
+            ("blk.1.attn_output.weight.lora_a", "kqv_out-2"),
             ("blk.1.attn_output.weight", "kqv_out-1 (reshaped)"),
             ("blk.1.attn_output.weight.lora_b", "kqv_out-1"),
             ("blk.1.ffn_up.weight", "kqv_out-1"),

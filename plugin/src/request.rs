@@ -1,19 +1,79 @@
 //! Which edits are wanted: those of `LLAMA_JOLA`, or those that the C API was given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
 
 use jola_edit::{
     parse_spec, split_specs, ComposeError, EditSet, Sidecar, SidecarError, SpecError,
     SPECS_VARIABLE,
 };
 
+/// What tells a file's content from any other's.
+pub type Digest = [u8; 32];
+
+/// A sidecar as it was read from a file.
+#[derive(Debug)]
+pub struct Source {
+    /// The file, which may have changed or gone since.
+    pub path: PathBuf,
+    /// What it held.
+    pub sidecar: Sidecar,
+    /// The digest of that.
+    pub digest: Digest,
+}
+
+impl Source {
+    /// Reads a sidecar. Warnings are logged.
+    ///
+    /// # Errors
+    /// As [`Sidecar::read`].
+    pub fn read(path: &Path) -> Result<Self, SidecarError> {
+        let sidecar = Sidecar::read(path)?;
+        for warning in &sidecar.warnings {
+            crate::log::warning(format_args!("{}: {warning}", path.display()));
+        }
+        let mut digest = Sha256::new();
+        sidecar
+            .write_to(&mut digest)
+            .expect("what was read obeys every rule of the format");
+        Ok(Self {
+            path: path.to_owned(),
+            digest: digest.finalize().into(),
+            sidecar,
+        })
+    }
+}
+
+/// Sidecars with their strengths, in the order of application.
+pub type Sources = Vec<(Arc<Source>, f32)>;
+
+/// What sidecars do together.
+///
+/// # Errors
+/// Any [`ComposeError`].
+pub fn compose(sources: &[(Arc<Source>, f32)]) -> Result<EditSet, ComposeError> {
+    let pairs = sources
+        .iter()
+        .map(|(source, strength)| (&source.sidecar, *strength));
+    EditSet::compose(&pairs.collect::<Vec<_>>())
+}
+
+/// The files of sidecars, for messages.
+pub fn names(sources: &[(Arc<Source>, f32)]) -> String {
+    let names = sources
+        .iter()
+        .map(|(source, _)| source.path.display().to_string());
+    names.collect::<Vec<_>>().join(", ")
+}
+
 /// Sidecars with their strengths, read, checked and composed.
 #[derive(Debug)]
 pub struct Request {
     /// The sidecars in the order of application.
-    pub sidecars: Vec<(PathBuf, Sidecar)>,
+    pub sidecars: Sources,
     /// What they do together.
     pub edits: EditSet,
 }
@@ -39,33 +99,17 @@ impl Request {
     /// Any [`RequestError`].
     pub fn read<'a>(specs: impl IntoIterator<Item = &'a str>) -> Result<Self, RequestError> {
         let mut sidecars = Vec::new();
-        let mut strengths = Vec::new();
         for spec in specs {
             let (path, strength) = parse_spec(spec)?;
-            let sidecar = Sidecar::read(&path)?;
-            for warning in &sidecar.warnings {
-                crate::log::warning(format_args!("{}: {warning}", path.display()));
-            }
-            sidecars.push((path, sidecar));
-            strengths.push(strength);
+            sidecars.push((Arc::new(Source::read(&path)?), strength));
         }
-        let pairs: Vec<(&Sidecar, f32)> = sidecars
-            .iter()
-            .zip(&strengths)
-            .map(|((_, sidecar), strength)| (sidecar, *strength))
-            .collect();
-        let edits = EditSet::compose(&pairs)?;
+        let edits = compose(&sidecars)?;
         Ok(Self { sidecars, edits })
     }
 
     /// The files, for messages.
     pub fn names(&self) -> String {
-        let names: Vec<String> = self
-            .sidecars
-            .iter()
-            .map(|(path, _)| path.display().to_string())
-            .collect();
-        names.join(", ")
+        names(&self.sidecars)
     }
 }
 
@@ -116,8 +160,8 @@ const OFF: u8 = 1;
 const ON: u8 = 2;
 static MODE: AtomicU8 = AtomicU8::new(UNKNOWN);
 
-/// Whether anything is to be done at all: `LLAMA_JOLA` was set when this was first asked, or
-/// the C API is in use.
+/// Whether anything is to be done at all: `LLAMA_JOLA` was set when this was first asked, the
+/// C API is in use, or a sidecar was loaded as an adapter.
 pub fn enabled() -> bool {
     match MODE.load(Ordering::Relaxed) {
         UNKNOWN => {

@@ -79,7 +79,7 @@ pub(crate) fn object_of(address: usize) -> Option<(usize, CString)> {
 }
 
 /// Whether `address` lies in this library.
-fn is_ours(address: usize) -> bool {
+pub(crate) fn is_ours(address: usize) -> bool {
     let base = |address| object_of(address).map(|(base, _)| base);
     base(address) == base(is_ours as *const () as usize)
 }

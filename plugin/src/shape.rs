@@ -1,13 +1,14 @@
 //! What a sidecar must agree with, read from the host's model through its public API.
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
 use jola_edit::sidecar::{BaseMismatch, BaseShape};
-use jola_edit::{EncoderDecoder, Sidecar};
+use jola_edit::{EncoderDecoder, Looped, Sidecar};
 
 use crate::host::{LlamaModel, ModelApi};
-use crate::request::Request;
+use crate::request::Source;
 
 /// Why edits are not for a model.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum ShapeError {
     /// Its layers' numbers are ambiguous.
     #[error(transparent)]
     EncoderDecoder(#[from] EncoderDecoder),
+    /// Its layers run several times.
+    #[error(transparent)]
+    Looped(#[from] Looped),
 }
 
 /// Keys below the architecture's name that decide the shape; all are numbers.
@@ -37,7 +41,7 @@ const NUMBERS: [&str; 5] = [
     "attention.value_length_swa",
 ];
 
-/// Checks that every sidecar of `request` is for `model`.
+/// Checks that every one of `sidecars` is for `model`.
 ///
 /// # Errors
 /// Any [`ShapeError`].
@@ -47,15 +51,16 @@ const NUMBERS: [&str; 5] = [
 pub unsafe fn check(
     api: ModelApi,
     model: *const LlamaModel,
-    request: &Request,
+    sidecars: &[(Arc<Source>, f32)],
 ) -> Result<(), ShapeError> {
-    for (path, sidecar) in &request.sidecars {
+    for (source, _) in sidecars {
         // SAFETY: the caller vouches for `model`.
-        let shape = unsafe { read(api, model, sidecar)? };
-        sidecar
+        let shape = unsafe { read(api, model, &source.sidecar)? };
+        source
+            .sidecar
             .check_base(&shape)
             .map_err(|mismatch| ShapeError::Mismatch {
-                file: path.display().to_string(),
+                file: source.path.display().to_string(),
                 mismatch,
             })?;
     }
@@ -66,7 +71,13 @@ pub unsafe fn check(
             (api.llama_model_has_decoder)(model),
         )
     };
-    Ok(EncoderDecoder::refuse(encoder, decoder)?)
+    EncoderDecoder::refuse(encoder, decoder)?;
+    // SAFETY: as above.
+    let text = |key: &str| unsafe { value(api, model, key) };
+    let architecture = text("general.architecture").unwrap_or_default();
+    Ok(Looped::refuse(&architecture, |key| {
+        text(key)?.parse().ok()
+    })?)
 }
 
 /// The shape of a model. llama.cpp does not tell metadata that are arrays: head counts that

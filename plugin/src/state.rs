@@ -1,18 +1,20 @@
-//! The edits of one context, and the contexts of the process.
+//! The edits of one context, and how they get into its graphs.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jola_edit::graph::{DeviceEdits, GgmlBufferType, GgmlContext, GgmlTensor, GraphError};
-use jola_edit::EditSet;
+use jola_edit::{ComposeError, EditSet};
 
-use crate::host::{Host, LlamaContext, LlamaModel, WeightMemory};
+use crate::adapters;
+use crate::control_vector::ControlVector;
+use crate::host::{Host, LlamaModel, WeightMemory};
 use crate::operand::{unrotated, Product};
-use crate::request::Request;
-use crate::shape::{self, ShapeError};
-use crate::usage;
+use crate::request::{enabled, names, Digest, Request, Sources};
+use crate::rows::widened;
+use crate::sequences::{Sequences, Tag};
+use crate::shape::ShapeError;
 
 /// Why a context cannot have the edits that were asked for.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,9 @@ pub enum StateError {
     /// They are for another model.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// They do not go together.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
     /// They did not become part of the graph.
     #[error("{files}: {error}{}", advice(error))]
     Graph {
@@ -41,14 +46,6 @@ fn advice(error: &GraphError) -> &'static str {
     }
 }
 
-/// A control vector, as `llama_set_adapter_cvec` was given it.
-struct ControlVector {
-    data: Vec<f32>,
-    n_embd: i32,
-    il_start: i32,
-    il_end: i32,
-}
-
 /// A layer's projection as the graphs showed it.
 struct SeenLayer {
     width: i64,
@@ -57,12 +54,19 @@ struct SeenLayer {
 
 /// What a context's graphs are built with. Its lock is held while a layer is edited.
 #[derive(Default)]
-struct Inner {
-    request: Option<Arc<Request>>,
-    /// The rows in device memory, of `request`.
-    device: Option<DeviceEdits>,
+pub(crate) struct Inner {
+    /// The edits of `LLAMA_JOLA` or the C API, which every request gets.
+    pub(crate) request: Option<Arc<Request>>,
+    /// The sidecars that the host set as adapters, beside them.
+    pub(crate) stand_ins: Sources,
+    /// The real LoRAs that it set.
+    pub(crate) loras: Vec<(Digest, f32)>,
+    /// The rows of all of these.
+    pub(crate) edits: EditSet,
+    /// The rows in device memory, of `edits`.
+    pub(crate) device: Option<DeviceEdits>,
     /// Rows that older graphs of the context may still hold; reused where they fit.
-    retired: Vec<DeviceEdits>,
+    pub(crate) retired: Vec<DeviceEdits>,
     /// Head outputs of the last projection and their edited form: a LoRA of the same layer
     /// multiplies them again.
     last: Option<(*mut GgmlContext, *mut GgmlTensor, *mut GgmlTensor)>,
@@ -71,10 +75,15 @@ struct Inner {
     /// A graph was built on weights that are not in memory.
     measured: bool,
     /// A graph was built since the edits were changed.
-    built: bool,
+    pub(crate) built: bool,
+    /// How many graphs were built: each goes through the layers in their order.
+    pub(crate) graphs: u64,
+    last_layer: u32,
     /// The first failure while a graph was built.
     failed: Option<GraphError>,
-    control_vector: Option<ControlVector>,
+    /// Why the edits that the host asked for last could not be had.
+    pub(crate) refused: Option<String>,
+    pub(crate) control_vector: Option<ControlVector>,
 }
 
 // SAFETY: the pointers are ggml objects that are only used by the thread that builds the
@@ -85,12 +94,16 @@ unsafe impl Send for Inner {}
 pub struct ContextState {
     /// The llama.cpp that created the context.
     pub host: &'static Host,
-    model: *mut LlamaModel,
+    /// Its model.
+    pub model: *mut LlamaModel,
     inner: Mutex<Inner>,
+    sequences: Mutex<Sequences>,
     /// The edits were changed and no decode has succeeded since.
-    changed: AtomicBool,
+    pub(crate) changed: AtomicBool,
     /// The context's creation is over: it is no longer under construction.
     created: AtomicBool,
+    /// Edits were wanted, or might be, when it was created.
+    expected: bool,
 }
 
 // SAFETY: `model` is only used while the context, which needs it, is alive.
@@ -111,22 +124,32 @@ pub enum Outcome {
 
 impl ContextState {
     /// The state of a context of `model` that is about to be created, to be edited as
-    /// `request` says.
+    /// `request` says and as sidecars that are loaded as the model's adapters will.
     pub fn new(host: &'static Host, model: *mut LlamaModel, request: Option<Arc<Request>>) -> Self {
-        let device = request
-            .as_ref()
-            .map(|request| DeviceEdits::deferred(host.ggml, &request.edits));
-        Self {
+        let state = Self {
             host,
             model,
-            inner: Mutex::new(Inner {
-                request,
-                device,
-                ..Inner::default()
-            }),
+            inner: Mutex::default(),
+            sequences: Mutex::default(),
             changed: AtomicBool::new(false),
             created: AtomicBool::new(false),
+            expected: enabled(),
+        };
+        let mut inner = state.lock();
+        let edits = request.as_ref().map(|request| request.edits.clone());
+        inner.edits = state.with_room(edits.unwrap_or_default());
+        inner.request = request;
+        if !inner.edits.is_empty() {
+            inner.device = Some(DeviceEdits::deferred(host.ggml, &inner.edits));
         }
+        drop(inner);
+        state
+    }
+
+    /// `edits` with rows for every sidecar that the host may choose for this model.
+    pub(crate) fn with_room(&self, edits: EditSet) -> EditSet {
+        let sources = adapters::of_model(self.model);
+        widened(edits, sources.iter().map(|source| &source.sidecar))
     }
 
     /// Whether the context exists, or is still under construction.
@@ -134,8 +157,25 @@ impl ContextState {
         self.created.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// The context exists now.
+    pub fn finish_creation(&self) {
+        self.created.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether edits were wanted, or might be, when the context was created.
+    pub fn was_expected(&self) -> bool {
+        self.expected
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sequences that have cells.
+    pub fn sequences(&self) -> MutexGuard<'_, Sequences> {
+        self.sequences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The operand that takes the place of `b` in the product `a × b` of the graph under
@@ -160,6 +200,12 @@ impl ContextState {
                 Some((of, cur, edited)) if of == graph && cur == b => edited,
                 _ => b,
             },
+            Product::OtherRun(layer) => {
+                if inner.edits.layers.contains_key(&layer) {
+                    inner.failed.get_or_insert(GraphError::Looped { layer });
+                }
+                b
+            }
             Product::Rotation(_) => b,
         }
     }
@@ -175,6 +221,10 @@ impl ContextState {
         cur: *mut GgmlTensor,
     ) -> *mut GgmlTensor {
         let ggml = &self.host.ggml;
+        if !inner.built || layer <= inner.last_layer {
+            inner.graphs += 1;
+        }
+        inner.last_layer = layer;
         inner.built = true;
         inner.last = None;
         // SAFETY: the caller vouches for the pointers.
@@ -192,20 +242,19 @@ impl ContextState {
                 return cur;
             }
             WeightMemory::Split => {
-                let edited = |r: &Arc<Request>| r.edits.layers.contains_key(&layer);
-                if inner.request.as_ref().is_some_and(edited) {
+                if inner.edits.layers.contains_key(&layer) {
                     inner.failed.get_or_insert(GraphError::SplitHeads { layer });
                 }
                 return cur;
             }
         };
         inner.seen.insert(layer, SeenLayer { width, buffer_type });
-        let (Some(request), Some(device)) = (&inner.request, &mut inner.device) else {
+        let Some(device) = &mut inner.device else {
             return cur;
         };
         if device.waits_for(layer) {
             // SAFETY: the buffer type is of this host, the edits are those of `device`.
-            let uploaded = unsafe { device.upload_layer(&request.edits, layer, buffer_type) };
+            let uploaded = unsafe { device.upload_layer(&inner.edits, layer, buffer_type) };
             if let Err(error) = uploaded {
                 inner.failed.get_or_insert(error);
                 return cur;
@@ -237,248 +286,87 @@ impl ContextState {
     pub fn outcome(&self) -> Result<Outcome, StateError> {
         let mut inner = self.lock();
         let failed = inner.failed.take();
-        let (Some(request), Some(device)) = (&inner.request, &inner.device) else {
+        let Some(device) = &inner.device else {
             return Ok(Outcome::Ready);
         };
-        if request.edits.is_empty() {
-            return Ok(Outcome::Ready);
-        }
         if inner.seen.is_empty() && inner.measured {
             return Ok(Outcome::Measured);
         }
         let touches = |layer| inner.seen.contains_key(layer);
-        if failed.is_none() && !request.edits.layers.keys().any(touches) {
+        if failed.is_none() && !inner.edits.layers.keys().any(touches) {
             return Ok(Outcome::NoLayer);
         }
         failed
             .map_or_else(|| device.check(), Err)
-            .map_err(|error| {
-                let files = request.names();
-                StateError::Graph { files, error }
-            })?;
+            .map_err(|error| self.graph_error(&inner, error))?;
         Ok(Outcome::Ready)
     }
 
     /// The error of [`Outcome::NoLayer`].
     pub fn no_layer_error(&self) -> StateError {
         let inner = self.lock();
-        let layers = |r: &Arc<Request>| r.edits.layers.keys().copied().collect();
+        let layers = inner.edits.layers.keys().copied().collect();
+        self.graph_error(&inner, GraphError::NeverFired { layers })
+    }
+
+    pub(crate) fn graph_error(&self, inner: &Inner, error: GraphError) -> StateError {
         StateError::Graph {
-            files: inner
-                .request
-                .as_ref()
-                .map_or_else(String::new, |r| r.names()),
-            error: GraphError::NeverFired {
-                layers: inner.request.as_ref().map_or_else(Vec::new, layers),
-            },
+            files: self.files(inner),
+            error,
         }
+    }
+
+    /// The files whose rows the context has.
+    fn files(&self, inner: &Inner) -> String {
+        let request = inner.request.iter().flat_map(|r| r.sidecars.clone());
+        let loaded = adapters::of_model(self.model);
+        let loaded = loaded.into_iter().map(|source| (source, 1.0));
+        names(&request.chain(loaded).collect::<Sources>())
+    }
+
+    /// What is edited, for a log; nothing if no layer is.
+    pub fn describe(&self) -> Option<String> {
+        let inner = self.lock();
+        let layers = inner.edits.layers.len();
+        (layers > 0).then(|| format!("{}: {layers} layers edited", self.files(&inner)))
     }
 
     /// Leaves the context without edits.
     pub fn give_up(&self) {
         let mut inner = self.lock();
         inner.request = None;
+        inner.edits = EditSet::default();
         let device = inner.device.take();
         inner.retired.extend(device);
-    }
-
-    /// Changes the edits of a context that exists, drops its cached keys and values, which
-    /// other edits made, and has its graphs rebuilt where the rows cannot be overwritten.
-    ///
-    /// # Errors
-    /// Any [`StateError`]; the context then has the edits that it had.
-    ///
-    /// # Safety
-    /// `context` must be this state's context, alive and used by no other thread.
-    pub unsafe fn change(
-        &self,
-        context: *mut LlamaContext,
-        request: Option<Arc<Request>>,
-    ) -> Result<(), StateError> {
-        let llama = &self.host.llama;
-        let request = request.filter(|request| !request.edits.is_empty());
-        let inner = &mut *self.lock();
-        let mut device = None;
-        // SAFETY: the model lives as long as its context; the rows are written when no
-        // graph is under computation.
-        unsafe {
-            if let Some(request) = &request {
-                shape::check(self.host.model, self.model, request)?;
-                usage::tell(self.host.model, self.model, request);
-            }
-            (llama.llama_synchronize)(context);
-            let overwritten = match (&request, &mut inner.device) {
-                (Some(request), Some(device)) => device.overwrite(&request.edits),
-                (None, device) => device.is_none(),
-                (Some(_), None) => false,
-            };
-            if !overwritten {
-                if let Some(request) = &request {
-                    device = Some(self.upload(inner, &request.edits).map_err(|error| {
-                        StateError::Graph {
-                            files: request.names(),
-                            error,
-                        }
-                    })?);
-                }
-                inner.retired.extend(inner.device.take());
-                inner.device = device;
-                inner.built = false;
-                inner.force_rebuild(self.host, context);
-                self.changed.store(true, Ordering::Release);
-            }
-            inner.request = request;
-            let memory = (llama.llama_get_memory)(context);
-            if !memory.is_null() {
-                (llama.llama_memory_clear)(memory, true);
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings edits into the memory of the layers that the graphs showed, into rows of
-    /// older edits where they fit.
-    ///
-    /// # Safety
-    /// No graph of the context may be under computation.
-    unsafe fn upload(&self, inner: &mut Inner, edits: &EditSet) -> Result<DeviceEdits, GraphError> {
-        let absent: Vec<u32> = edits
-            .layers
-            .keys()
-            .copied()
-            .filter(|layer| !inner.seen.contains_key(layer))
-            .collect();
-        if !absent.is_empty() {
-            return Err(GraphError::NeverFired { layers: absent });
-        }
-        for (&layer, edit) in &edits.layers {
-            let found = inner.seen[&layer].width;
-            if found != edit.width() as i64 {
-                return Err(GraphError::Width {
-                    layer,
-                    expected: edit.width(),
-                    found,
-                });
-            }
-        }
-        for i in 0..inner.retired.len() {
-            // SAFETY: nothing is under computation (contract).
-            if unsafe { inner.retired[i].overwrite(edits) } {
-                let device = inner.retired.swap_remove(i);
-                device.forget_fired();
-                return Ok(device);
-            }
-        }
-        // SAFETY: the buffer types were seen in this host.
-        unsafe {
-            DeviceEdits::upload(self.host.ggml, edits, |layer| {
-                inner.seen[&layer].buffer_type
-            })
-        }
-    }
-
-    /// To be called when a decode has succeeded: whether changed edits took part in it.
-    ///
-    /// # Errors
-    /// [`StateError::NotRebuilt`], [`StateError::Graph`].
-    pub fn after_compute(&self) -> Result<(), StateError> {
-        if !self.changed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if !self.lock().built {
-            return Err(StateError::NotRebuilt);
-        }
-        match self.outcome()? {
-            Outcome::NoLayer => Err(self.no_layer_error()),
-            Outcome::Ready | Outcome::Measured => {
-                self.changed.store(false, Ordering::Release);
-                Ok(())
-            }
-        }
-    }
-
-    /// Remembers the user's control vector, which [`Self::change`] has to set again.
-    pub fn remember_control_vector(&self, data: &[f32], n_embd: i32, il_start: i32, il_end: i32) {
-        self.lock().control_vector = (!data.is_empty()).then(|| ControlVector {
-            data: data.to_vec(),
-            n_embd,
-            il_start,
-            il_end,
-        });
     }
 }
 
 impl Inner {
-    /// Makes llama.cpp forget the graphs that it keeps: setting a control vector, even the
-    /// same or none, does that in all versions.
-    ///
-    /// # Safety
-    /// `context` must be alive and used by no other thread.
-    unsafe fn force_rebuild(&self, host: &Host, context: *mut LlamaContext) {
-        let set = host.llama.llama_set_adapter_cvec;
-        // SAFETY: the data are as the user gave them, or there are none.
-        unsafe {
-            match &self.control_vector {
-                None => set(context, std::ptr::null(), 0, 0, 0, 0),
-                Some(v) => set(
-                    context,
-                    v.data.as_ptr(),
-                    v.data.len(),
-                    v.n_embd,
-                    v.il_start,
-                    v.il_end,
-                ),
-            };
-        }
+    /// What the graphs compute under now.
+    pub(crate) fn tag(&self) -> Tag {
+        let request = self.request.iter().flat_map(|request| &request.sidecars);
+        let sidecars = request.chain(&self.stand_ins);
+        let sidecars = sidecars.map(|(source, strength)| (&source.digest, *strength));
+        let loras = self.loras.iter().map(|(digest, scale)| (digest, *scale));
+        Tag::of(sidecars.chain(loras))
     }
-}
 
-thread_local! {
-    /// The context whose graphs this thread builds.
-    static CURRENT: RefCell<Option<Arc<ContextState>>> = const { RefCell::new(None) };
-}
-
-/// Restores the context that was current before.
-pub struct Entered(Option<Arc<ContextState>>);
-
-/// Makes `state` the context whose graphs this thread builds, until the value is dropped.
-pub fn enter(state: &Arc<ContextState>) -> Entered {
-    Entered(CURRENT.replace(Some(Arc::clone(state))))
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let previous = self.0.take();
-        // A thread that is being torn down builds no more graphs.
-        let _ = CURRENT.try_with(|current| current.replace(previous));
+    /// The layers of `edits` that no graph has shown.
+    pub(crate) fn unseen(&self, edits: &EditSet) -> Vec<u32> {
+        let layers = edits.layers.keys().copied();
+        layers
+            .filter(|layer| !self.seen.contains_key(layer))
+            .collect()
     }
-}
 
-/// The context whose graphs this thread builds.
-pub fn current() -> Option<Arc<ContextState>> {
-    CURRENT.try_with(|current| current.borrow().clone()).ok()?
-}
+    /// Whether graphs were built that showed any layer.
+    pub(crate) fn has_seen(&self) -> bool {
+        !self.seen.is_empty()
+    }
 
-type Contexts = HashMap<usize, Arc<ContextState>>;
-
-fn contexts() -> MutexGuard<'static, Contexts> {
-    static CONTEXTS: OnceLock<Mutex<Contexts>> = OnceLock::new();
-    let contexts = CONTEXTS.get_or_init(Mutex::default);
-    contexts.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Follows a context from now on.
-pub fn register(context: *mut LlamaContext, state: Arc<ContextState>) {
-    state.created.store(true, Ordering::Relaxed);
-    contexts().insert(context as usize, state);
-}
-
-/// The state of a context that is followed.
-pub fn find(context: *const LlamaContext) -> Option<Arc<ContextState>> {
-    contexts().get(&(context as usize)).cloned()
-}
-
-/// Follows a context no longer. Its rows go with the returned value.
-pub fn forget(context: *const LlamaContext) -> Option<Arc<ContextState>> {
-    contexts().remove(&(context as usize))
+    /// Width of a layer's head outputs, and plain memory of its device.
+    pub(crate) fn place(&self, layer: u32) -> (i64, *mut GgmlBufferType) {
+        let seen = &self.seen[&layer];
+        (seen.width, seen.buffer_type)
+    }
 }

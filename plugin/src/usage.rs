@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jola_edit::sidecar::text_sha256;
 use jola_edit::BaseWeights;
 
 use crate::host::{LlamaModel, ModelApi};
 use crate::log;
-use crate::request::Request;
+use crate::request::Source;
 use crate::shape::value;
 
 /// The model's chat template among its metadata.
@@ -30,12 +30,12 @@ pub fn loaded(model: *const LlamaModel, file: &Path) {
     files.insert(model.addr(), file.to_owned());
 }
 
-/// Logs how the sidecars of `request` were trained, and warns if `model` is another than the
+/// Logs how the `sidecars` were trained, and warns if `model` is another than the
 /// one that they were trained on. Each thing is said once in a process.
 ///
 /// # Safety
 /// `model` must be a live model of the llama.cpp that `api` belongs to.
-pub unsafe fn tell(api: ModelApi, model: *const LlamaModel, request: &Request) {
+pub unsafe fn tell(api: ModelApi, model: *const LlamaModel, sidecars: &[(Arc<Source>, f32)]) {
     // SAFETY: the caller vouches for `model`.
     let template = unsafe { value(api, model, TEMPLATE) };
     let template = template.as_deref().map(text_sha256);
@@ -45,8 +45,8 @@ pub unsafe fn tell(api: ModelApi, model: *const LlamaModel, request: &Request) {
     };
     // A file that has gone since it was loaded cannot be compared.
     let weights = file.and_then(|file| BaseWeights::read(file).ok());
-    for (path, sidecar) in &request.sidecars {
-        let path = path.display();
+    for (source, _) in sidecars {
+        let (path, sidecar) = (source.path.display(), &source.sidecar);
         if let Some(how) = sidecar.training().describe() {
             once(format!("{path}: {how}"), |text| log::info(text));
         }

@@ -18,19 +18,37 @@ pub fn random_lora(
     rank: u32,
     targets: LoraTargets,
 ) -> Result<Adapters, Error> {
+    Ok(random_loras(model, edits, rank, targets, 1)?.remove(0))
+}
+
+/// `n` of them, all different.
+///
+/// # Errors
+/// [`Error::Lora`].
+pub fn random_loras(
+    model: &Model,
+    edits: &EditSet,
+    rank: u32,
+    targets: LoraTargets,
+    n: usize,
+) -> Result<Vec<Adapters>, Error> {
     let fail = |reason: String| Error::Lora {
         path: model.path().into(),
         reason,
     };
     let base = Gguf::open(model.path()).map_err(|e| fail(e.to_string()))?;
-    let writer = random(&base, edits, rank, targets).map_err(|e| fail(e.to_string()))?;
     let folder = tempfile::tempdir().map_err(|e| fail(e.to_string()))?;
     let path = folder.path().join("random-lora.gguf");
-    writer.write(&path).map_err(|e| fail(e.to_string()))?;
-    Ok(Adapters {
-        edits: EditSet::default(),
-        loras: vec![(Lora::load(model, &path)?, 1.0)],
-    })
+    let lora = |seed: usize| {
+        let writer = random(&base, edits, rank, targets, seed as u64 + 1);
+        let writer = writer.map_err(|e| fail(e.to_string()))?;
+        writer.write(&path).map_err(|e| fail(e.to_string()))?;
+        Ok(Adapters {
+            edits: EditSet::default(),
+            loras: vec![(Lora::load(model, &path)?, 1.0)],
+        })
+    };
+    (0..n).map(lora).collect()
 }
 
 /// Small random matrices A [rank, in] and B [out, rank] for every target.
@@ -39,6 +57,7 @@ fn random(
     edits: &EditSet,
     rank: u32,
     targets: LoraTargets,
+    seed: u64,
 ) -> Result<GgufWriter<'static>, GgufErrorKind> {
     let mut metadata = Metadata::new();
     metadata.insert("general.type", "adapter")?;
@@ -51,7 +70,7 @@ fn random(
         LoraTargets::Output => &["attn_output"],
         LoraTargets::Attention => &["attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"],
     };
-    let mut random = fastrand::Rng::with_seed(1);
+    let mut random = fastrand::Rng::with_seed(seed);
     for layer in edits.layers.keys() {
         for name in names {
             let name = format!("blk.{layer}.{name}.weight");

@@ -8,6 +8,7 @@
 mod callback;
 mod edit;
 mod lora;
+mod sets;
 
 use std::time::Instant;
 
@@ -15,7 +16,8 @@ use jola_edit::EditSet;
 use serde::Serialize;
 
 pub use edit::{every_head, load_times, LoadTimes};
-pub use lora::random_lora;
+pub use lora::{random_lora, random_loras};
+pub use sets::variants;
 
 use crate::context::{Batch, Context, ContextParams};
 use crate::lora::Adapters;
@@ -23,6 +25,7 @@ use crate::model::{Model, Token};
 use crate::stats::quantile;
 use crate::Error;
 use callback::CallbackEdits;
+use sets::Turns;
 
 /// How much to measure.
 #[derive(Clone, Debug)]
@@ -46,6 +49,11 @@ pub enum Route<'a> {
     Adapters(&'a Adapters),
     /// With edits by llama.cpp's eval callback, as programs without the hook do it.
     EvalCallback(&'a EditSet),
+    /// With all of these edits loaded, sequences having them in turn, in one batch.
+    Sets(&'a [EditSet]),
+    /// With sequences having these LoRA adapters in turn: llama.cpp can only decode those of
+    /// one after those of another, as llama-server does.
+    Loras(&'a [Adapters]),
 }
 
 /// The matrices that a LoRA changes.
@@ -85,31 +93,38 @@ pub struct Routed {
     /// Freed before what it calls, and never handed out without it.
     context: Context,
     _callback: Option<Box<CallbackEdits>>,
+    /// What sequences have in turn.
+    turns: Turns,
 }
 
 impl Routed {
     /// Creates the context.
     ///
     /// # Errors
-    /// Those of [`Context::new`] and [`Context::set_adapters`].
+    /// Those of [`Context::new`], [`Context::set_adapters`] and [`Context::load_edits`].
     pub fn new(model: &Model, params: &ContextParams, route: Route) -> Result<Self, Error> {
         let mut callback = None;
+        let mut turns = Turns::None;
         let context = match route {
-            Route::Unedited => Context::new(model, params)?,
-            Route::Adapters(adapters) => {
-                let mut context = Context::new(model, params)?;
-                context.set_adapters(adapters)?;
-                context
-            }
             Route::EvalCallback(edits) => {
                 let edits = callback.insert(Box::new(CallbackEdits::new(edits)));
                 edits.context(model, params)?
             }
+            _ => Context::new(model, params)?,
         };
-        Ok(Self {
+        let mut routed = Self {
             context,
             _callback: callback,
-        })
+            turns: Turns::None,
+        };
+        match route {
+            Route::Unedited | Route::EvalCallback(_) => (),
+            Route::Adapters(adapters) => routed.context.set_adapters(adapters)?,
+            Route::Sets(sets) => turns = Turns::sets(&mut routed.context, sets)?,
+            Route::Loras(loras) => turns = Turns::Loras(loras.to_vec()),
+        }
+        routed.turns = turns;
+        Ok(routed)
     }
 
     /// The context, to decode with.
@@ -144,7 +159,7 @@ pub fn paired(
         let mut seconds = [[0.0; 2]; 2];
         let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
         for which in order {
-            seconds[which] = time(contexts[which].context(), params)?;
+            seconds[which] = time(&mut contexts[which], params, pair)?;
         }
         if pair > 0 {
             prefill.push([seconds[0][0], seconds[1][0]]);
@@ -159,42 +174,50 @@ pub fn paired(
 }
 
 /// Seconds for the prompts and for the tokens behind them.
-fn time(context: &mut Context, params: &BenchParams) -> Result<[f64; 2], Error> {
+fn time(routed: &mut Routed, params: &BenchParams, round: usize) -> Result<[f64; 2], Error> {
     let BenchParams {
         n_prompt,
         n_gen,
         parallel,
         ..
     } = *params;
+    let Routed { context, turns, .. } = routed;
     // Any tokens do: the time does not depend on them.
     let n_vocab = context.model().n_vocab();
     let token =
         |i: usize, sequence: usize| ((i * 7919 + sequence * 104_729 + 13) % n_vocab) as Token;
     context.clear();
+    let groups = turns.begin(context, parallel, round)?;
     let start = Instant::now();
-    let mut batch = Batch::new();
-    for sequence in 0..parallel {
-        for i in 0..n_prompt {
-            batch.push(token(i, sequence), i, sequence, i + 1 == n_prompt);
-            if batch.len() == context.n_batch() {
-                context.decode(&batch)?;
-                batch.clear();
+    for group in &groups {
+        turns.apply(context, group)?;
+        let mut batch = Batch::new();
+        for &sequence in &group.sequences {
+            for i in 0..n_prompt {
+                batch.push(token(i, sequence), i, sequence, i + 1 == n_prompt);
+                if batch.len() == context.n_batch() {
+                    context.decode(&batch)?;
+                    batch.clear();
+                }
             }
         }
-    }
-    if !batch.is_empty() {
-        context.decode(&batch)?;
+        if !batch.is_empty() {
+            context.decode(&batch)?;
+        }
     }
     context.synchronize();
     let prefill = start.elapsed().as_secs_f64();
     let start = Instant::now();
     for i in n_prompt..n_prompt + n_gen {
-        batch.clear();
-        for sequence in 0..parallel {
-            batch.push(token(i, sequence), i, sequence, true);
+        for group in &groups {
+            turns.apply(context, group)?;
+            let mut batch = Batch::new();
+            for &sequence in &group.sequences {
+                batch.push(token(i, sequence), i, sequence, true);
+            }
+            context.decode(&batch)?;
+            context.synchronize();
         }
-        context.decode(&batch)?;
-        context.synchronize();
     }
     Ok([prefill, start.elapsed().as_secs_f64()])
 }

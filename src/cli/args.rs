@@ -144,15 +144,7 @@ impl ModelArgs {
         let sidecars = self.sidecars()?;
         let model = Model::load(&self.model, &self.model_params())?;
         for (path, sidecar, _) in &sidecars {
-            for warning in &sidecar.warnings {
-                eprintln!("warning: {}: {warning}", path.display());
-            }
-            sidecar.check_base(model.shape()).with_context(|| {
-                format!("{} does not fit {}", path.display(), self.model.display())
-            })?;
-            if let Some(doubt) = model.doubt(sidecar)? {
-                eprintln!("warning: {}: {doubt}", path.display());
-            }
+            self.check_sidecar(&model, path, sidecar)?;
         }
         let pairs: Vec<(&Sidecar, f32)> = sidecars
             .iter()
@@ -164,6 +156,23 @@ impl ModelArgs {
             loras: self.loras(&model)?,
         };
         Ok((model, adapters, self.context_params(n_seq_max)))
+    }
+
+    /// Warns of what is doubtful about a sidecar.
+    ///
+    /// # Errors
+    /// One that does not belong to the model.
+    pub fn check_sidecar(&self, model: &Model, path: &Path, sidecar: &Sidecar) -> Result<()> {
+        for warning in &sidecar.warnings {
+            eprintln!("warning: {}: {warning}", path.display());
+        }
+        sidecar
+            .check_base(model.shape())
+            .with_context(|| format!("{} does not fit {}", path.display(), self.model.display()))?;
+        if let Some(doubt) = model.doubt(sidecar)? {
+            eprintln!("warning: {}: {doubt}", path.display());
+        }
+        Ok(())
     }
 
     /// How to load the model.
@@ -234,13 +243,7 @@ impl ModelArgs {
 
     fn warn(&self, doubt: impl Fn(&Sidecar) -> Option<Doubt>) -> Result<()> {
         for (path, sidecar, _) in self.sidecars()? {
-            match doubt(&sidecar) {
-                Some(doubt @ Doubt::PlainPrompt) => {
-                    eprintln!("warning: {}: {doubt} (see --chat)", path.display());
-                }
-                Some(doubt) => eprintln!("warning: {}: {doubt}", path.display()),
-                None => {}
-            }
+            warn_of(&path, doubt(&sidecar));
         }
         Ok(())
     }
@@ -270,6 +273,17 @@ impl ModelArgs {
     }
 }
 
+/// Warns of what is doubtful about a sidecar's use.
+pub fn warn_of(path: &Path, doubt: Option<Doubt>) {
+    match doubt {
+        Some(doubt @ Doubt::PlainPrompt) => {
+            eprintln!("warning: {}: {doubt} (see --chat)", path.display());
+        }
+        Some(doubt) => eprintln!("warning: {}: {doubt}", path.display()),
+        None => {}
+    }
+}
+
 /// Files given plainly, taken once, then those given with a number of times.
 fn multiplied<'a>(
     plain: &'a [PathBuf],
@@ -280,7 +294,7 @@ fn multiplied<'a>(
 }
 
 /// Points at the option that takes strengths where one stands behind the name of a file.
-fn refuse_strengths(files: &[PathBuf], option: &str) -> Result<()> {
+pub fn refuse_strengths(files: &[PathBuf], option: &str) -> Result<()> {
     for path in files {
         if without_strength(path).is_some() {
             let spec = path.display();

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Result};
 use clap::Args;
+use jola_edit::EditSet;
 use llama_jola::bench::{
-    every_head, load_times, paired, random_lora, BenchParams, Cost, LoadTimes, LoraTargets, Ratio,
-    Route,
+    every_head, load_times, paired, random_lora, random_loras, variants, BenchParams, Cost,
+    LoadTimes, LoraTargets, Ratio, Route,
 };
 use llama_jola::{Adapters, ContextParams, Model};
 use serde::Serialize;
@@ -21,7 +22,9 @@ use super::{args::ModelArgs, progress};
     another and in turning order. The ratio of times within a pair is what counts: 1.00 means \
     that the edits cost nothing.\n\n\
     The worst case against its rivals, 8 sequences at once:\n  \
-    llama-jola bench -m base.gguf --every-head all.gguf --eval-callback --lora-rank 8 -np 8"
+    llama-jola bench -m base.gguf --every-head all.gguf --eval-callback --lora-rank 8 -np 8\n\n\
+    Many different edits in one batch, and as many LoRAs:\n  \
+    llama-jola bench -m base.gguf --every-head all.gguf --sets 1,8,64 --lora-rank 8 -np 32"
 )]
 pub struct BenchArgs {
     #[command(flatten)]
@@ -37,6 +40,10 @@ pub struct BenchArgs {
     /// attention's matrices
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     lora_rank: Option<u32>,
+    /// Also measure so many different edits, loaded at once, that sequences have in turn; with
+    /// --lora-rank also as many LoRAs of W_O, which llama.cpp decodes one after another
+    #[arg(long, value_delimiter = ',', value_name = "N,N,…", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    sets: Vec<u32>,
     /// Tokens of a prompt
     #[arg(short = 'p', long, default_value_t = 256, value_name = "N")]
     n_prompt: usize,
@@ -69,7 +76,7 @@ struct Report {
 
 #[derive(Serialize)]
 struct Measured {
-    route: &'static str,
+    route: String,
     #[serde(flatten)]
     cost: Cost,
 }
@@ -133,6 +140,26 @@ impl BenchArgs {
         }
         let names = ["lora_output", "lora_attention"];
         routes.extend(names.into_iter().zip(loras.iter().map(Route::Adapters)));
+        let mut routes: Vec<(String, Route)> = routes
+            .into_iter()
+            .map(|(name, route)| (name.to_owned(), route))
+            .collect();
+        let counts: Vec<usize> = self.sets.iter().map(|n| *n as usize).collect();
+        let sets: Vec<Vec<EditSet>> = counts.iter().map(|n| variants(edits, *n)).collect();
+        let named = |what: &str, n: usize| format!("{what}_{n}");
+        routes.extend(
+            sets.iter()
+                .map(|sets| (named("sets", sets.len()), Route::Sets(sets))),
+        );
+        let mut many = Vec::new();
+        if let Some(rank) = self.lora_rank {
+            let most = counts.iter().max().copied().unwrap_or(0);
+            many = random_loras(model, edits, rank, LoraTargets::Output, most)?;
+        }
+        if !many.is_empty() {
+            let loras = |n: &usize| (named("loras", *n), Route::Loras(&many[..*n]));
+            routes.extend(counts.iter().map(loras));
+        }
         let bench = BenchParams {
             n_prompt: self.n_prompt,
             n_gen: self.n_gen,

@@ -19,9 +19,15 @@ const PLUGIN: &str = "JOLA_PLUGIN";
 const LIBRARY: &str = "libjola.so";
 
 #[derive(Args)]
+#[command(
+    after_long_help = "A sidecar goes wherever the program takes a LoRA:\n\n    \
+        llama-jola with -- llama-server -m base.gguf --lora a.gguf --lora-scaled b.gguf:0\n\n\
+        and is then chosen per request (\"lora\": [{\"id\": 0, \"scale\": 1}]) or by POST \
+        /lora-adapters. Sidecars that are named before the `--` are at work in every request."
+)]
 pub struct WithArgs {
-    /// Sidecars, each with a strength if one is wanted, split on the last colon
-    #[arg(value_name = "EDIT.gguf[:STRENGTH]", required = true)]
+    /// Sidecars for every request, each with a strength if one is wanted, split on the last colon
+    #[arg(value_name = "EDIT.gguf[:STRENGTH]")]
     edits: Vec<String>,
     /// Program and arguments, after `--`
     #[arg(value_name = "CMD", last = true, required = true)]
@@ -41,11 +47,15 @@ pub fn run(args: &WithArgs) -> Result<()> {
             program.to_string_lossy()
         );
     }
-    exec(program, rest, &library, &variable)
+    exec(program, rest, &library, variable.as_deref())
 }
 
-/// The value of [`SPECS_VARIABLE`]: the sidecars, checked, by absolute paths.
-fn edits(specs: &[String]) -> Result<String> {
+/// The value of [`SPECS_VARIABLE`]: the sidecars, checked, by absolute paths; none without
+/// sidecars.
+fn edits(specs: &[String]) -> Result<Option<String>> {
+    if specs.is_empty() {
+        return Ok(None);
+    }
     let mut sidecars = Vec::new();
     let mut absolute = Vec::new();
     for spec in specs {
@@ -60,7 +70,7 @@ fn edits(specs: &[String]) -> Result<String> {
         .map(|(s, strength)| (s, *strength))
         .collect();
     EditSet::compose(&pairs)?;
-    Ok(variable)
+    Ok(Some(variable))
 }
 
 /// Looks at the model that the program is given, if it is given one as llama.cpp's programs are:
@@ -140,7 +150,7 @@ fn is_static(path: &Path) -> std::io::Result<bool> {
 }
 
 #[cfg(target_os = "linux")]
-fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: &str) -> Result<()> {
+fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: Option<&str>) -> Result<()> {
     use std::os::unix::process::CommandExt as _;
 
     let name = library.as_os_str().as_encoded_bytes();
@@ -157,18 +167,19 @@ fn exec(program: &OsStr, rest: &[OsString], library: &Path, variable: &str) -> R
     }
     let error = std::process::Command::new(program)
         .args(rest)
-        .env(SPECS_VARIABLE, variable)
+        .envs(variable.map(|variable| (SPECS_VARIABLE, variable)))
         .env("LD_PRELOAD", preload)
         .exec();
     Err(error).with_context(|| format!("cannot run {}", program.to_string_lossy()))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn exec(program: &OsStr, _: &[OsString], library: &Path, variable: &str) -> Result<()> {
+fn exec(program: &OsStr, _: &[OsString], library: &Path, variable: Option<&str>) -> Result<()> {
     bail!(
         "edits can be brought into {} on Linux only; elsewhere build llama.cpp's user against \
-         jola.h (macOS's DYLD_INSERT_LIBRARIES is untested: {SPECS_VARIABLE}={variable}, {})",
+         jola.h (macOS's DYLD_INSERT_LIBRARIES is untested: {SPECS_VARIABLE}={}, {})",
         program.to_string_lossy(),
+        variable.unwrap_or_default(),
         library.display()
     )
 }

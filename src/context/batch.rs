@@ -49,6 +49,24 @@ impl Batch {
         self.outputs.push(output.into());
     }
 
+    /// Position of the first token of which not all sequences `agree` with the first.
+    pub(super) fn first_shared_unless(&self, agree: impl Fn(i32, i32) -> bool) -> Option<usize> {
+        let mut rest = self.sequences.as_slice();
+        let mut differ = |n: i32| {
+            let (of_token, others) = rest.split_at(n as usize);
+            rest = others;
+            of_token.iter().any(|other| !agree(of_token[0], *other))
+        };
+        let index = self.n_sequences.iter().position(|n| differ(*n))?;
+        Some(self.positions[index] as usize)
+    }
+
+    /// Tokens with their sequences, of a batch in which none is shared.
+    pub(crate) fn singles(&self) -> impl Iterator<Item = (Token, usize)> + '_ {
+        let sequences = self.sequences.iter().map(|sequence| *sequence as usize);
+        self.tokens.iter().copied().zip(sequences)
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()

@@ -1,16 +1,17 @@
 //! A context: the state of one or more sequences under way, with edits or without.
 
 mod batch;
+mod edits;
 mod params;
 
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 
-use jola_edit::EditSet;
 use llama_cpp_sys_2 as sys;
 
 use crate::hook::{self, Hook};
-use crate::lora::{Adapters, Lora};
+use crate::lora::Lora;
 use crate::model::{Model, Token};
 use crate::native::{self, ffi};
 use crate::{logging, Error};
@@ -74,6 +75,12 @@ impl Context {
         } else {
             params.n_ctx
         };
+        if n_seq_max > params.n_batch.min(params.n_ubatch) {
+            // Where llama.cpp would stop the process.
+            let reason =
+                format!("{n_seq_max} sequences need batches and micro-batches of as many tokens");
+            return Err(Error::ContextInit { n_ctx, reason });
+        }
         raw.n_ctx = match params.n_cells {
             0 => n_ctx.saturating_mul(n_seq_max),
             n => n,
@@ -161,47 +168,15 @@ impl Context {
         self.ptr.as_ptr()
     }
 
-    /// Replaces the edits of this context; an empty set takes them off. The graphs are
-    /// rebuilt and all cached keys and values are dropped, since other edits made them:
-    /// every sequence starts again at position 0.
-    ///
-    /// ```no_run
-    /// # use llama_jola::{Context, ContextParams, Model, ModelParams, Sidecar};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let model = Model::load("base.gguf", &ModelParams::default())?;
-    /// let mut context = Context::new(&model, &ContextParams::default())?;
-    /// let formal = Sidecar::read("formal.gguf")?;
-    /// let brief = Sidecar::read("brief.gguf")?;
-    /// // Both at once, the second at half its strength; each is checked against the model.
-    /// let edits = model.compose(&[(&formal, 1.0), (&brief, 0.5)])?;
-    /// context.set_edits(&edits)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// See [`Hook::attach`]; the context is then without edits. After [`Error::Hook`], also of
-    /// taking the old edits off, it is [broken](Error::Broken).
-    pub fn set_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
-        self.check_usable()?;
-        let model = self.model.clone();
-        let _guard = model.adapters();
-        let replaced = self.replace_edits(edits);
-        self.broken |= matches!(replaced, Err(Error::Hook(_)));
-        replaced
-    }
-
-    /// The model's adapters must not change meanwhile.
-    fn replace_edits(&mut self, edits: &EditSet) -> Result<(), Error> {
-        if let Some(hook) = self.hook.take() {
-            hook.detach()?;
+    fn check_sequence(&self, sequence: usize) -> Result<(), Error> {
+        let n_seq_max = self.n_seq_max();
+        match sequence < n_seq_max {
+            true => Ok(()),
+            false => Err(Error::SequenceRange {
+                sequence: i32::try_from(sequence).unwrap_or(i32::MAX),
+                n_seq_max,
+            }),
         }
-        if !edits.layers.is_empty() {
-            // SAFETY: the context is alive and ours alone (&mut self), the old hook is
-            // gone, and Drop takes the new one off before the context is freed.
-            self.hook = Some(unsafe { Hook::attach(self.ptr, edits)? });
-        }
-        Ok(())
     }
 
     fn check_usable(&self) -> Result<(), Error> {
@@ -211,46 +186,25 @@ impl Context {
         }
     }
 
-    /// Replaces edits and LoRA adapters of this context, as [`set_edits`](Self::set_edits)
-    /// does the edits alone.
-    ///
-    /// # Errors
-    /// [`Error::LoraModel`], and as [`Self::set_edits`]; the context is then without edits.
-    pub fn set_adapters(&mut self, adapters: &Adapters) -> Result<(), Error> {
-        self.set_edits(&EditSet::default())?;
-        let loras = || adapters.loras.iter().map(|(lora, _)| lora);
-        if let Some(other) = loras().find(|lora| !lora.model().is(&self.model)) {
-            return Err(Error::LoraModel {
-                path: other.path().into(),
-            });
-        }
-        let mut ptrs: Vec<_> = loras().map(Lora::as_ptr).collect();
-        let mut scales: Vec<f32> = adapters.loras.iter().map(|(_, scale)| *scale).collect();
-        // SAFETY: context and adapters are alive; both arrays have the length given.
-        let set = native::guarded("llama_set_adapters_lora", 0, |status| unsafe {
-            ffi::jola_set_adapters_lora(
-                self.ptr.as_ptr(),
-                ptrs.as_mut_ptr(),
-                ptrs.len(),
-                scales.as_mut_ptr(),
-                status,
-            )
-        });
-        self.broken |= set.is_err();
-        set?;
-        // Those that the context no longer uses may go only now.
-        self.loras = loras().cloned().collect();
-        self.clear();
-        self.set_edits(&adapters.edits)
-    }
-
     /// Decodes a batch of at most [`Self::n_batch`] tokens.
     ///
     /// # Errors
     /// [`Error::TokenRange`], [`Error::NoSequence`], [`Error::SequenceRange`],
-    /// [`Error::ContextFull`], [`Error::Decode`] and [`Error::NotANumber`]; after
-    /// [`Error::Exception`] the context is [broken](Error::Broken).
+    /// [`Error::SharedToken`], [`Error::ContextFull`], [`Error::Decode`] and
+    /// [`Error::NotANumber`]; after [`Error::Exception`] the context is
+    /// [broken](Error::Broken).
     pub fn decode(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.decode_unchecked(batch)?;
+        for (index, output) in batch.outputs.iter().enumerate() {
+            if *output != 0 {
+                self.check_logits(index, batch.positions[index] as usize)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::decode`], without a look at the logits.
+    pub(crate) fn decode_unchecked(&mut self, batch: &Batch) -> Result<(), Error> {
         self.check_usable()?;
         for &token in &batch.tokens {
             self.model.check_token(token)?;
@@ -265,6 +219,12 @@ impl Context {
                 sequence,
                 n_seq_max,
             });
+        }
+        if let Some(hook) = &self.hook {
+            let agree = |a: i32, b: i32| hook.agree(a as usize, b as usize);
+            if let Some(position) = batch.first_shared_unless(agree) {
+                return Err(Error::SharedToken { position });
+            }
         }
         let last = batch.positions.iter().max().map_or(0, |p| *p as usize + 1);
         if last > self.n_ctx() || batch.len() > self.n_batch {
@@ -299,7 +259,7 @@ impl Context {
         drop(guard);
         self.broken |= status.is_err();
         match status? {
-            0 => self.check_logits(&batch),
+            0 => Ok(()),
             1 => Err(Error::ContextFull {
                 needed: last,
                 n_ctx: self.n_ctx(),
@@ -309,21 +269,12 @@ impl Context {
     }
 
     /// Refuses logits that are no numbers: whatever is chosen or scored by them is chance.
-    fn check_logits(&self, batch: &Batch) -> Result<(), Error> {
-        let outputs = batch
-            .outputs
-            .iter()
-            .enumerate()
-            .filter(|(_, output)| **output != 0);
-        for (index, _) in outputs {
-            let logits = self.logits(index as i32);
-            if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
-                return Err(Error::NotANumber {
-                    position: batch.positions[index] as usize,
-                });
-            }
+    pub(crate) fn check_logits(&self, index: usize, position: usize) -> Result<(), Error> {
+        let logits = self.logits(index as i32);
+        match logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
+            true => Err(Error::NotANumber { position }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The logits `[n_vocab]` of token `index` of the last batch, which must have asked for
@@ -383,6 +334,13 @@ impl Context {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), false) };
     }
 
+    /// As [`Self::clear`], with zeros written over the keys and values: some that are no numbers
+    /// would spoil whatever is computed beside them.
+    pub(crate) fn wipe(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), true) };
+    }
+
     /// Forgets all but the first `len` tokens of sequence `sequence`. Models with recurrent
     /// layers can only forget all. There is nothing to forget of a sequence that the context
     /// does not have, or behind what it holds.
@@ -399,11 +357,29 @@ impl Context {
 
     /// Empties the context, decodes what all of `prompts` begin with into every sequence,
     /// once, and returns its length. The last token of each prompt is never part of it, and
-    /// it is empty for models with recurrent layers, whose sequences cannot go back to it.
+    /// it is empty for models with recurrent layers, whose sequences cannot go back to it, and
+    /// for sequences with different edits, which make different things of it.
     ///
     /// # Errors
     /// As [`Self::decode`].
     pub fn share_beginning(&mut self, prompts: &[&[Token]]) -> Result<usize, Error> {
+        let all = 0..self.n_seq_max();
+        match all.clone().all(|sequence| self.same_edits(0, sequence)) {
+            true => self.share_among(prompts, &[all]),
+            false => {
+                self.clear();
+                Ok(0)
+            }
+        }
+    }
+
+    /// As [`Self::share_beginning`], once for each of `groups` of sequences, which have the
+    /// same edits within a group.
+    pub(crate) fn share_among(
+        &mut self,
+        prompts: &[&[Token]],
+        groups: &[Range<usize>],
+    ) -> Result<usize, Error> {
         self.clear();
         let Some((first, others)) = prompts.split_first() else {
             return Ok(0);
@@ -418,14 +394,18 @@ impl Context {
         };
         let len = others.iter().map(common).min().unwrap_or(0);
         let len = len.min(first.len().saturating_sub(1));
-        let sequences = self.n_seq_max();
         let mut batch = Batch::new();
-        for (position, &token) in first[..len].iter().enumerate() {
-            batch.push_shared(token, position, 0..sequences, false);
-            if batch.len() == self.n_batch || position + 1 == len {
-                self.decode(&batch)?;
-                batch.clear();
+        for group in groups {
+            for (position, &token) in first[..len].iter().enumerate() {
+                if batch.len() == self.n_batch {
+                    self.decode(&batch)?;
+                    batch.clear();
+                }
+                batch.push_shared(token, position, group.clone(), false);
             }
+        }
+        if !batch.is_empty() {
+            self.decode(&batch)?;
         }
         Ok(len)
     }

@@ -1,5 +1,6 @@
 //! The same rows without and with edits, and whether the difference may be chance.
 
+use jola_edit::EditSet;
 use serde::Serialize;
 
 use super::{score, Metric, Report, Task};
@@ -43,8 +44,10 @@ pub enum Test {
     },
 }
 
-/// Runs `task` in `context` with the plain model, then with `adapters`, which stay attached.
-/// `done(k)` is called with the number of rows finished so far, of twice the rows.
+/// Runs `task` with the plain model and with `adapters`, which stay attached, in `context`,
+/// which [`Task::context_params_for`] describes for two sets: edits in the same batches as the
+/// plain model, LoRA adapters after it. `done(k)` is called with the number of rows finished so
+/// far, of twice the rows.
 ///
 /// # Errors
 /// Those of [`Task::run`] and [`Context::set_adapters`].
@@ -55,6 +58,13 @@ pub fn compare(
     mut done: impl FnMut(usize),
 ) -> Result<Comparison, Error> {
     context.set_adapters(&Adapters::default())?;
+    if adapters.loras.is_empty() {
+        let sets = [EditSet::default(), adapters.edits.clone()];
+        let reports = task.run_each(context, &sets, done)?;
+        context.set_adapters(adapters)?;
+        let [unedited, edited] = <[Report; 2]>::try_from(reports).expect("a report of each set");
+        return Ok(Comparison::new(unedited, edited));
+    }
     let unedited = task.run(context, &mut done)?;
     context.set_adapters(adapters)?;
     let edited = task.run(context, |rows| done(unedited.n + rows))?;
@@ -63,7 +73,7 @@ pub fn compare(
 
 impl Comparison {
     /// Compares reports of one metric on the same rows.
-    fn new(unedited: Report, edited: Report) -> Self {
+    pub fn new(unedited: Report, edited: Report) -> Self {
         let of = |report: &Report, rows: &[usize]| score(report.metric, &report.predictions, rows);
         let test = if edited.metric.is_accuracy() {
             let pairs = unedited.predictions.iter().zip(&edited.predictions);

@@ -1,55 +1,64 @@
 //! Metrics of answers that the model writes, several rows at once.
 
+use std::sync::Arc;
+
+use jola_edit::EditSet;
+
 use super::task::{Item, Task};
 use super::{bleu, rouge, Metric, Prediction};
 use crate::context::Context;
-use crate::generate::{generate, Generated};
-use crate::model::Token;
-use crate::sampler::SamplerParams;
+use crate::generate::{generate_each, Generated, Request};
 use crate::Error;
 
-/// Generates every answer greedily and scores it. The answer is what the model says before
-/// it ends, without what the chat template puts before every answer; when every accepted text
-/// of the row is a single line, only the first line counts.
+/// Generates every answer greedily and scores it, under each of `sets` (`None`: the context's
+/// own edits). The answer is what the model says before it ends, without what the chat template
+/// puts before every answer; when every accepted text of the row is a single line, only the
+/// first line counts.
 pub(super) fn predictions(
     task: &Task,
     context: &mut Context,
+    sets: &[Option<Arc<EditSet>>],
     mut done: impl FnMut(usize),
-) -> Result<Vec<Prediction>, Error> {
+) -> Result<Vec<Vec<Prediction>>, Error> {
     let model = context.model().clone();
-    let prompts: Vec<Vec<Token>> = task.items.iter().map(|item| item.prompt.clone()).collect();
-    let mut texts: Vec<Vec<u8>> = vec![Vec::new(); prompts.len()];
+    let requests: Vec<Request> = task
+        .items
+        .iter()
+        .flat_map(|item| {
+            sets.iter().map(|edits| Request {
+                edits: edits.clone(),
+                n_predict: task.params.n_predict,
+                ..Request::new(item.prompt.clone())
+            })
+        })
+        .collect();
+    let item_of = |request: usize| &task.items[request / sets.len()];
+    let mut texts: Vec<Vec<u8>> = vec![Vec::new(); requests.len()];
     let mut started = 0;
     let exact = task.params.metric == Metric::Exact;
-    let generated = generate(
-        context,
-        &prompts,
-        task.params.n_predict,
-        &SamplerParams::greedy(),
-        |row, token| {
-            if texts[row].is_empty() {
-                started += 1;
-                done(started);
-            }
-            // The sampler chooses from the vocabulary: every token has a piece.
-            texts[row].extend(model.token_to_piece(token).unwrap_or_default());
-            let item = &task.items[row];
-            !(single_line(item) && line_ended(said(item, &texts[row]), exact))
-        },
-    )?;
-    let rows = task.items.iter().zip(&texts).zip(&generated);
-    Ok(rows
-        .map(|((item, text), Generated { ended, .. })| {
-            let text = String::from_utf8_lossy(said(item, text));
-            let text = text.trim();
-            let answer = match single_line(item) {
-                true => text.lines().next().unwrap_or(""),
-                false => text,
-            };
-            let whole = *ended && answer.trim() == text;
-            predict(task, item, answer.trim(), whole)
-        })
-        .collect())
+    let generated = generate_each(context, requests, |request, token| {
+        if texts[request].is_empty() {
+            started += 1;
+            done(started);
+        }
+        // The sampler chooses from the vocabulary: every token has a piece.
+        texts[request].extend(model.token_to_piece(token).unwrap_or_default());
+        let item = item_of(request);
+        !(single_line(item) && line_ended(said(item, &texts[request]), exact))
+    })?;
+    let mut predictions = vec![Vec::with_capacity(task.items.len()); sets.len()];
+    for (request, (text, Generated { ended, .. })) in texts.iter().zip(&generated).enumerate() {
+        let item = item_of(request);
+        let text = String::from_utf8_lossy(said(item, text));
+        let text = text.trim();
+        let answer = match single_line(item) {
+            true => text.lines().next().unwrap_or(""),
+            false => text,
+        };
+        let whole = *ended && answer.trim() == text;
+        predictions[request % sets.len()].push(predict(task, item, answer.trim(), whole));
+    }
+    Ok(predictions)
 }
 
 /// An answer without what the template puts before it; nothing while that is still being written.

@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use jola_edit::EditSet;
+
 use crate::context::{Batch, Context};
 use crate::model::Token;
 use crate::Error;
@@ -33,6 +35,8 @@ struct Node<'a> {
 
 /// Continuations of one question that are scored together.
 struct ContinuationChunk {
+    /// Index of the sequences that score it, and thereby of their edits.
+    group: usize,
     /// Index of the question.
     question: usize,
     /// Indices of its continuations.
@@ -53,50 +57,106 @@ pub fn log_likelihoods(
     context: &mut Context,
     questions: &[Question],
     at_once: usize,
-    mut done: impl FnMut(usize),
+    done: impl FnMut(usize),
 ) -> Result<Vec<Vec<f64>>, Error> {
     let empty = questions.iter().any(|q| q.prompt.is_empty());
     assert!(!empty, "nothing is likely behind an empty prompt");
+    let all = 0..context.n_seq_max();
+    let scores = by_groups(context, questions, &[all], at_once, done)?;
+    Ok(scores.into_iter().next().unwrap_or_default())
+}
+
+/// As [`log_likelihoods`], under each of `sets`, all in the same batches.
+///
+/// # Errors
+/// As [`log_likelihoods`], and those of [`Context::load_edits`].
+///
+/// # Panics
+/// When a prompt is empty.
+pub(super) fn log_likelihoods_each(
+    context: &mut Context,
+    questions: &[Question],
+    sets: &[EditSet],
+    at_once: usize,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<Vec<Vec<f64>>>, Error> {
+    let mut scores = Vec::new();
+    for sets in sets.chunks(context.n_seq_max()) {
+        let before = scores.len() * questions.len();
+        let size = context.n_seq_max() / sets.len();
+        let mut groups = Vec::new();
+        for (i, edits) in sets.iter().enumerate() {
+            let group = i * size..(i + 1) * size;
+            for sequence in group.clone() {
+                context.set_edits_of(sequence, edits)?;
+            }
+            groups.push(group);
+        }
+        let of_all = |answered: usize| done(before + answered);
+        scores.extend(by_groups(context, questions, &groups, at_once, of_all)?);
+    }
+    Ok(scores)
+}
+
+/// The log-likelihoods of every group of sequences, which have the same edits within a group.
+fn by_groups(
+    context: &mut Context,
+    questions: &[Question],
+    groups: &[Range<usize>],
+    at_once: usize,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<Vec<Vec<f64>>>, Error> {
     let n_ctx = context.n_ctx();
     if let Some(needed) = questions.iter().map(longest).max().filter(|n| *n > n_ctx) {
         return Err(Error::ContextFull { needed, n_ctx });
     }
     let prompts: Vec<&[Token]> = questions.iter().map(|q| q.prompt).collect();
-    let begun = context.share_beginning(&prompts)?;
-    let mut scores: Vec<Vec<f64>> = questions
+    let begun = match groups {
+        [_] => context.share_beginning(&prompts)?,
+        _ => context.share_among(&prompts, groups)?,
+    };
+    let none: Vec<Vec<f64>> = questions
         .iter()
         .map(|q| vec![0.0; q.continuations.len()])
         .collect();
+    let mut scores = vec![none; groups.len()];
 
-    let chunks = chunks(questions, context);
+    let chunks = chunks(questions, groups, context);
     let mut waiting = chunks.iter().peekable();
     while waiting.peek().is_some() {
-        let mut group = Vec::new();
-        let (mut tokens, mut sequences) = (0, 0);
+        let mut together = Vec::new();
+        let mut tokens = 0;
+        let mut sequences = vec![0; groups.len()];
         while let Some(chunk) = waiting.peek() {
             let tree = Tree::new(&questions[chunk.question], &chunk.continuations);
+            let used = sequences[chunk.group];
             let fits = tokens + tree.len(begun) <= at_once
-                && sequences + tree.n_sequences() <= context.n_seq_max();
-            if !group.is_empty() && !fits {
+                && used + tree.n_sequences() <= groups[chunk.group].len();
+            if !together.is_empty() && !fits {
                 break;
             }
             tokens += tree.len(begun);
-            let first = sequences;
-            sequences += tree.n_sequences();
-            group.push((chunk.question, first, tree));
+            sequences[chunk.group] += tree.n_sequences();
+            let first = groups[chunk.group].start + used;
+            together.push((*chunk, first, tree));
             waiting.next();
         }
-        let nodes = group.iter().flat_map(|(question, first, tree)| {
-            tree.nodes(begun, *first).map(move |node| (*question, node))
+        let nodes = together.iter().flat_map(|(chunk, first, tree)| {
+            tree.nodes(begun, *first).map(move |node| (*chunk, node))
         });
-        decode(context, nodes, |question, continuation, log_p| {
-            scores[question][continuation] += log_p;
+        decode(context, nodes, |chunk, continuation, log_p| {
+            scores[chunk.group][chunk.question][continuation] += log_p;
         })?;
-        (0..sequences).for_each(|sequence| context.truncate_sequence(sequence, begun));
+        for (group, used) in groups.iter().zip(sequences) {
+            for sequence in group.start..group.start + used {
+                context.truncate_sequence(sequence, begun);
+            }
+        }
+        let answered = |chunk: &&ContinuationChunk| chunk.question * groups.len() + chunk.group;
         done(
             waiting
                 .peek()
-                .map_or(questions.len(), |chunk| chunk.question),
+                .map_or(questions.len() * groups.len(), answered),
         );
     }
     Ok(scores)
@@ -108,27 +168,33 @@ pub fn longest(question: &Question) -> usize {
     question.prompt.len() + continuation.unwrap_or(0)
 }
 
-/// Splits questions with more continuations than there are sequences. In models with
+/// Splits questions with more continuations than a group has sequences. In models with
 /// recurrent layers sequences cannot part from each other: one continuation at a time.
-fn chunks(questions: &[Question], context: &Context) -> Vec<ContinuationChunk> {
-    let at_once = if context.model().is_recurrent() {
-        1
-    } else {
-        context.n_seq_max()
-    };
+fn chunks(
+    questions: &[Question],
+    groups: &[Range<usize>],
+    context: &Context,
+) -> Vec<ContinuationChunk> {
     let mut chunks = Vec::new();
     for (question, asked) in questions.iter().enumerate() {
         // In order, so that beginnings in common stay together.
         let mut order: Vec<usize> = (0..asked.continuations.len()).collect();
         order.sort_by_key(|i| &asked.continuations[*i]);
-        chunks.extend(
-            order
-                .chunks(at_once)
-                .map(|continuations| ContinuationChunk {
-                    question,
-                    continuations: continuations.to_vec(),
-                }),
-        );
+        for (group, sequences) in groups.iter().enumerate() {
+            let at_once = match context.model().is_recurrent() {
+                true => 1,
+                false => sequences.len(),
+            };
+            chunks.extend(
+                order
+                    .chunks(at_once)
+                    .map(|continuations| ContinuationChunk {
+                        group,
+                        question,
+                        continuations: continuations.to_vec(),
+                    }),
+            );
+        }
     }
     chunks
 }
@@ -220,31 +286,31 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Decodes nodes of several questions; `found` is given question, continuation and the
+/// Decodes nodes of several questions; `found` is given chunk, continuation and the
 /// log-likelihood of one token.
 fn decode<'a>(
     context: &mut Context,
-    nodes: impl Iterator<Item = (usize, Node<'a>)>,
-    mut found: impl FnMut(usize, usize, f64),
+    nodes: impl Iterator<Item = (&'a ContinuationChunk, Node<'a>)>,
+    mut found: impl FnMut(&ContinuationChunk, usize, f64),
 ) -> Result<(), Error> {
     let mut nodes = nodes.peekable();
     while nodes.peek().is_some() {
         let mut batch = Batch::new();
         let mut outputs = Vec::new();
-        for (question, node) in nodes.by_ref().take(context.n_batch()) {
+        for (chunk, node) in nodes.by_ref().take(context.n_batch()) {
             if !node.next.is_empty() {
-                outputs.push((batch.len(), question, node.next));
+                outputs.push((batch.len(), chunk, node.next));
             }
             let output = !node.next.is_empty();
             batch.push_shared(node.token, node.position, node.sequences, output);
         }
         context.decode(&batch)?;
-        for (index, question, next) in outputs {
+        for (index, chunk, next) in outputs {
             let logits = context.logits(index as i32);
             let log_sum = log_sum_exp(logits);
             for &(continuation, token) in next {
                 found(
-                    question,
+                    chunk,
                     continuation,
                     f64::from(logits[token as usize]) - log_sum,
                 );

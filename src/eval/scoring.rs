@@ -1,8 +1,11 @@
 //! A task's way through the model: what is asked, and the score of what comes back.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::likelihood::{log_likelihoods, Question};
+use jola_edit::EditSet;
+
+use super::likelihood::{log_likelihoods, log_likelihoods_each, Question};
 use super::task::{Item, Task};
 use super::{generated, Metric, Prediction, Report};
 use crate::context::Context;
@@ -17,28 +20,53 @@ impl Task {
     pub fn run(&self, context: &mut Context, done: impl FnMut(usize)) -> Result<Report, Error> {
         let start = Instant::now();
         let predictions = if self.params.metric.generates() {
-            generated::predictions(self, context, done)?
+            generated::predictions(self, context, &[None], done)?.remove(0)
         } else {
-            self.likelihoods(context, done)?
+            let scores = log_likelihoods(context, &self.questions(), context.n_ubatch(), done)?;
+            self.judge(scores)
         };
         Ok(Report::new(self.params.metric, predictions, start))
     }
 
-    fn likelihoods(
+    /// Scores the model under each of `sets`, all in the same batches of `context`, which
+    /// [`Self::context_params_for`] describes. Each report has the seconds of all together.
+    ///
+    /// # Errors
+    /// As [`Self::run`], and those of [`Context::load_edits`].
+    pub fn run_each(
         &self,
         context: &mut Context,
+        sets: &[EditSet],
         done: impl FnMut(usize),
-    ) -> Result<Vec<Prediction>, Error> {
-        let questions: Vec<Question> = self.items.iter().map(|item| self.question(item)).collect();
-        let at_once = context.n_ubatch();
-        let scores = log_likelihoods(context, &questions, at_once, done)?;
+    ) -> Result<Vec<Report>, Error> {
+        let start = Instant::now();
+        let predictions: Vec<Vec<Prediction>> = if self.params.metric.generates() {
+            let sets: Vec<_> = sets.iter().cloned().map(Arc::new).map(Some).collect();
+            generated::predictions(self, context, &sets, done)?
+        } else {
+            let at_once = context.n_ubatch();
+            let scores = log_likelihoods_each(context, &self.questions(), sets, at_once, done)?;
+            scores
+                .into_iter()
+                .map(|scores| self.judge(scores))
+                .collect()
+        };
+        let report = |predictions| Report::new(self.params.metric, predictions, start);
+        Ok(predictions.into_iter().map(report).collect())
+    }
+
+    fn questions(&self) -> Vec<Question<'_>> {
+        self.items.iter().map(|item| self.question(item)).collect()
+    }
+
+    /// What the rows' log-likelihoods say.
+    fn judge(&self, scores: Vec<Vec<f64>>) -> Vec<Prediction> {
         let rows = self.items.iter().zip(scores);
-        Ok(rows
-            .map(|(item, scores)| match self.params.metric {
-                Metric::Choice => self.likeliest(item, &scores),
-                _ => Prediction::perplexity(item, -scores[0], item.response[0].len()),
-            })
-            .collect())
+        rows.map(|(item, scores)| match self.params.metric {
+            Metric::Choice => self.likeliest(item, &scores),
+            _ => Prediction::perplexity(item, -scores[0], item.response[0].len()),
+        })
+        .collect()
     }
 
     /// The choice that scores best, the first of equals.

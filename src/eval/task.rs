@@ -157,6 +157,19 @@ impl Task {
         given: ContextParams,
         model: &Model,
     ) -> Result<ContextParams, Error> {
+        self.context_params_for(given, model, 1)
+    }
+
+    /// As [`Self::context_params`], for [`Self::run_each`] with so many edit sets.
+    ///
+    /// # Errors
+    /// As [`Self::context_params`].
+    pub fn context_params_for(
+        &self,
+        given: ContextParams,
+        model: &Model,
+        n_sets: usize,
+    ) -> Result<ContextParams, Error> {
         let most = match given.n_ctx {
             0 => model.n_ctx_train(),
             n => n as usize,
@@ -173,7 +186,8 @@ impl Task {
         }
         let longest = self.items.iter().map(needed).max().unwrap_or(0);
         if generates {
-            let n_seq_max = self.params.parallel.min(self.items.len() as u32);
+            let answers = u32::try_from(self.items.len() * n_sets).unwrap_or(u32::MAX);
+            let n_seq_max = self.params.parallel.min(answers);
             let cells = (longest + self.params.n_predict).min(most) as u32;
             return Ok(ContextParams {
                 // As given, though less is used: models may rotate by it.
@@ -183,7 +197,7 @@ impl Task {
                 ..given
             });
         }
-        // What all prompts begin with, and a micro-batch or one row with all continuations.
+        // What all prompts begin with, for each set, and a micro-batch or one row with all continuations.
         let tokens = |item: &Item| {
             let Question {
                 prompt,
@@ -194,8 +208,10 @@ impl Task {
         let row = self.items.iter().map(tokens).max().unwrap_or(0);
         Ok(ContextParams {
             n_ctx: most as u32,
-            n_cells: (longest + row.max(given.n_ubatch as usize)) as u32,
-            n_seq_max: SEQUENCES,
+            n_cells: (longest * n_sets.min(SEQUENCES as usize) + row.max(given.n_ubatch as usize))
+                as u32,
+            // llama.cpp computes a token of each at once.
+            n_seq_max: SEQUENCES.min(given.n_ubatch.max(1)),
             ..given
         })
     }

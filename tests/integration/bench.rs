@@ -47,7 +47,7 @@ fn all_routes_are_reported() {
     let found = llama_jola_on("bench", &base_model())
         .args(["--every-head", text(&edit), "--eval-callback"])
         .args(["--lora-rank", "2", "-np", "2"])
-        .args(["-p", "8", "-n", "2", "-r", "2", "--json"])
+        .args(["--sets", "1,3", "-p", "8", "-n", "2", "-r", "2", "--json"])
         .succeed()
         .json();
     assert_eq!(found["edited_layers"], 30);
@@ -59,7 +59,16 @@ fn all_routes_are_reported() {
         .iter()
         .map(|r| r["route"].as_str().unwrap())
         .collect();
-    let expected = ["edited", "eval_callback", "lora_output", "lora_attention"];
+    let expected = [
+        "edited",
+        "eval_callback",
+        "lora_output",
+        "lora_attention",
+        "sets_1",
+        "sets_3",
+        "loras_1",
+        "loras_3",
+    ];
     assert_eq!(names, expected);
     for route in routes {
         for what in ["prefill", "decode"] {

@@ -1,5 +1,9 @@
 //! The Rust programs in `examples/`, against the command line on the same model and edits.
 
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::TcpStream;
+
+use serde_json::{json, Value};
 use testkit::{base_model, example, llama_jola, sidecars, text, Cli, Folder};
 
 const PROMPT: &str = "The ferry to the island leaves at";
@@ -41,9 +45,137 @@ fn stream_answers_with_each_edit_of_its_own() {
     assert_eq!(shown, wanted.concat());
 }
 
+/// The example server, on a port of its own, until it is dropped.
+struct Server {
+    child: std::process::Child,
+    address: String,
+}
+
+impl Server {
+    fn start(folder: &Folder) -> Self {
+        let mut child = std::process::Command::new(example("server"))
+            .args([text(&base_model()), text(folder.root()), "127.0.0.1:0"])
+            .env("OMP_WAIT_POLICY", "passive")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap();
+        Self {
+            address: address.to_owned(),
+            child,
+        }
+    }
+
+    fn send(&self, path: &str, body: &Value) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let body = body.to_string();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        stream
+    }
+
+    /// The status and the body of an answer.
+    fn post(&self, path: &str, body: &Value) -> (u32, String) {
+        let mut answer = String::new();
+        self.send(path, body).read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    fn text(&self, body: &Value) -> String {
+        let (status, answer) = self.post("/v1/completions", body);
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        answer["choices"][0]["text"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Many clients at once, each with edits of its own; some leave before their answer is there.
+#[test]
+fn the_server_answers_each_with_its_edits() {
+    let _alone = testkit::alone();
+    let folder = Folder::new();
+    std::fs::copy(sidecars::golden(), folder.path("golden.gguf")).unwrap();
+    let strong = sidecars::every_head(3, 0.3, 0.02);
+    strong.write(folder.path("strong.gguf")).unwrap();
+    let server = Server::start(&folder);
+    let kinds = [
+        json!(null),
+        json!("golden"),
+        json!("strong"),
+        json!([{"id": "golden", "scale": 0.5}, {"id": "strong"}]),
+        json!([]),
+    ];
+    let asked = |i: usize| {
+        let jola = &kinds[i % kinds.len()];
+        json!({"prompt": PROMPT, "max_tokens": 8, "jola": jola})
+    };
+    // What each is answered while nobody else asks.
+    let alone: Vec<String> = (0..kinds.len()).map(|i| server.text(&asked(i))).collect();
+    assert_eq!(alone[0], alone[4]);
+    let different: std::collections::BTreeSet<&String> = alone[..4].iter().collect();
+    assert!(different.len() >= 3, "{alone:?}");
+    let edit = folder.path("golden.gguf");
+    assert!(expected(text(&edit)).starts_with(alone[1].as_str()));
+
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (server, alone) = (&server, &alone);
+            scope.spawn(move || {
+                for i in client..client + 5 {
+                    if (client + i) % 4 == 3 {
+                        // This one leaves.
+                        drop(server.send("/v1/completions", &asked(i)));
+                        continue;
+                    }
+                    let answer = server.text(&asked(i));
+                    // Batches round in their own ways: near ties may fall another way, late.
+                    let words = |text: &str| -> Vec<String> {
+                        text.split_whitespace().take(2).map(str::to_owned).collect()
+                    };
+                    assert_eq!(words(&answer), words(&alone[i % 5]), "request {i}");
+                }
+            });
+        }
+    });
+
+    let turns = json!([{"role": "user", "content": "Say yes."}]);
+    let chat = json!({"messages": turns, "max_tokens": 4, "jola": "golden", "stream": true});
+    let (status, streamed) = server.post("/v1/chat/completions", &chat);
+    assert_eq!(status, 200);
+    assert!(streamed.contains("chat.completion.chunk") && streamed.contains("data: [DONE]"));
+    for (bad, says) in [
+        (
+            json!({"prompt": PROMPT, "jola": "nobody"}),
+            "no edit `nobody`",
+        ),
+        (json!({"max_tokens": 3}), "either prompt or messages"),
+        (json!({"prompt": 3}), "invalid type"),
+        (json!({"prompt": "word ".repeat(3000)}), "do not fit"),
+    ] {
+        let (status, answer) = server.post("/v1/completions", &bad);
+        assert!(status == 400 && answer.contains(says), "{status} {answer}");
+    }
+}
+
 #[test]
 fn wrong_arguments_are_told_the_right_ones() {
-    for name in ["embed", "stream"] {
+    for name in ["embed", "server", "stream"] {
         let finished = Cli::new(&example(name)).run();
         assert_eq!(finished.code, Some(1), "{finished:#?}");
         let usage = format!("usage: {name} BASE.gguf");

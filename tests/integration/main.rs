@@ -14,4 +14,6 @@ mod import;
 mod likelihood;
 mod patch;
 mod readme;
+mod scheduler;
+mod sets;
 mod soundness;

@@ -160,3 +160,41 @@ macro_rules! ggml_api {
 }
 
 for_each_ggml_function!(ggml_api);
+
+/// As [`for_each_ggml_function!`](crate::for_each_ggml_function), the functions that only
+/// tables of many edits need ([`DeviceTables`](crate::graph::DeviceTables)).
+#[macro_export]
+macro_rules! for_each_ggml_table_function {
+    ($then:ident) => {
+        $then! {
+            ggml_new_tensor_2d: unsafe extern "C" fn(
+                *mut $crate::graph::GgmlContext,
+                ::std::ffi::c_int,
+                i64,
+                i64,
+            ) -> *mut $crate::graph::GgmlTensor,
+            ggml_get_rows: unsafe extern "C" fn(
+                *mut $crate::graph::GgmlContext,
+                *mut $crate::graph::GgmlTensor,
+                *mut $crate::graph::GgmlTensor,
+            ) -> *mut $crate::graph::GgmlTensor,
+            ggml_backend_tensor_get: unsafe extern "C" fn(
+                *const $crate::graph::GgmlTensor,
+                *mut ::std::ffi::c_void,
+                usize,
+                usize,
+            ),
+        }
+    };
+}
+
+macro_rules! ggml_table_api {
+    ($($functions:tt)*) => {
+        function_table! {
+            /// The ggml functions that tables of edits call beside those of [`GgmlApi`].
+            pub struct GgmlTableApi { $($functions)* }
+        }
+    };
+}
+
+for_each_ggml_table_function!(ggml_table_api);

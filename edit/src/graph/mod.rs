@@ -5,14 +5,17 @@
 //! field of a ggml struct, so it does not depend on ggml's layout.
 
 mod ggml;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 pub use ggml::{
-    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTensor, GGML_TYPE_F32,
+    GgmlApi, GgmlBuffer, GgmlBufferType, GgmlContext, GgmlInitParams, GgmlTableApi, GgmlTensor,
+    GGML_TYPE_F32,
 };
+pub use tables::DeviceTables;
 
 use crate::edit_set::{DenseEdit, EditSet};
 
@@ -48,6 +51,14 @@ pub enum GraphError {
         "layer {layer}: its heads are split over several devices, where an edit cannot follow"
     )]
     SplitHeads {
+        /// The layer, counted from 0.
+        layer: u32,
+    },
+    /// The output projection of a layer stands at other places of the graph as well.
+    #[error(
+        "layer {layer}: the model runs it several times for each token, and an edit is of one run"
+    )]
+    Looped {
         /// The layer, counted from 0.
         layer: u32,
     },

@@ -1,24 +1,23 @@
 //! What happens in the functions that stand in, except for a context's creation.
 
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Once;
 
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
+use super::batches;
+use super::pass::{die, real};
 use super::sites::Site;
+use crate::batch;
+use crate::cells::Inputs;
+use crate::contexts;
+use crate::control_vector::ControlVector;
 use crate::host::{ByValue, Host, LlamaContext, Process};
 use crate::log;
 use crate::operand::{is_output_projection, may_matter, product, Product};
 use crate::request::{defaults, enabled};
-use crate::resolve::{lookup, real_dlsym};
-use crate::state::{self, ContextState};
-
-/// Ends the process: for calls that can neither be passed on nor be refused.
-fn die(text: impl std::fmt::Display) -> ! {
-    log::error(text);
-    // SAFETY: ends the process at once, without destructors that might wait for others.
-    unsafe { libc::_exit(1) }
-}
+use crate::state::ContextState;
 
 /// Runs `body`, whose panics must not reach the host.
 fn caught<T>(body: impl FnOnce() -> T) -> Option<T> {
@@ -26,7 +25,7 @@ fn caught<T>(body: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// `ggml_mul_mat`.
-pub(super) unsafe extern "C" fn mul_mat(
+pub(super) unsafe extern "C-unwind" fn mul_mat(
     graph: *mut GgmlContext,
     a: *mut GgmlTensor,
     b: *mut GgmlTensor,
@@ -43,7 +42,7 @@ pub(super) unsafe extern "C" fn mul_mat(
     let build = || {
         // SAFETY: the operands are live tensors of this ggml (the caller's contract).
         unsafe {
-            match state::current() {
+            match contexts::current() {
                 None => refuse_unknown(&site, a),
                 Some(state) if may_matter(site.name(b).to_bytes()) => {
                     return edited_mul_mat(&site, &state, graph, a, b);
@@ -82,8 +81,10 @@ unsafe fn edited_mul_mat(
     }
 }
 
-/// A model's graph is being built for a context that this library did not see: it must not
-/// be computed without the edits that were asked for. Measuring a model computes nothing.
+/// A model's graph is being built, and not for a context in a call that this library knows: it
+/// must not be computed without the edits that were asked for. Measuring a model computes
+/// nothing. Where other contexts are known, the graph is none that answers anybody: it is built
+/// by a call that only prepares, or for training.
 ///
 /// # Safety
 /// `a` must be a live tensor of the site's ggml.
@@ -93,13 +94,19 @@ unsafe fn refuse_unknown(site: &Site, a: *mut GgmlTensor) {
         let name = site.name(a).to_str().unwrap_or_default();
         is_output_projection(name) && !(site.ggml_get_data)(a).is_null()
     };
-    if computes && !matches!(defaults(), Ok(None)) {
-        die(
-            "a context was created in a way that this library does not know (llama.cpp too old or \
-             too new, or partly linked in statically); stopping before it computes without the \
-             edits",
-        );
+    if !computes || matches!(defaults(), Ok(None)) {
+        return;
     }
+    if contexts::any_was_followed() {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| log::warning("a graph is built outside of decoding: it is not edited"));
+        return;
+    }
+    die(
+        "a context was created in a way that this library does not know (llama.cpp too old or \
+         too new, or partly linked in statically); stopping before it computes without the \
+         edits",
+    );
 }
 
 type OfBatch = unsafe extern "C-unwind" fn(*mut LlamaContext, ByValue) -> i32;
@@ -113,7 +120,10 @@ pub(super) unsafe extern "C-unwind" fn decode(
     let own = |host: &Host| Some(host.llama.llama_decode);
     // SAFETY: the caller's arguments, passed on; `batch` points to the caller's struct.
     let call = |decode: OfBatch| unsafe { decode(context, *batch) };
-    compute(context, own, c"llama_decode", caller, call)
+    // SAFETY: as above.
+    let inputs = || Some(Inputs::Known(unsafe { batch::read(&*batch) }));
+    // SAFETY: the host's own context.
+    unsafe { compute(context, own, c"llama_decode", caller, inputs, call) }
 }
 
 /// `llama_encode`.
@@ -125,8 +135,12 @@ pub(super) unsafe extern "C-unwind" fn encode(
     let own = |host: &Host| Some(host.llama.llama_encode);
     // SAFETY: the caller's arguments, passed on; `batch` points to the caller's struct.
     let call = |encode: OfBatch| unsafe { encode(context, *batch) };
-    compute(context, own, c"llama_encode", caller, call)
+    // SAFETY: the host's own context.
+    unsafe { compute(context, own, c"llama_encode", caller, || None, call) }
 }
+
+/// `LLAMA_PROCESS_TYPE_ENCODE`.
+const ENCODE: c_int = 0;
 
 /// `llama_process`: both of them in newer versions.
 pub(super) unsafe extern "C-unwind" fn process(
@@ -137,66 +151,74 @@ pub(super) unsafe extern "C-unwind" fn process(
 ) -> i32 {
     // SAFETY: the caller's arguments, passed on.
     let call = |process: Process| unsafe { process(context, kind, batch) };
-    compute(context, |host| host.process, c"llama_process", caller, call)
+    let inputs = || (kind != ENCODE).then(|| batches::inputs(batch));
+    let own = |host: &Host| host.process;
+    // SAFETY: the host's own context.
+    unsafe { compute(context, own, c"llama_process", caller, inputs, call) }
 }
 
 /// A status of `llama_decode` that says "fatal error", and `llama_encode`'s for any.
 const FATAL: i32 = -3;
 
-/// Has `call` call the host's function, whose C++ exceptions go on to the caller (llama-server
-/// catches them and fails the requests concerned; what was entered here is left by then), called `name` and `own` in a known host, in whose
-/// graphs the context's edits then take part.
-fn compute<F: Copy>(
+/// Has `call` call the host's function, called `name` and `own` in a known host, in whose
+/// graphs the context's edits then take part. Its C++ exceptions go on to the caller
+/// (llama-server catches them and fails the requests concerned); what was entered here is left
+/// by then. `inputs` tells what will be cached, if anything.
+///
+/// # Safety
+/// `context` must be a live context that no other thread uses.
+unsafe fn compute<F: Copy>(
     context: *mut LlamaContext,
     own: fn(&Host) -> Option<F>,
     name: &CStr,
     caller: usize,
+    inputs: impl FnOnce() -> Option<Inputs>,
     call: impl FnOnce(F) -> i32,
 ) -> i32 {
-    let state = if enabled() {
-        state::find(context)
-    } else {
-        None
-    };
+    let state = contexts::find(context);
     let known = state.as_ref().and_then(|state| own(state.host));
     let function = match known.map_or_else(|| real(name, caller), Ok) {
         Ok(function) => function,
         Err(error) => die(error),
     };
-    let Some(state) = state else {
+    let Some(state) = state.filter(|_| enabled()) else {
         return call(function);
     };
-    let entered = state::enter(&state);
-    let status = call(function);
+    let entered = contexts::enter(&state);
+    // SAFETY: the caller vouches for `context`, which is that of `state`.
+    let result = unsafe { follow(&state, context, inputs(), || call(function)) };
     drop(entered);
-    if status != 0 {
-        return status;
-    }
-    match caught(|| state.after_compute()) {
-        Some(Ok(())) => status,
-        Some(Err(error)) => {
-            log::error(error);
-            FATAL
-        }
-        None => FATAL,
-    }
+    result.unwrap_or_else(|error| {
+        log::error(error);
+        FATAL
+    })
 }
 
-/// The host's function `name` for a call from `caller`.
-fn real<F: Copy>(name: &CStr, caller: usize) -> Result<F, crate::resolve::ResolveError> {
-    let address = lookup(name, caller)?;
-    const { assert!(size_of::<F>() == size_of::<usize>()) };
-    // SAFETY: F is a function pointer type; the callers name the function of that type.
-    Ok(unsafe { std::mem::transmute_copy::<usize, F>(&address) })
+/// Computes by `call` what `inputs` tells, on cells of the edits in force.
+///
+/// # Safety
+/// As for [`compute`]; `context` must be that of `state`, and entered.
+unsafe fn follow(
+    state: &ContextState,
+    context: *mut LlamaContext,
+    inputs: Option<Inputs>,
+    call: impl FnOnce() -> i32,
+) -> Result<i32, String> {
+    let inputs = inputs.unwrap_or_else(|| Inputs::Known(Vec::new()));
+    // SAFETY: the caller vouches for `context`.
+    let prepared = unsafe { state.prepare(context, &inputs) }.map_err(|e| e.to_string())?;
+    let status = call();
+    // SAFETY: as above.
+    unsafe { state.note(context, &inputs, &prepared, status) }.map_err(|e| e.to_string())?;
+    if status == 0 {
+        state.after_compute().map_err(|error| error.to_string())?;
+    }
+    Ok(status)
 }
 
 /// `llama_free`.
-pub(super) unsafe extern "C" fn free(context: *mut LlamaContext, caller: usize) {
-    let state = if enabled() {
-        state::forget(context)
-    } else {
-        None
-    };
+pub(super) unsafe extern "C-unwind" fn free(context: *mut LlamaContext, caller: usize) {
+    let state = contexts::forget(context);
     let real = match &state {
         Some(state) => Ok(state.host.llama.llama_free),
         None => real::<unsafe extern "C" fn(*mut LlamaContext)>(c"llama_free", caller),
@@ -222,11 +244,7 @@ pub(super) unsafe fn set_adapter_cvec(
     il_end: i32,
 ) -> i32 {
     type Set = unsafe extern "C" fn(*mut LlamaContext, *const f32, usize, i32, i32, i32) -> i32;
-    let state = if enabled() {
-        state::find(context)
-    } else {
-        None
-    };
+    let state = contexts::find(context);
     let real = match &state {
         Some(state) => Ok(state.host.llama.llama_set_adapter_cvec as Set),
         None => real::<Set>(c"llama_set_adapter_cvec", 0),
@@ -237,42 +255,14 @@ pub(super) unsafe fn set_adapter_cvec(
         Err(error) => die(error),
     };
     if let (0, Some(state)) = (status, state) {
-        let data = if data.is_null() {
-            &[]
-        } else {
+        let vector = (!data.is_null() && len > 0).then(|| ControlVector {
             // SAFETY: llama.cpp has just read `len` floats there.
-            unsafe { std::slice::from_raw_parts(data, len) }
-        };
-        state.remember_control_vector(data, n_embd, il_start, il_end);
+            data: unsafe { std::slice::from_raw_parts(data, len) }.to_vec(),
+            n_embd,
+            il_start,
+            il_end,
+        });
+        state.remember_control_vector(vector);
     }
     status
-}
-
-/// `dlsym`: our function of that name, when the one that would be found is one that we stand
-/// in for; null when the call is to go on to the C library.
-pub(super) unsafe extern "C" fn looked_up(handle: *mut c_void, name: *const c_char) -> *mut c_void {
-    let real = real_dlsym();
-    if name.is_null() || handle == libc::RTLD_NEXT || !enabled() {
-        return std::ptr::null_mut();
-    }
-    // SAFETY: dlsym's contract: a NUL-terminated name.
-    let ours = match unsafe { CStr::from_ptr(name) }.to_bytes() {
-        b"llama_init_from_model" => super::llama_init_from_model as *const c_void,
-        b"llama_new_context_with_model" => super::llama_new_context_with_model as *const c_void,
-        b"llama_model_load_from_file" => super::llama_model_load_from_file as *const c_void,
-        b"llama_load_model_from_file" => super::llama_load_model_from_file as *const c_void,
-        b"llama_decode" => super::llama_decode as *const c_void,
-        b"llama_encode" => super::llama_encode as *const c_void,
-        b"llama_process" => super::llama_process as *const c_void,
-        b"llama_free" => super::llama_free as *const c_void,
-        b"llama_set_adapter_cvec" => super::llama_set_adapter_cvec as *const c_void,
-        _ => return std::ptr::null_mut(),
-    };
-    // SAFETY: the caller's arguments. What is not there must go on not being there.
-    let found = unsafe { real(handle, name) };
-    if found.is_null() {
-        found
-    } else {
-        ours.cast_mut()
-    }
 }

@@ -5,12 +5,13 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use crate::contexts;
 use crate::host::{ByValue, Host, LlamaContext, LlamaModel};
 use crate::log;
 use crate::request::{defaults, enabled, Request};
 use crate::resolve::lookup;
 use crate::shape::{self, ShapeError};
-use crate::state::{self, ContextState, Outcome};
+use crate::state::{ContextState, Outcome};
 use crate::usage;
 
 type Init = unsafe extern "C-unwind" fn(*mut LlamaModel, ByValue) -> *mut LlamaContext;
@@ -53,13 +54,19 @@ unsafe fn init(
     // SAFETY: the function of this name has this type.
     let real = unsafe { std::mem::transmute::<usize, Init>(address) };
     // One of the two names calls the other; the outer call does the work.
-    let nested = || state::current().is_some_and(|state| !state.is_created());
-    if !enabled() || model.is_null() || nested() {
+    let nested = || contexts::current().is_some_and(|state| !state.is_created());
+    if model.is_null() || nested() {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { real(model, *params) };
     }
     let create = || {
-        let host = Host::of(address).map_err(|error| error.to_string())?;
+        let host = match Host::of(address) {
+            Ok(host) => host,
+            // Without edits it is none of this library's business.
+            // SAFETY: as above.
+            Err(_) if !enabled() => return Ok(unsafe { real(model, *params) }),
+            Err(error) => return Err(error.to_string()),
+        };
         let request = defaults().map_err(|error| error.to_string())?;
         // SAFETY: as above.
         unsafe { followed(host, request, model, &|| real(model, *params)) }
@@ -90,51 +97,51 @@ unsafe fn followed(
     model: *mut LlamaModel,
     create: &dyn Fn() -> *mut LlamaContext,
 ) -> Result<*mut LlamaContext, String> {
-    // SAFETY: the caller vouches for `model`.
-    let check = |request: &Arc<Request>| unsafe { shape::check(host.model, model, request) }.err();
+    let check = |request: &Arc<Request>| {
+        // SAFETY: the caller vouches for `model`.
+        unsafe { shape::check(host.model, model, &request.sidecars) }.err()
+    };
     let mismatch = request.as_ref().and_then(check);
     let wanted = if mismatch.is_some() { None } else { request };
     let edited = wanted.clone();
     let state = Arc::new(ContextState::new(host, model, wanted));
-    let entered = state::enter(&state);
+    let entered = contexts::enter(&state);
     let context = create();
     drop(entered);
     if context.is_null() {
         return Ok(context);
     }
-    let verdict = match mismatch {
+    let allowed = match mismatch {
         // SAFETY: the context was just created.
         Some(mismatch) => unsafe { leave_alone(host, context, mismatch) },
-        None => accept(&state, edited.as_deref()).map(|ready| {
-            if let Some(request) = edited.as_deref().filter(|_| ready) {
-                // SAFETY: the caller vouches for `model`.
-                unsafe { usage::tell(host.model, model, request) };
-            }
-        }),
+        None => Ok(()),
     };
+    let verdict = allowed.and_then(|()| accept(&state)).map(|ready| {
+        if let Some(request) = edited.as_deref().filter(|_| ready) {
+            // SAFETY: the caller vouches for `model`.
+            unsafe { usage::tell(host.model, model, &request.sidecars) };
+        }
+    });
     if let Err(error) = verdict {
         // SAFETY: the context was just created and nobody has it.
         unsafe { (host.llama.llama_free)(context) };
         return Err(error);
     }
-    state::register(context, state);
+    // SAFETY: as above.
+    unsafe { contexts::register(context, state) };
     Ok(context)
 }
 
 /// Whether a context has the edits that were asked for; an error where it should.
-fn accept(state: &ContextState, request: Option<&Request>) -> Result<bool, String> {
-    let Some(request) = request else {
+fn accept(state: &ContextState) -> Result<bool, String> {
+    let Some(description) = state.describe() else {
         return Ok(false);
     };
     match state.outcome().map_err(|error| error.to_string())? {
         Outcome::Ready => {
             MATCHED.store(true, Ordering::Relaxed);
             EDITED.store(true, Ordering::Relaxed);
-            log::info(format_args!(
-                "{}: {} layers edited",
-                request.names(),
-                request.edits.layers.len()
-            ));
+            log::info(description);
             return Ok(true);
         }
         Outcome::Measured => {
@@ -165,7 +172,7 @@ unsafe fn leave_alone(
     // SAFETY: the caller vouches for `context`.
     let pooled = unsafe { (host.llama.llama_pooling_type)(context) } > 0;
     if MATCHED.load(Ordering::Relaxed) {
-        log::info(format_args!("another model is left alone: {mismatch}"));
+        log::warning(format_args!("another model is left alone: {mismatch}"));
     } else if pooled {
         log::warning(format_args!("an embedding model is left alone: {mismatch}"));
     } else {

@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 
 use crate::host::{ByValue, LlamaModel};
 use crate::resolve::lookup;
-use crate::{log, usage};
+use crate::{adapters, log, usage};
 
 type Load = unsafe extern "C-unwind" fn(*mut c_char, ByValue) -> *mut LlamaModel;
 
@@ -52,6 +52,7 @@ unsafe fn load(
         real(path, *params)
     };
     // Whether or not edits are wanted yet: the C API may ask for them later.
+    adapters::forget_model(model);
     if !model.is_null() && !path.is_null() {
         // SAFETY: llama.cpp has just read a NUL-terminated path there.
         let file = unsafe { CStr::from_ptr(path) };

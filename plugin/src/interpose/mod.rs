@@ -4,9 +4,51 @@
 //! their place on the stack) to the arguments and go on to a Rust function, so that the right
 //! host function is found among several. None of them stops a C++ exception of the host's.
 
+/// `f(arguments)` becomes `to(arguments, caller)`; up to five arguments, all integers or
+/// pointers.
+macro_rules! shim {
+    ($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? => $to:path, $x86:literal, $arm:literal) => {
+        /// Stands in for the host's function of this name.
+        ///
+        /// # Safety
+        /// As for the host's function.
+        #[unsafe(naked)]
+        #[no_mangle]
+        pub unsafe extern "C-unwind" fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            std::arch::naked_asm!(concat!("mov ", $x86, ", [rsp]"), "jmp {to}", to = sym $to);
+            #[cfg(target_arch = "aarch64")]
+            std::arch::naked_asm!(concat!("mov ", $arm, ", x30"), "b {to}", to = sym $to);
+        }
+    };
+    ($name:ident($a:ident: $ta:ty) $(-> $ret:ty)? => $to:path) => {
+        shim!($name($a: $ta) $(-> $ret)? => $to, "rsi", "x1");
+    };
+    ($name:ident($a:ident: $ta:ty, $b:ident: $tb:ty) $(-> $ret:ty)? => $to:path) => {
+        shim!($name($a: $ta, $b: $tb) $(-> $ret)? => $to, "rdx", "x2");
+    };
+    ($name:ident($a:ident: $ta:ty, $b:ident: $tb:ty, $c:ident: $tc:ty) $(-> $ret:ty)? => $to:path) => {
+        shim!($name($a: $ta, $b: $tb, $c: $tc) $(-> $ret)? => $to, "rcx", "x3");
+    };
+    ($name:ident($a:ident: $ta:ty, $b:ident: $tb:ty, $c:ident: $tc:ty, $d:ident: $td:ty) $(-> $ret:ty)? => $to:path) => {
+        shim!($name($a: $ta, $b: $tb, $c: $tc, $d: $td) $(-> $ret)? => $to, "r8", "x4");
+    };
+    ($name:ident($a:ident: $ta:ty, $b:ident: $tb:ty, $c:ident: $tc:ty, $d:ident: $td:ty, $e:ident: $te:ty) $(-> $ret:ty)? => $to:path) => {
+        shim!($name($a: $ta, $b: $tb, $c: $tc, $d: $td, $e: $te) $(-> $ret)? => $to, "r9", "x5");
+    };
+}
+
+mod adapters;
+mod batches;
+mod by_name;
+mod cells;
 mod entry;
+mod files;
 mod init;
 mod load;
+mod memory_file;
+mod pass;
+mod saved;
 mod sites;
 mod start;
 
@@ -16,6 +58,10 @@ use std::ffi::{c_char, c_int, c_void};
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
 use crate::host::{ByValue, LlamaContext, LlamaModel};
+use adapters::*;
+use batches::*;
+use cells::*;
+use saved::*;
 
 /// `f(pointer, struct by value)` becomes `to(pointer, &struct, caller)`.
 macro_rules! by_value_shim {
@@ -51,53 +97,10 @@ by_value_shim!(llama_load_model_from_file(c_char) -> *mut LlamaModel => load::lo
 by_value_shim!(llama_decode(LlamaContext) -> i32 => entry::decode);
 by_value_shim!(llama_encode(LlamaContext) -> i32 => entry::encode);
 
-/// Stands in for ggml's function of this name.
-///
-/// # Safety
-/// As for ggml's function.
-#[unsafe(naked)]
-#[no_mangle]
-pub unsafe extern "C" fn ggml_mul_mat(
-    graph: *mut GgmlContext,
-    a: *mut GgmlTensor,
-    b: *mut GgmlTensor,
-) -> *mut GgmlTensor {
-    #[cfg(target_arch = "x86_64")]
-    naked_asm!("mov rcx, [rsp]", "jmp {to}", to = sym entry::mul_mat);
-    #[cfg(target_arch = "aarch64")]
-    naked_asm!("mov x3, x30", "b {to}", to = sym entry::mul_mat);
-}
-
-/// Stands in for llama.cpp's function of this name, which newer versions call in place of
-/// `llama_decode` and `llama_encode`.
-///
-/// # Safety
-/// As for llama.cpp's function.
-#[unsafe(naked)]
-#[no_mangle]
-pub unsafe extern "C-unwind" fn llama_process(
-    context: *mut LlamaContext,
-    kind: c_int,
-    batch: *mut c_void,
-) -> i32 {
-    #[cfg(target_arch = "x86_64")]
-    naked_asm!("mov rcx, [rsp]", "jmp {to}", to = sym entry::process);
-    #[cfg(target_arch = "aarch64")]
-    naked_asm!("mov x3, x30", "b {to}", to = sym entry::process);
-}
-
-/// Stands in for llama.cpp's function of this name.
-///
-/// # Safety
-/// As for llama.cpp's function.
-#[unsafe(naked)]
-#[no_mangle]
-pub unsafe extern "C" fn llama_free(context: *mut LlamaContext) {
-    #[cfg(target_arch = "x86_64")]
-    naked_asm!("mov rsi, [rsp]", "jmp {to}", to = sym entry::free);
-    #[cfg(target_arch = "aarch64")]
-    naked_asm!("mov x1, x30", "b {to}", to = sym entry::free);
-}
+shim!(ggml_mul_mat(graph: *mut GgmlContext, a: *mut GgmlTensor, b: *mut GgmlTensor) -> *mut GgmlTensor => entry::mul_mat);
+// Newer versions call it in place of `llama_decode` and `llama_encode`.
+shim!(llama_process(context: *mut LlamaContext, kind: c_int, batch: *mut c_void) -> i32 => entry::process);
+shim!(llama_free(context: *mut LlamaContext) => entry::free);
 
 /// Stands in for llama.cpp's function of this name.
 ///
@@ -116,9 +119,9 @@ pub unsafe extern "C" fn llama_set_adapter_cvec(
     unsafe { entry::set_adapter_cvec(context, data, len, n_embd, il_start, il_end) }
 }
 
-/// Stands in for the C library's function of this name: who looks up one of the functions
-/// above by name (Python's ctypes, plugins of all kinds) gets ours. Everything else goes on
-/// to the C library as if called directly, which keeps `RTLD_NEXT` right.
+/// Stands in for the C library's function of this name: who looks up one of these functions by
+/// name (Python's ctypes, plugins of all kinds) gets ours. Everything else goes on to the C
+/// library as if called directly, which keeps `RTLD_NEXT` right.
 ///
 /// # Safety
 /// As for the C library's function.
@@ -134,13 +137,16 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
         "add rsp, 8",
         "pop rsi",
         "pop rdi",
-        "test rax, rax",
-        "jne 2f",
+        "cmp rax, 1", // 0: to the C library; 1: there is none
+        "jb 2f",
+        "jne 3f",
+        "xor eax, eax",
+        "3:",
+        "ret",
+        "2:",
         "mov rax, qword ptr [rip + {real}]",
         "jmp rax",
-        "2:",
-        "ret",
-        ours = sym entry::looked_up,
+        ours = sym by_name::looked_up,
         real = sym crate::resolve::REAL_DLSYM,
     );
     #[cfg(target_arch = "aarch64")]
@@ -151,14 +157,15 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
         "mov x16, x0",
         "ldp x0, x1, [sp, #16]",
         "ldp x29, x30, [sp], #32",
-        "cbz x16, 2f",
-        "mov x0, x16",
+        "cbz x16, 2f", // 0: to the C library; 1: there is none
+        "cmp x16, #1",
+        "csel x0, xzr, x16, eq",
         "ret",
         "2:",
         "adrp x16, {real}",
         "ldr x16, [x16, :lo12:{real}]",
         "br x16",
-        ours = sym entry::looked_up,
+        ours = sym by_name::looked_up,
         real = sym crate::resolve::REAL_DLSYM,
     );
 }

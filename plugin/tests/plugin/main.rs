@@ -1,5 +1,6 @@
 //! The library as others see it: its header, what it links, and a C program that uses it.
 
+mod adapters;
 mod architectures;
 mod build;
 mod consumer;

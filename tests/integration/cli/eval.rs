@@ -297,3 +297,102 @@ fn nothing_to_score() {
         eval().args(["--metric", metric, "-c", "4"]).fail(1, &texts);
     }
 }
+
+/// A run on few rows with an edit's file given by `args`.
+fn on_few(args: &[&str]) -> Value {
+    eval()
+        .args(["-n", "6", "--limit", "2"])
+        .args(args)
+        .succeed()
+        .json()
+}
+
+/// The same score, but for what quantised weights round in batches of another shape: as much as
+/// another `-ub` does. `sets/scores.rs` compares them to the last digits.
+fn close(found: &Value, expected: &Value) {
+    assert_eq!(found["n"], expected["n"]);
+    let log = |report: &Value| report["score"].as_f64().unwrap().ln();
+    assert!(
+        (log(found) - log(expected)).abs() < 0.2,
+        "{found}\n{expected}"
+    );
+}
+
+const PERPLEXITY: [&str; 2] = ["--metric", "perplexity"];
+
+#[test]
+fn several_edits_are_scored_at_once() {
+    let folder = Folder::new();
+    let golden = text(&sidecars::golden()).to_owned();
+    let empty = folder.path("empty.gguf");
+    sidecars::empty().write(&empty).unwrap();
+    let path = folder.path("each.jsonl");
+    let each = on_few(
+        &[
+            &PERPLEXITY[..],
+            &["--compare", "--predictions", text(&path)],
+            &["--each", &golden, text(&empty)],
+        ]
+        .concat(),
+    );
+    let compared = on_few(&[&PERPLEXITY[..], &["--jola", &golden, "--compare"]].concat());
+    let plain = on_few(&PERPLEXITY);
+    let cases = each["cases"].as_array().unwrap();
+    assert_eq!(cases[0]["name"], golden);
+    close(&cases[0], &compared["edited"]);
+    close(&each["unedited"], &plain);
+    close(&compared["unedited"], &plain);
+    close(&cases[1], &plain);
+    assert_eq!(cases[0]["test"]["name"], "paired-bootstrap");
+    let lines = predictions(&path);
+    let names: Vec<&str> = lines.iter().map(|l| l["edit"].as_str().unwrap()).collect();
+    let expected = ["unedited", &golden, text(&empty)].map(|name| [name; 2]);
+    assert_eq!(names, expected.concat());
+}
+
+#[test]
+fn strengths_are_swept_at_once_and_drawn() {
+    let folder = Folder::new();
+    let golden = text(&sidecars::golden()).to_owned();
+    let plot = folder.path("curve.svg");
+    let sweep = on_few(
+        &[
+            &PERPLEXITY[..],
+            &["--jola", &golden, "--strength", "0,0.5,-1"],
+            &["--plot", text(&plot)],
+        ]
+        .concat(),
+    );
+    let cases = sweep["cases"].as_array().unwrap();
+    for (case, strength) in cases.iter().zip([0.0, 0.5, -1.0]) {
+        assert_eq!(case["strength"], strength);
+        let spec = logits::spec(&sidecars::golden(), strength);
+        close(
+            case,
+            &on_few(&[&PERPLEXITY[..], &["--jola-scaled", &spec]].concat()),
+        );
+    }
+    let drawn = std::fs::read_to_string(plot).unwrap();
+    assert_eq!(drawn.matches("<circle").count(), 3);
+    let refused = |args: &[&str], code, says: &[&str]| {
+        eval().args(["--limit", "2"]).args(args).fail(code, says);
+    };
+    refused(
+        &["--strength", "1"],
+        1,
+        &["--strength needs an edit", "--jola"],
+    );
+    refused(
+        &["--jola", &golden, "--strength", "inf"],
+        1,
+        &["expected a finite number"],
+    );
+    let other = folder.file("other.gguf", "no GGUF");
+    refused(&["--each", &golden, text(&other)], 1, &["other.gguf"]);
+}
+
+/// Where llama.cpp would stop the process.
+#[test]
+fn small_micro_batches_are_no_obstacle() {
+    on_few(&[&PERPLEXITY[..], &["-ub", "16"]].concat());
+}

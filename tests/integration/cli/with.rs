@@ -29,6 +29,23 @@ fn the_program_finds_sidecars_and_library_in_its_environment() {
 }
 
 #[test]
+fn sidecars_may_be_left_to_the_programs_own_options() {
+    let folder = Folder::new();
+    let shown = with_library(&folder)
+        .args([
+            "--",
+            "sh",
+            "-c",
+            "echo \"${LLAMA_JOLA-unset}|$LD_PRELOAD|$1\"",
+        ])
+        .args(["sh", "--lora"])
+        .succeed()
+        .stdout;
+    let library = folder.path("libjola.so").canonicalize().unwrap();
+    assert_eq!(shown, format!("unset|{}|--lora\n", text(&library)));
+}
+
+#[test]
 fn the_programs_exit_code_is_returned() {
     let folder = Folder::new();
     let finished = with_library(&folder)
@@ -65,7 +82,7 @@ fn what_cannot_work_is_refused_before_the_program_runs() {
         .env("JOLA_PLUGIN", folder.path("absent.so"))
         .args([edit, "--", "echo"])
         .fail(1, &["JOLA_PLUGIN", "absent.so"]);
-    for args in [&["with"][..], &["with", edit], &["with", "--", "echo"]] {
+    for args in [&["with"][..], &["with", edit], &["with", "--"]] {
         llama_jola(args[0])
             .args(&args[1..])
             .fail(2, &["Usage: llama-jola with"]);

@@ -1,6 +1,6 @@
 // A host for the plugin's tests: node-llama-cpp with its prebuilt libraries, on the CPU.
 //
-// usage: node client.mjs NODE_LLAMA_CPP MODEL CONTEXT_SIZE THREADS
+// usage: node client.mjs NODE_LLAMA_CPP MODEL CONTEXT_SIZE THREADS [LORA]
 //
 // NODE_LLAMA_CPP is the installed package's dist/index.js: it lies in the cache, where an
 // import by name from here would not look.
@@ -10,12 +10,13 @@
 
 import {createInterface} from "node:readline";
 
-const [library, modelPath, contextSize, threads] = process.argv.slice(2);
+const [library, modelPath, contextSize, threads, filePath] = process.argv.slice(2);
 const {getLlama} = await import(library);
 // "never": without its prebuilt libraries it would compile a llama.cpp of its own.
 const llama = await getLlama({gpu: false, build: "never", skipDownload: true});
 const model = await llama.loadModel({modelPath, gpuLayers: 0});
-const context = await model.createContext({contextSize: Number(contextSize), threads: Number(threads)});
+const lora = filePath ? {adapters: [{filePath}]} : undefined;
+const context = await model.createContext({contextSize: Number(contextSize), threads: Number(threads), lora});
 const sequence = context.getSequence();
 
 // The whole distribution as the model computes it; the likeliest token comes first.

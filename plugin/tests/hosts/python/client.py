@@ -1,6 +1,6 @@
 """A host for the plugin's tests: llama-cpp-python as pip built it, on the CPU.
 
-usage: python client.py MODEL CONTEXT_SIZE THREADS
+usage: python client.py MODEL CONTEXT_SIZE THREADS [LORA]
 
 Prints {"ready": true}, then answers each line {"tokens": […], "n_predict": N, "n_probs": K}
 of stdin with {"tokens": […], "top": [[[id, log-probability], …], …]}: the greedy continuation.
@@ -14,13 +14,14 @@ from llama_cpp import Llama, llama_get_logits_ith
 
 
 def main() -> None:
-    path, context_size, threads = sys.argv[1:]
+    path, context_size, threads, *lora = sys.argv[1:]
     llama = Llama(
         path,
         n_gpu_layers=0,
         n_ctx=int(context_size),
         n_threads=int(threads),
         n_threads_batch=int(threads),
+        lora_path=lora[0] if lora else None,
         verbose=False,
     )
     print(json.dumps({"ready": True}), flush=True)

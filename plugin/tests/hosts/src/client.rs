@@ -80,7 +80,27 @@ impl Client {
 
     /// The greedy continuation of `prompt`.
     pub fn complete(&self, prompt: &[i32], request: Request) -> Result<Completion> {
-        let body = json!({
+        self.complete_with(prompt, request, &json!({}))
+    }
+
+    /// The same with adapters of these scales, by their numbers.
+    pub fn complete_under(
+        &self,
+        prompt: &[i32],
+        request: Request,
+        scales: &[f32],
+    ) -> Result<Completion> {
+        self.complete_with(prompt, request, &json!({"lora": adapters(scales)}))
+    }
+
+    /// The same with further fields in the request.
+    pub fn complete_with(
+        &self,
+        prompt: &[i32],
+        request: Request,
+        more: &Value,
+    ) -> Result<Completion> {
+        let mut body = json!({
             "prompt": prompt,
             "n_predict": request.n_predict,
             "n_probs": request.n_probs,
@@ -88,8 +108,30 @@ impl Client {
             "return_tokens": true,
             "cache_prompt": request.cache_prompt,
         });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
         from_server(&self.post("/completion", &body)?)
     }
+
+    /// Sets the scales of adapters for requests that name none.
+    pub fn set_adapters(&self, scales: &[f32]) -> Result<()> {
+        let answer = self.post("/lora-adapters", &adapters(scales))?;
+        ensure!(answer["success"] == json!(true), "{answer}");
+        Ok(())
+    }
+
+    /// What a request without a body is answered.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let mut answer = self.agent.get(format!("{}{path}", self.url)).call()?;
+        Ok(serde_json::from_str(&answer.body_mut().read_to_string()?)?)
+    }
+}
+
+/// Adapters of these scales, by their numbers, as llama-server takes them.
+fn adapters(scales: &[f32]) -> Value {
+    let entry = |(id, scale): (usize, &f32)| json!({"id": id, "scale": scale});
+    scales.iter().enumerate().map(entry).collect()
 }
 
 /// The next line of `output`, which must be JSON.

@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context as _, Result};
 use serde_json::json;
 
+use crate::backend::Backend;
 use crate::client::{from_script, read_line, Client, Completion, Request};
+use crate::preload::{environment, Preload};
 use crate::process::{free_port, tail, Process};
 use crate::recipe::Recipe;
 
@@ -48,6 +50,17 @@ enum Kind {
     },
 }
 
+<<<<<<< HEAD
+/// The plugin's part of a start.
+#[derive(Clone, Debug, Default)]
+pub struct Preload {
+    /// LD_PRELOAD, if any.
+    pub library: Option<PathBuf>,
+    /// LLAMA_JOLA, if any.
+    pub edits: Option<String>,
+    /// LLAMA_JOLA_LOG, if any.
+    pub log: Option<&'static str>,
+=======
 /// Where the layers are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -92,15 +105,7 @@ impl Backend {
             _ => "99",
         }
     }
-}
-
-/// The plugin's part of a start.
-#[derive(Clone, Debug, Default)]
-pub struct Preload {
-    /// LD_PRELOAD, if any.
-    pub library: Option<PathBuf>,
-    /// LLAMA_JOLA, if any.
-    pub edits: Option<String>,
+>>>>>>> wt-lora
 }
 
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
@@ -266,17 +271,20 @@ impl Build {
                 args: script,
                 ..
             } => {
-                ensure!(
-                    backend == Backend::Cpu && args.is_empty(),
-                    "{} has no options",
-                    self.name
-                );
+                ensure!(backend == Backend::Cpu, "{} has no devices", self.name);
+                // The scripts know this option only.
+                let adapter = match args {
+                    [] => None,
+                    ["--lora", file] => Some(file),
+                    _ => bail!("{} has no options {args:?}", self.name),
+                };
                 let mut command = Command::new(program);
                 environment(&mut command, &[], preload)?;
                 command
                     .args(script)
                     .arg(model)
-                    .args([&CONTEXT.to_string(), THREADS]);
+                    .args([&CONTEXT.to_string(), THREADS])
+                    .args(adapter);
                 let mut process = Process::start(command, self.name, log, true)?;
                 let child = process.child();
                 let (input, output) = child
@@ -375,32 +383,6 @@ impl Build {
         })?;
         Ok((process, format!("127.0.0.1:{port}")))
     }
-}
-
-/// Sets the variables that a host is started with.
-pub fn environment(command: &mut Command, libs: &[PathBuf], preload: &Preload) -> Result<()> {
-    // Nothing of the caller's own settings may reach a host.
-    for name in [
-        "LD_PRELOAD",
-        "LLAMA_JOLA",
-        "LLAMA_JOLA_LOG",
-        "LD_LIBRARY_PATH",
-    ] {
-        command.env_remove(name);
-    }
-    if !libs.is_empty() {
-        command.env("LD_LIBRARY_PATH", std::env::join_paths(libs)?);
-    }
-    if let Some(library) = &preload.library {
-        command.env("LD_PRELOAD", library);
-    }
-    if let Some(edits) = &preload.edits {
-        // What was edited and what was left alone stands in the log.
-        command
-            .env("LLAMA_JOLA", edits)
-            .env("LLAMA_JOLA_LOG", "info");
-    }
-    Ok(())
 }
 
 /// A running host.

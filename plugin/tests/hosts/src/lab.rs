@@ -9,7 +9,8 @@ use llama_jola::bake::{bake, BakeParams};
 use llama_jola::{log_to_stderr, LogLevel, Model, ModelParams};
 
 use crate::fixtures;
-use crate::hosts::{builds, programs, Build, Preload};
+use crate::hosts::{builds, programs, Build};
+use crate::preload::Preload;
 use crate::reference::{Reference, Settings};
 
 /// Heads that the random sidecar edits in each of the model's layers.
@@ -160,7 +161,7 @@ impl Lab {
     pub fn unset(&self) -> Preload {
         Preload {
             library: Some(self.library.clone()),
-            edits: None,
+            ..Preload::default()
         }
     }
 
@@ -169,6 +170,16 @@ impl Lab {
         Preload {
             library: Some(self.library.clone()),
             edits: Some(edits.into()),
+            // What was edited and what was left alone stands in the log.
+            log: Some("info"),
+        }
+    }
+
+    /// With the plugin, LLAMA_JOLA unset, and sidecars to be loaded as adapters.
+    pub fn with_adapters(&self) -> Preload {
+        Preload {
+            log: Some("debug"),
+            ..self.unset()
         }
     }
 

@@ -5,16 +5,19 @@
 //! `llama-jola`'s own engine on the same sidecar. A build that is missing is an error. `soak`,
 //! `speed` and `instructions` are the slow parts: `make soak-plugin`.
 
+mod backend;
 mod client;
 mod fixtures;
 mod hosts;
 mod lab;
 mod lora;
+mod preload;
 mod process;
 mod recipe;
 mod reference;
 mod report;
 mod soak;
+mod soak_adapters;
 mod speed;
 mod suite;
 
@@ -66,6 +69,15 @@ enum Command {
         #[arg(long, default_value_t = 10_000)]
         requests: usize,
     },
+    /// Many requests with random adapters: each answer is that of a fresh process with just those
+    SoakAdapters {
+        /// How many requests
+        #[arg(long, default_value_t = 2_000)]
+        requests: usize,
+        /// What decides which adapters are asked for
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Decode and prefill with edits against without the plugin
     Speed {
         /// How often the servers are started
@@ -106,6 +118,7 @@ fn run() -> Result<bool> {
     match args.command {
         Command::Test { filter } => suite::run(&lab, filter),
         Command::Soak { requests } => soak::run(&lab, requests),
+        Command::SoakAdapters { requests, seed } => soak_adapters::run(&lab, requests, seed),
         Command::Speed {
             starts,
             rounds,

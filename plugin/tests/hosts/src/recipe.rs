@@ -9,8 +9,8 @@ use jola_edit::Sidecar;
 use llama_jola::{CompletionParams, Context, ContextParams, Model, ModelParams};
 use testkit::repository;
 
-use crate::hosts::{environment, Preload};
 use crate::lab::Lab;
+use crate::preload::{environment, Preload};
 use crate::process::tail;
 use crate::reference::{Reference, Settings, FLOAT};
 

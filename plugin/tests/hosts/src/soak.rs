@@ -9,9 +9,9 @@ use std::time::Instant;
 use anyhow::{ensure, Context as _, Result};
 use llama_jola::Model;
 
+use crate::backend::Backend;
 use crate::client::{Client, Completion, Request};
 use crate::fixtures;
-use crate::hosts::Backend;
 use crate::lab::Lab;
 use crate::reference::Reference;
 
@@ -169,7 +169,7 @@ impl Load {
 }
 
 /// The value, also if a thread panicked while it held the lock.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -196,7 +196,7 @@ fn sure_prompts(model: &Model, reference: &mut Reference) -> Result<Vec<Vec<i32>
 }
 
 /// Resident memory of a process, in KiB.
-fn resident(id: u32) -> Result<u64> {
+pub fn resident(id: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
     let line = status
         .lines()

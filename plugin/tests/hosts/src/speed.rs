@@ -13,9 +13,15 @@ use anyhow::{ensure, Context as _, Result};
 use llama_jola::stats::quantile;
 use serde_json::json;
 
+use crate::backend::Backend;
 use crate::client::Client;
-use crate::hosts::{Backend, Build, Preload};
+<<<<<<< HEAD
+use crate::hosts::{Build, Preload};
+=======
+use crate::hosts::{Backend, Build};
+>>>>>>> wt-lora
 use crate::lab::Lab;
+use crate::preload::Preload;
 
 /// Tokens of a prompt.
 const PREFILL: usize = 32;

@@ -100,6 +100,23 @@ pub fn command_r() -> Form {
     }
 }
 
+/// Layers with a sliding window, the last without.
+pub fn cohere2() -> Form {
+    let mut tiny = base("cohere2", 4, 2);
+    tiny.float("logit_scale", 0.5);
+    tiny.count("attention.sliding_window", 6);
+    for l in 0..4 {
+        norms(&mut tiny, l, &["attn_norm"]);
+        attention(&mut tiny, l, 2);
+        gated(&mut tiny, l);
+    }
+    Form {
+        tiny,
+        what: "sliding window",
+        attention: each_layer(4),
+    }
+}
+
 pub fn olmoe() -> Form {
     let mut tiny = base("olmoe", 2, HEADS);
     expert_keys(&mut tiny);

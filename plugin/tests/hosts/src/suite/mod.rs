@@ -1,5 +1,6 @@
 //! Every build × backend × check.
 
+mod adapters;
 mod servers;
 
 use std::path::Path;
@@ -8,10 +9,12 @@ use anyhow::{ensure, Context as _, Result};
 use jola_edit::Sidecar;
 use llama_jola::{Model, ModelParams};
 
+use crate::backend::Backend;
 use crate::client::{Completion, Request};
 use crate::fixtures;
-use crate::hosts::{Backend, Build, Host, Preload};
+use crate::hosts::{Build, Host};
 use crate::lab::Lab;
+use crate::preload::Preload;
 use crate::reference::{Reference, Settings, Tolerance, FLOAT};
 use crate::report::Report;
 
@@ -61,6 +64,7 @@ pub fn run(lab: &Lab, filter: Option<String>) -> Result<bool> {
                 case.float(&mut report)?;
                 if build.is_server() {
                     case.servers(&mut report)?;
+                    case.adapters(&mut report);
                 }
             }
         }
@@ -189,6 +193,10 @@ impl<'a> Case<'a> {
         self.check(report, "edited", || {
             self.compare_edited(&self.answers(&lab.with_edits(), &[])?)
         });
+        self.check(report, "edited, loaded as a LoRA", || {
+            let file = lab.sidecar_path.to_str().context("path")?;
+            self.compare_edited(&self.answers(&lab.with_adapters(), &["--lora", file])?)
+        });
         self.check(report, "baked, without the plugin", || {
             let baked = lab.baked(&lab.model_path)?;
             self.compare_edited(&self.answers_on(&baked, &lab.bare(), &[])?)
@@ -206,6 +214,15 @@ impl<'a> Case<'a> {
                 self.build
                     .refuse(self.backend, &lab.model_path, &preload, &[], &lab.log())
             });
+            // Of what cannot be read llama.cpp itself says so.
+            if what.starts_with("for ") {
+                self.check(report, &format!("refused: as a LoRA, {what}"), || {
+                    let args = ["--lora", path.to_str().context("path")?];
+                    let preload = lab.with_adapters();
+                    self.build
+                        .refuse(self.backend, &lab.model_path, &preload, &args, &lab.log())
+                });
+            }
         }
         Ok(())
     }

@@ -6,8 +6,9 @@ use llama_jola::{CacheType, EditSet, FlashAttention, Model, ModelParams};
 use super::{Case, Request};
 use crate::client::Completion;
 use crate::fixtures;
-use crate::hosts::{Host, Preload};
+use crate::hosts::Host;
 use crate::lora::LoraReference;
+use crate::preload::Preload;
 use crate::reference::{compare, Reference, Settings, FLOAT, QUANTISED};
 use crate::report::Report;
 

@@ -1,20 +1,25 @@
 //! `llama-jola eval`: how well the model, edited or not, does on a data file.
 
+mod cases;
+mod curve;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{bail, Context as _, Result};
 use clap::{Args, ValueEnum};
-use jola_edit::Output;
+use jola_edit::{EditSet, Output};
 use llama_jola::chat::ChatTemplate;
 use llama_jola::data::{read_rows, Row};
 use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, Task, Test};
-use llama_jola::{Context, Model};
+use llama_jola::{Adapters, Context, Model};
 use serde::Serialize;
 
+use super::args::{warn_of, ModelArgs};
 use super::output::{print, print_json};
-use super::{args::ModelArgs, progress};
+use super::progress;
+use cases::{Case, Results};
 
 #[derive(Args)]
 #[command(
@@ -33,7 +38,10 @@ use super::{args::ModelArgs, progress};
     Choices are a row's \"choices\", or else all completions in the file. An answer ends at its \
     first line break if all accepted texts are single lines.\n\n\
     Has the edit helped?\n  \
-    llama-jola eval -m base.gguf --jola edit.gguf --data test.jsonl --compare"
+    llama-jola eval -m base.gguf --jola edit.gguf --data test.jsonl --compare\n\n\
+    Which edit is best, and how strong should it be?\n  \
+    llama-jola eval -m base.gguf --each a.gguf b.gguf --data test.jsonl --compare\n  \
+    llama-jola eval -m base.gguf --jola edit.gguf --data test.jsonl --strength 0,0.5,1,1.5"
 )]
 pub struct EvalArgs {
     #[command(flatten)]
@@ -44,6 +52,20 @@ pub struct EvalArgs {
     /// How to score; see below
     #[arg(long, value_enum, default_value = "exact")]
     metric: MetricArg,
+    /// Score several edits in one pass, each by itself
+    #[arg(long, num_args = 1.., value_name = "EDIT.gguf", conflicts_with_all = ["jola", "jola_scaled", "strength"])]
+    each: Vec<PathBuf>,
+    /// Score the edits of --jola at several strengths in one pass: their own times each of these
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_name = "S,S,…"
+    )]
+    strength: Vec<f32>,
+    /// Draw the score over the strengths (SVG)
+    #[arg(long, value_name = "FILE.svg", requires = "strength")]
+    plot: Option<PathBuf>,
     /// Run without and with the edits, and test whether the difference may be chance
     #[arg(long)]
     compare: bool,
@@ -132,10 +154,10 @@ impl EvalArgs {
         let chat = rows.iter().any(Row::is_chat);
         let template = chat.then(|| ChatTemplate::from_model(model)).transpose()?;
         if chat {
-            self.model.warn_of_prompts(template.as_ref())?;
+            self.warn_of_prompts(template.as_ref())?;
         }
         if !rows.iter().all(Row::is_chat) {
-            self.model.warn_of_prompts(None)?;
+            self.warn_of_prompts(None)?;
         }
         Ok(Task::new(
             rows,
@@ -149,20 +171,47 @@ impl EvalArgs {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let predictions = args.predictions()?;
+    let predictions = args.output(args.predictions.as_ref())?;
+    let plot = args.output(args.plot.as_ref())?;
     let (rows, choices) = args.rows()?;
     let (model, adapters, params) = args.model.load(1)?;
-    if args.compare && adapters.is_empty() {
+    let cases = args.cases(&model)?;
+    if cases.is_empty() && args.compare && adapters.is_empty() {
         bail!("there is nothing to compare: give --jola an edit (or --lora an adapter) that changes something");
     }
     let of_data = || format!("{}", args.data.display());
     let task = args.task(&rows, choices, &model).with_context(of_data)?;
-    let params = task.context_params(params, &model).with_context(of_data)?;
+    let n_sets = match cases.len() {
+        0 => 1 + usize::from(args.compare),
+        n => n + usize::from(args.compare),
+    };
+    let params = task.context_params_for(params, &model, n_sets);
+    let params = params.with_context(of_data)?;
     let mut context = Context::new(&model, &params)?;
-    let passes = if args.compare { 2 } else { 1 };
-    let bar = progress::bar(passes * task.items.len(), "eval", "rows");
+    let bar = progress::bar(n_sets * task.items.len(), "eval", "rows");
     let done = |rows: usize| bar.set_position(rows as u64);
-    if args.compare {
+    if !cases.is_empty() {
+        // LoRA adapters are those of the context, in every case.
+        context.set_adapters(&Adapters {
+            edits: EditSet::default(),
+            loras: adapters.loras,
+        })?;
+        let results = args.score_cases(&task, &mut context, cases, done)?;
+        bar.finish_and_clear();
+        let named = results
+            .reports()
+            .map(|(name, report)| (Told::Edit(name), report));
+        write_predictions(predictions.as_ref(), &named.collect::<Vec<_>>())?;
+        if let Some(plot) = plot {
+            let picture = curve::picture(&args.metric_name(), &results.points());
+            plot.write(|out| svg::write(out, &picture))?;
+        }
+        if args.json {
+            print_json(&results)?;
+        } else {
+            print(|out| results.write(out))?;
+        }
+    } else if args.compare {
         let comparison = compare(&task, &mut context, &adapters, done)?;
         bar.finish_and_clear();
         let Comparison {
@@ -170,7 +219,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         } = &comparison;
         write_predictions(
             predictions.as_ref(),
-            &[(Some(false), unedited), (Some(true), edited)],
+            &[
+                (Told::Edited(false), unedited),
+                (Told::Edited(true), edited),
+            ],
         )?;
         if args.json {
             print_json(&comparison)?;
@@ -181,7 +233,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         context.set_adapters(&adapters)?;
         let report = task.run(&mut context, done)?;
         bar.finish_and_clear();
-        write_predictions(predictions.as_ref(), &[(None, &report)])?;
+        write_predictions(predictions.as_ref(), &[(Told::Alone, &report)])?;
         if args.json {
             print_json(&report)?;
         } else {
@@ -253,13 +305,50 @@ impl EvalArgs {
         value.map_or(String::new(), |value| value.get_name().to_owned())
     }
 
-    /// Where to write what the model said, if that is wanted.
-    fn predictions(&self) -> Result<Option<Output>> {
+    /// Where to write something, if that is wanted.
+    fn output(&self, path: Option<&PathBuf>) -> Result<Option<Output>> {
         let mut inputs = self.model.inputs();
         inputs.push(self.data.clone());
-        let output = self.predictions.as_ref();
-        Ok(output.map(|path| Output::new(path, &inputs)).transpose()?)
+        inputs.extend(self.each.iter().cloned());
+        Ok(path.map(|path| Output::new(path, &inputs)).transpose()?)
     }
+
+    /// Warns about edits that were trained on another kind of prompt.
+    fn warn_of_prompts(&self, template: Option<&ChatTemplate>) -> Result<()> {
+        for (path, sidecar) in self.each_sidecars()? {
+            warn_of(
+                &path,
+                sidecar.doubt_prompt(template.map(ChatTemplate::sha256)),
+            );
+        }
+        self.model.warn_of_prompts(template)
+    }
+
+    fn score_cases(
+        &self,
+        task: &Task,
+        context: &mut Context,
+        cases: Vec<Case>,
+        done: impl FnMut(usize),
+    ) -> Result<Results> {
+        let unedited = self.compare.then(EditSet::default);
+        let edits = cases.iter().map(|case| case.edits.clone());
+        let sets: Vec<EditSet> = unedited.into_iter().chain(edits).collect();
+        let mut reports = task.run_each(context, &sets, done)?;
+        let unedited = self.compare.then(|| reports.remove(0));
+        Ok(Results::new(cases, reports, unedited))
+    }
+}
+
+/// Whose line a prediction is.
+#[derive(Clone, Copy)]
+enum Told<'a> {
+    /// The only one's.
+    Alone,
+    /// That without or that with the edits.
+    Edited(bool),
+    /// That of one edit among several.
+    Edit(&'a str),
 }
 
 /// A line of the predictions file.
@@ -267,19 +356,30 @@ impl EvalArgs {
 struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     edited: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edit: Option<&'a str>,
     #[serde(flatten)]
     prediction: &'a Prediction,
 }
 
-fn write_predictions(output: Option<&Output>, reports: &[(Option<bool>, &Report)]) -> Result<()> {
+fn write_predictions(output: Option<&Output>, reports: &[(Told, &Report)]) -> Result<()> {
     let Some(output) = output else {
         return Ok(());
     };
     output.write(|out| {
-        for (edited, report) in reports {
+        for (whose, report) in reports {
+            let (edited, edit) = match *whose {
+                Told::Alone => (None, None),
+                Told::Edited(edited) => (Some(edited), None),
+                Told::Edit(name) => (None, Some(name)),
+            };
             for prediction in &report.predictions {
-                let edited = *edited;
-                serde_json::to_writer(&mut *out, &Line { edited, prediction })?;
+                let line = Line {
+                    edited,
+                    edit,
+                    prediction,
+                };
+                serde_json::to_writer(&mut *out, &line)?;
                 out.write_all(b"\n")?;
             }
         }
