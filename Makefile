@@ -107,8 +107,8 @@ bench-training: build ## the same for training, against transformers (PARTS="sha
 	scripts/setup.sh gemma peer
 	$(ENV) research/scripts/bench/training.py $(BENCH) $(PARTS)
 
-# Twice half a quarter of an hour on two cores: llama.cpp is compiled with zig, and once more
-# with the compiler that libtorch was compiled for.
+# The first time llama.cpp is compiled with zig, and once more with the compiler that libtorch
+# takes: a quarter of an hour on two cores.
 dist: setup ## packages for Linux on x86-64, into dist/ (tarball, wheels, .deb, SBOM, SHA256SUMS)
 	scripts/setup.sh dist
 	scripts/dist/build.sh
@@ -116,7 +116,7 @@ dist: setup ## packages for Linux on x86-64, into dist/ (tarball, wheels, .deb, 
 
 test-dist: dist ## installs what is in dist/ into clean places, and uses and uninstalls it
 	scripts/setup.sh server hub
-	$(ENV) scripts/dist/test.py
+	$(ENV) scripts/dist/test.py --demo
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
 	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --ignored write_the_header

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what `make dist` made into clean places, uses it and uninstalls it.
 
-    scripts/dist/test.py [--dist dist] [NAME]...     only the tests with these names
+    scripts/dist/test.py [--demo] [NAME]...     only the tests with these names
 
 A place is clean: its PATH holds a few tools and neither compiler nor Rust, its environment
 nothing else, and each Python environment is new.
@@ -162,7 +162,7 @@ def sums(place):
     again = place.folder / "again"
     only = [] if "jola_trainer" in text else ["--only", "llama-jola"]
     package = [sys.executable, ROOT / "scripts/dist/package.py", "--out", again]
-    subprocess.run([*package, *only, *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*package, *only, *OPTIONS.programs.split()], check=True, stdout=subprocess.DEVNULL)
     assert (again / "SHA256SUMS").read_text() == text
 
 
@@ -277,7 +277,7 @@ def trainer(place):
     place.run(llama_jola, "eval", "-m", MODEL, "--jola", "quick.gguf",
               "--data", ROUTING / "test.jsonl", "--limit", "4", "--json")  # fmt: skip
     card(place, llama_jola, "quick.gguf")
-    if "--demo" in sys.argv:
+    if OPTIONS.demo:
         start = time.monotonic()
         place.run(train, *data, "--valid", ROUTING / "valid.jsonl", "-o", "edit.gguf", *TRAIN)
         print(f"  the demo's edit: {time.monotonic() - start:.0f} s")
@@ -336,7 +336,7 @@ def trainer_without_its_torch(place):
     place.refused(alone / "jola-train", "--version", said="jola-train-core is missing")
 
 
-PROGRAMS = []
+OPTIONS = argparse.Namespace(demo=False, programs="")
 
 
 def main():
@@ -345,8 +345,7 @@ def main():
     parser.add_argument("--dist", type=Path, default=ROOT / "dist")
     parser.add_argument("--programs", default="", help="options for package.py")
     parser.add_argument("--demo", action="store_true", help="train the demo's edit, too")
-    args = parser.parse_args()
-    PROGRAMS.extend(args.programs.split())
+    args = parser.parse_args(namespace=OPTIONS)
     for function in TESTS:
         if args.names and function.__name__ not in args.names:
             continue
