@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::json::Strict;
+use serde::de::IgnoredAny;
+
+use super::json::{list, parse};
 use super::row::row_of;
 use super::{parse_row, DataError, Row, RowError};
 
@@ -143,7 +145,7 @@ pub fn read_rows(path: &Path, limit: Option<usize>) -> Result<Vec<Row>, DataErro
 type Rows = Result<Vec<Row>, (usize, RowError)>;
 
 fn is_json(text: &str) -> bool {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// One row a line.
@@ -160,24 +162,28 @@ fn lines(text: &str, limit: usize) -> Rows {
 
 /// The elements of one array. Their lines are not known: elements are counted instead.
 fn array(text: &str, limit: usize) -> Rows {
-    let values: Vec<Strict> =
-        serde_json::from_str(text).map_err(|error| (error.line(), RowError::Json(error)))?;
+    let line = |kind: RowError| match kind {
+        RowError::Json(error) => (error.line(), RowError::Json(error)),
+        other => (1, other),
+    };
+    let values = list("rows", parse(text).map_err(line)?).map_err(line)?;
     let rows = values.into_iter().enumerate().take(limit);
-    rows.map(|(index, Strict(value))| row_of(value, index + 1).map_err(|kind| (index + 1, kind)))
+    rows.map(|(index, value)| row_of(value, index + 1).map_err(|kind| (index + 1, kind)))
         .collect()
 }
 
 /// Objects one after the other, over as many lines as they take.
 fn stream(text: &str, limit: usize) -> Rows {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let mut rows = Vec::new();
     while rows.len() < limit {
         let rest = &text[values.byte_offset()..];
         let begun = text.len() - rest.trim_start().len();
         let line = text[..begun].matches('\n').count() + 1;
         let Some(value) = values.next() else { break };
-        let Strict(value) = value.map_err(|error| (error.line(), RowError::Json(error)))?;
-        rows.push(row_of(value, line).map_err(|kind| (line, kind))?);
+        value.map_err(|error| (error.line(), RowError::Json(error)))?;
+        let object = &text[begun..values.byte_offset()];
+        rows.push(parse_row(object, line).map_err(|kind| (line, kind))?);
     }
     Ok(rows)
 }
