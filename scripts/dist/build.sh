@@ -12,10 +12,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 rust=x86_64-unknown-linux-gnu
 export PATH=$JOLA_CACHE/dist/bin:$PATH
-# No path of this machine gets into a program: whoever compiles the same gets the same.
+# Folders of this machine get short names in what programs say of their own code.
 crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
 export RUSTFLAGS="--remap-path-prefix=$PWD=llama-jola --remap-path-prefix=$crates=crates"
-flags="-ffile-prefix-map=$crates=crates"
+flags="-ffile-prefix-map=$crates=crates -ffile-prefix-map=$LIBTORCH=libtorch"
 # Only llama.cpp's kernels are compiled for AVX2, so that a program gets as far as saying that a
 # processor has none. RUSTFLAGS replace the target-cpu=native of .cargo/config.toml.
 export GGML_SSE42=ON GGML_AVX=ON GGML_AVX2=ON GGML_FMA=ON GGML_F16C=ON GGML_BMI2=ON
