@@ -57,7 +57,8 @@ struct Body {
     stop: Option<Stop>,
     #[serde(default)]
     stream: bool,
-    jola: Option<Jola>,
+    /// `"name"`, or `[{"id": "name", "scale": 0.5}, …]`, applied in this order.
+    jola: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -71,14 +72,6 @@ struct Turn {
 enum Stop {
     One(String),
     Many(Vec<String>),
-}
-
-/// `"name"`, or `[{"id": "name", "scale": 0.5}, …]`, applied in this order.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Jola {
-    Name(String),
-    Scaled(Vec<Scaled>),
 }
 
 #[derive(Deserialize)]
@@ -130,22 +123,27 @@ fn error_body(message: &str) -> Value {
 
 impl Server {
     /// The edits that a request names.
-    fn edits(&self, jola: &Option<Jola>) -> Result<Option<Arc<EditSet>>, Refusal> {
+    fn edits(&self, jola: &Option<Value>) -> Result<Option<Arc<EditSet>>, Refusal> {
         let unknown = |name: &str| {
             let message = format!("there is no edit `{name}`; GET /v1/jola lists them");
             Refusal(StatusCode::BAD_REQUEST, message)
         };
         match jola {
             None => Ok(None),
-            Some(Jola::Name(name)) => {
+            Some(Value::String(name)) => {
                 let edits = self.alone.get(name).ok_or_else(|| unknown(name))?;
                 Ok(Some(edits.clone()))
             }
-            Some(Jola::Scaled(scaled)) => {
+            Some(list) => {
+                let scaled: Vec<Scaled> = Deserialize::deserialize(list).map_err(|error| {
+                    let message =
+                        format!("`jola` is neither a name nor a list of id and scale: {error}");
+                    Refusal(StatusCode::BAD_REQUEST, message)
+                })?;
                 let mut pairs = Vec::new();
                 for Scaled { id, scale } in scaled {
-                    let sidecar = self.sidecars.get(id).ok_or_else(|| unknown(id))?;
-                    pairs.push((sidecar, *scale));
+                    let sidecar = self.sidecars.get(&id).ok_or_else(|| unknown(&id))?;
+                    pairs.push((sidecar, scale));
                 }
                 Ok(Some(Arc::new(self.model.compose(&pairs)?)))
             }
