@@ -108,9 +108,11 @@ impl Drop for Server {
 /// Many clients at once, each with edits of its own; some leave before their answer is there.
 #[test]
 fn the_server_answers_each_with_its_edits() {
-    let _alone = testkit::alone();
     let folder = Folder::new();
-    std::fs::copy(sidecars::golden(), folder.path("golden.gguf")).unwrap();
+    let edit = folder.path("golden.gguf");
+    std::fs::copy(sidecars::golden(), &edit).unwrap();
+    let on_the_line = expected(text(&edit));
+    let _alone = testkit::alone();
     let strong = sidecars::every_head(3, 0.3, 0.02);
     strong.write(folder.path("strong.gguf")).unwrap();
     let server = Server::start(&folder);
@@ -130,8 +132,7 @@ fn the_server_answers_each_with_its_edits() {
     assert_eq!(alone[0], alone[4]);
     let different: std::collections::BTreeSet<&String> = alone[..4].iter().collect();
     assert!(different.len() >= 3, "{alone:?}");
-    let edit = folder.path("golden.gguf");
-    assert!(expected(text(&edit)).starts_with(alone[1].as_str()));
+    assert!(on_the_line.starts_with(alone[1].as_str()));
 
     std::thread::scope(|scope| {
         for client in 0..8 {
