@@ -4,9 +4,10 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
-use crate::base::f32_base;
 use serde_json::{json, Value};
 use testkit::{base_model, example, llama_jola, sidecars, text, Cli, Folder};
+
+use crate::base::f32_base;
 
 const PROMPT: &str = "The ferry to the island leaves at";
 /// Tokens that both examples generate at most.
