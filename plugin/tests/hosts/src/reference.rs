@@ -36,10 +36,11 @@ impl Tolerance {
 
 /// For a quantised base. llama.cpp quantises activations too, and hosts do it with other
 /// kernels and batch shapes: without any edit, hosts differ from the reference by a mean of
-/// 0.075 on the model of the tests.
+/// 0.075 on the model of the tests, with edits and several sequences by up to 0.093, by the
+/// kind of processor. A wrong edit differs by 0.48 and more.
 pub const QUANTISED: Tolerance = Tolerance {
     tie: 0.3,
-    mean: 0.10,
+    mean: 0.13,
     first: 0.25,
 };
 /// For a base in 32-bit floats: what remains is the order of sums, and 16-bit floats in
