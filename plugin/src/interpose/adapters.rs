@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use super::memory_file::{memory_file, path_of};
-use super::pass::{die, real};
+use super::pass::function;
 use crate::adapters::{self, is_sidecar, lora_digest, write_empty_lora, Adapter};
 use crate::contexts;
 use crate::host::{Host, LlamaAdapter, LlamaContext, LlamaModel};
@@ -26,10 +26,7 @@ unsafe extern "C-unwind" fn init(
     path: *const c_char,
     caller: usize,
 ) -> *mut LlamaAdapter {
-    let init: Init = match real(c"llama_adapter_lora_init", caller) {
-        Ok(init) => init,
-        Err(error) => die(error),
-    };
+    let init: Init = function(None, c"llama_adapter_lora_init", caller);
     if model.is_null() || path.is_null() {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { init(model, path) };
@@ -94,11 +91,9 @@ unsafe fn stand_in(
 unsafe extern "C-unwind" fn free(adapter: *mut LlamaAdapter, caller: usize) {
     type Free = unsafe extern "C-unwind" fn(*mut LlamaAdapter);
     adapters::forget(adapter);
-    match real::<Free>(c"llama_adapter_lora_free", caller) {
-        // SAFETY: the caller's argument, passed on.
-        Ok(real) => unsafe { real(adapter) },
-        Err(error) => die(error),
-    }
+    let free = function::<Free>(None, c"llama_adapter_lora_free", caller);
+    // SAFETY: the caller's argument, passed on.
+    unsafe { free(adapter) }
 }
 
 /// What [`set`] returns when a context cannot have what it was given; llama.cpp returns 0.
@@ -119,14 +114,10 @@ unsafe extern "C-unwind" fn set(
         *mut f32,
     ) -> i32;
     let state = contexts::find(context);
-    let function = match &state {
-        Some(state) => Ok(state.host.adapter.llama_set_adapters_lora as Set),
-        None => real::<Set>(c"llama_set_adapters_lora", caller),
-    };
-    let function = match function {
-        Ok(function) => function,
-        Err(error) => die(error),
-    };
+    let known = state
+        .as_ref()
+        .map(|state| state.host.adapter.llama_set_adapters_lora as Set);
+    let set = function(known, c"llama_set_adapters_lora", caller);
     let given: &[*mut LlamaAdapter] = match count == 0 || adapters.is_null() || scales.is_null() {
         true => &[],
         // SAFETY: the caller's arrays have `count` elements.
@@ -155,7 +146,7 @@ unsafe extern "C-unwind" fn set(
     }
     // SAFETY: arrays of as many elements; the rest are the caller's arguments.
     let status = unsafe {
-        function(
+        set(
             context,
             kept.as_mut_ptr(),
             kept.len(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{c_void, CStr};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::pass::{die, real};
+use super::pass::function;
 use crate::batch::Input;
 use crate::cells::Inputs;
 use crate::contexts;
@@ -128,11 +128,8 @@ fn noted<F: Copy, R>(
     then: impl FnOnce(&mut Record, &R),
 ) -> R {
     let known = records().get(&batch.addr()).and_then(|record| record.api);
-    let function = match known {
-        Some(api) => own(&api),
-        None => real(name, caller).unwrap_or_else(|error| die(error)),
-    };
-    let result = call(function);
+    let known = known.as_ref().map(own);
+    let result = call(function(known, name, caller));
     if enabled() {
         if let Some(record) = records().get_mut(&batch.addr()) {
             then(record, &result);
@@ -144,10 +141,8 @@ fn noted<F: Copy, R>(
 unsafe extern "C-unwind" fn init(context: *mut LlamaContext, caller: usize) -> *mut LlamaBatchExt {
     type Init = unsafe extern "C-unwind" fn(*mut LlamaContext) -> *mut LlamaBatchExt;
     let api = contexts::find(context).and_then(|state| state.host.batch);
-    let init: Init = match api {
-        Some(api) => api.llama_batch_ext_init,
-        None => real(c"llama_batch_ext_init", caller).unwrap_or_else(|error| die(error)),
-    };
+    let known = api.map(|api| api.llama_batch_ext_init as Init);
+    let init = function(known, c"llama_batch_ext_init", caller);
     // SAFETY: the caller's argument, passed on.
     let batch = unsafe { init(context) };
     let record = Record {

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, CStr};
 
-use super::pass::{die, real};
+use super::pass::function;
 use crate::contexts;
 use crate::host::{LlamaMemory, MemoryApi};
 use crate::request::enabled;
@@ -26,14 +26,8 @@ fn followed<F: Copy, R>(
     then: impl FnOnce(&mut Sequences, &R),
 ) -> R {
     let state = contexts::find_by_memory(memory);
-    let function = match &state {
-        Some(state) => own(&state.host.memory),
-        None => match real(name, caller) {
-            Ok(function) => function,
-            Err(error) => die(error),
-        },
-    };
-    let result = call(function);
+    let known = state.as_ref().map(|state| own(&state.host.memory));
+    let result = call(function(known, name, caller));
     if let Some(state) = state.filter(|_| enabled()) {
         then(&mut state.sequences(), &result);
     }

@@ -7,7 +7,7 @@ use std::sync::Once;
 use jola_edit::graph::{GgmlContext, GgmlTensor};
 
 use super::batches;
-use super::pass::{die, real};
+use super::pass::{die, function};
 use super::sites::Site;
 use crate::batch;
 use crate::cells::Inputs;
@@ -177,10 +177,7 @@ unsafe fn compute<F: Copy>(
 ) -> i32 {
     let state = contexts::find(context);
     let known = state.as_ref().and_then(|state| own(state.host));
-    let function = match known.map_or_else(|| real(name, caller), Ok) {
-        Ok(function) => function,
-        Err(error) => die(error),
-    };
+    let function = function(known, name, caller);
     let Some(state) = state.filter(|_| enabled()) else {
         return call(function);
     };
@@ -219,16 +216,11 @@ unsafe fn follow(
 /// `llama_free`.
 pub(super) unsafe extern "C-unwind" fn free(context: *mut LlamaContext, caller: usize) {
     let state = contexts::forget(context);
-    let real = match &state {
-        Some(state) => Ok(state.host.llama.llama_free),
-        None => real::<unsafe extern "C" fn(*mut LlamaContext)>(c"llama_free", caller),
-    };
-    match real {
-        // SAFETY: the caller's argument, passed on. The edits' rows go when `state` is
-        // dropped, after the graphs that hold them.
-        Ok(real) => unsafe { real(context) },
-        Err(error) => die(error),
-    }
+    let known = state.as_ref().map(|state| state.host.llama.llama_free);
+    let free = function(known, c"llama_free", caller);
+    // SAFETY: the caller's argument, passed on. The edits' rows go when `state` is dropped, after
+    // the graphs that hold them.
+    unsafe { free(context) }
 }
 
 /// `llama_set_adapter_cvec`.
@@ -245,15 +237,12 @@ pub(super) unsafe fn set_adapter_cvec(
 ) -> i32 {
     type Set = unsafe extern "C" fn(*mut LlamaContext, *const f32, usize, i32, i32, i32) -> i32;
     let state = contexts::find(context);
-    let real = match &state {
-        Some(state) => Ok(state.host.llama.llama_set_adapter_cvec as Set),
-        None => real::<Set>(c"llama_set_adapter_cvec", 0),
-    };
-    let status = match real {
-        // SAFETY: the caller's arguments, passed on.
-        Ok(real) => unsafe { real(context, data, len, n_embd, il_start, il_end) },
-        Err(error) => die(error),
-    };
+    let known = state
+        .as_ref()
+        .map(|state| state.host.llama.llama_set_adapter_cvec as Set);
+    let set = function(known, c"llama_set_adapter_cvec", 0);
+    // SAFETY: the caller's arguments, passed on.
+    let status = unsafe { set(context, data, len, n_embd, il_start, il_end) };
     if let (0, Some(state)) = (status, state) {
         let vector = (!data.is_null() && len > 0).then(|| ControlVector {
             // SAFETY: llama.cpp has just read `len` floats there.

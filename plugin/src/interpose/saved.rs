@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::files::{self, Kept};
 use super::memory_file::path_of;
-use super::pass::{die, real};
+use super::pass;
 use crate::contexts::{self, pass_on, PassedOn};
 use crate::host::{LlamaContext, StateApi};
 use crate::log;
@@ -51,10 +51,8 @@ impl Call {
 
     /// The host's function.
     fn function<F: Copy>(&self, own: fn(&StateApi) -> F, name: &CStr, caller: usize) -> F {
-        match &self.state {
-            Some(state) => own(&state.host.state),
-            None => real(name, caller).unwrap_or_else(|error| die(error)),
-        }
+        let known = self.state.as_ref().map(|state| own(&state.host.state));
+        pass::function(known, name, caller)
     }
 
     /// The context's state, unless the call comes from within llama.cpp or nothing is edited.
@@ -111,6 +109,34 @@ impl Call {
         }
     }
 
+    /// Has `read` read the cells of `size` bytes at `from`, given how many of them are llama.cpp's
+    /// own, and `note` follow it. Returns how many were read, with the trailer.
+    ///
+    /// # Safety
+    /// As for [`Self::split`].
+    unsafe fn restore(
+        &self,
+        from: *const u8,
+        size: usize,
+        read: impl FnOnce(usize) -> usize,
+        note: impl FnOnce(&ContextState, Option<Vec<(i32, Cells)>>),
+    ) -> usize {
+        // SAFETY: the caller vouches for both.
+        let (own, kept) = unsafe { self.split(from, size) };
+        if self.refuses(kept.as_deref()) {
+            return 0;
+        }
+        let done = read(own);
+        if let Some(state) = self.followed() {
+            note(state, kept);
+        }
+        if done == own {
+            size
+        } else {
+            done
+        }
+    }
+
     /// Whether saved cells of edits are to be loaded where no edits are: nobody would notice.
     fn refuses(&self, kept: Option<&[(i32, Cells)]>) -> bool {
         let refused =
@@ -163,17 +189,10 @@ unsafe extern "C-unwind" fn set_data(
         c"llama_state_set_data",
         caller,
     );
-    // SAFETY: the caller's buffer.
-    let (own, kept) = unsafe { call.split(from, size) };
-    if call.refuses(kept.as_deref()) {
-        return 0;
-    }
     // SAFETY: the caller's arguments, passed on.
-    let read = unsafe { real(context, from, own) };
-    if let Some(state) = call.followed() {
-        restored::all(state, kept);
-    }
-    whole(read, own, size)
+    let read = |own| unsafe { real(context, from, own) };
+    // SAFETY: the caller's buffer.
+    unsafe { call.restore(from, size, read, restored::all) }
 }
 
 /// The size that stands for a buffer of which none is told.
@@ -195,15 +214,6 @@ unsafe extern "C-unwind" fn set_data_unbounded(
 ) -> usize {
     // SAFETY: as in `get_data_unbounded`.
     unsafe { set_data(context, from, UNBOUNDED, caller) }
-}
-
-/// What to say was read of `size` bytes, `own` of which were llama.cpp's.
-fn whole(read: usize, own: usize, size: usize) -> usize {
-    if read == own {
-        size
-    } else {
-        read
-    }
 }
 
 unsafe extern "C-unwind" fn save_file(
@@ -312,17 +322,11 @@ unsafe extern "C-unwind" fn seq_set_data(
     let call = Call::of(context);
     let own = |api: &StateApi| api.llama_state_seq_set_data_ext;
     let real = call.function(own, c"llama_state_seq_set_data_ext", caller);
-    // SAFETY: the caller's buffer.
-    let (own, kept) = unsafe { call.split(from, size) };
-    if call.refuses(kept.as_deref()) {
-        return 0;
-    }
     // SAFETY: the caller's arguments, passed on.
-    let read = unsafe { real(context, from, own, sequence, flags) };
-    if let Some(state) = call.followed() {
-        restored::one(state, sequence, kept, flags);
-    }
-    whole(read, own, size)
+    let read = |own| unsafe { real(context, from, own, sequence, flags) };
+    let note = |state: &ContextState, kept| restored::one(state, sequence, kept, flags);
+    // SAFETY: the caller's buffer.
+    unsafe { call.restore(from, size, read, note) }
 }
 
 unsafe extern "C-unwind" fn seq_get_size_plain(
