@@ -10,6 +10,8 @@ use jola_edit::sidecar::BaseShape;
 use jola_edit::Output;
 use llama_jola::import::{import, Format, ImportBase, ImportParams};
 
+use super::output::edited;
+
 #[derive(Args)]
 #[command(
     after_help = "Reads safetensors, PyTorch files in zip form (nothing in them is run), npy, npz \
@@ -96,15 +98,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     sidecar.write_output(&output)?;
-    let stats = sidecar.stats();
-    eprintln!(
-        "{}: {} of {} heads, {} scales, {} offsets ({})",
-        args.output.display(),
-        stats.edited_heads,
-        stats.heads,
-        stats.open_mul,
-        stats.open_add,
-        sidecar.method
-    );
+    let edited = edited(&sidecar.stats());
+    eprintln!("{}: {edited} ({})", args.output.display(), sidecar.method);
     Ok(())
 }

@@ -9,6 +9,7 @@ use jola_edit::sidecar::sha256;
 use jola_edit::{Output, Sidecar};
 
 use super::args::parse_multiplied;
+use super::output::edited;
 
 #[derive(Args)]
 #[command(
@@ -62,15 +63,8 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         stem.to_string_lossy().into_owned()
     });
     sidecar.write_output(&output)?;
-    let stats = sidecar.stats();
-    eprintln!(
-        "{}: {} of {} heads, {} scales, {} offsets",
-        args.output.display(),
-        stats.edited_heads,
-        stats.heads,
-        stats.open_mul,
-        stats.open_add
-    );
+    let edited = edited(&sidecar.stats());
+    eprintln!("{}: {edited}", args.output.display());
     if merged.rounded > 0 {
         eprintln!(
             "note: {} factors below a half differ from the list's in their last bits",

@@ -169,14 +169,7 @@ impl Context {
     }
 
     fn check_sequence(&self, sequence: usize) -> Result<(), Error> {
-        let n_seq_max = self.n_seq_max();
-        match sequence < n_seq_max {
-            true => Ok(()),
-            false => Err(Error::SequenceRange {
-                sequence: i32::try_from(sequence).unwrap_or(i32::MAX),
-                n_seq_max,
-            }),
-        }
+        hook::check_sequence(sequence, self.n_seq_max())
     }
 
     fn check_usable(&self) -> Result<(), Error> {
@@ -387,12 +380,8 @@ impl Context {
         if others.is_empty() || self.model.is_recurrent() {
             return Ok(0);
         }
-        let common = |other: &&[Token]| {
-            let pairs = first.iter().zip(other.iter());
-            let same = pairs.take_while(|(a, b)| a == b).count();
-            same.min(other.len().saturating_sub(1))
-        };
-        let len = others.iter().map(common).min().unwrap_or(0);
+        let len = others.iter().map(|other| common(first, other)).min();
+        let len = len.unwrap_or(0);
         let len = len.min(first.len().saturating_sub(1));
         let mut batch = Batch::new();
         for group in groups {
@@ -409,6 +398,13 @@ impl Context {
         }
         Ok(len)
     }
+}
+
+/// How many tokens both begin with, the last of `tokens` aside, whose logits are wanted.
+pub(crate) fn common(held: &[Token], tokens: &[Token]) -> usize {
+    let wanted = &tokens[..tokens.len().saturating_sub(1)];
+    let pairs = held.iter().zip(wanted);
+    pairs.take_while(|(a, b)| a == b).count()
 }
 
 impl Drop for Context {

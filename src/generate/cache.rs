@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::context::Context;
+use crate::context::{common, Context};
 use crate::hook::LoadedEdits;
 use crate::model::Token;
 use crate::Error;
@@ -53,13 +53,6 @@ impl Held {
     pub(super) fn is_under(&self, under: &Under) -> bool {
         self.under == *under
     }
-}
-
-/// How many tokens both begin with, the last of `tokens` aside.
-pub(super) fn common(held: &[Token], tokens: &[Token]) -> usize {
-    let wanted = &tokens[..tokens.len().saturating_sub(1)];
-    let pairs = held.iter().zip(wanted);
-    pairs.take_while(|(a, b)| a == b).count()
 }
 
 /// Makes sequence `to` hold the first `len` tokens of `from`, under these edits.

@@ -11,10 +11,10 @@ use std::sync::{Arc, Weak};
 
 use jola_edit::EditSet;
 
-use super::cache::{common, prepare, Held, Under};
+use super::cache::{prepare, Held, Under};
 use super::request::{End, Event, Request, Sink};
 use super::text::AnswerText;
-use crate::context::{Batch, Context};
+use crate::context::{common, Batch, Context};
 use crate::hook::LoadedEdits;
 use crate::model::{Model, Token};
 use crate::sampler::Sampler;

@@ -87,7 +87,7 @@ impl Hook {
         };
         // SAFETY: api() is one ggml's; the buffer types come from that ggml.
         let device =
-            unsafe { DeviceEdits::upload(ggml::api(), edits, |layer| hook.buffer_type(layer))? };
+            unsafe { DeviceEdits::upload(ggml::api(), edits, |layer| buffer_type(ctx, layer))? };
         let installed = hook.install(Attached::One(device));
         if !edits.is_empty() {
             clear_memory(ctx);
@@ -101,12 +101,6 @@ impl Hook {
             Ok(()) => Ok(hook),
             Err(error) => hook.detach().and(Err(error.into())),
         }
-    }
-
-    /// The plain buffer type of a layer's device, null when there is none.
-    fn buffer_type(&self, layer: u32) -> *mut GgmlBufferType {
-        // SAFETY: the context is alive (contract of `attach`).
-        unsafe { ffi::jola_hook_layer_buft(self.ctx.as_ptr(), layer as i32).cast() }
     }
 
     fn attached(&self) -> Option<&Attached> {
@@ -280,9 +274,8 @@ impl Hook {
         // SAFETY: the functions and buffer types are of the ggml that is linked; nothing is
         // being computed.
         let made = unsafe {
-            each.tables.make_room(edits, capacity + 1, |layer| {
-                ffi::jola_hook_layer_buft(ctx.as_ptr(), layer as i32).cast()
-            })
+            let buffer_type = |layer| buffer_type(ctx, layer);
+            each.tables.make_room(edits, capacity + 1, buffer_type)
         };
         if made.is_ok() {
             each.capacity = capacity;
@@ -381,13 +374,7 @@ impl Hook {
     unsafe fn check_sequence(&self, sequence: usize) -> Result<(), Error> {
         // SAFETY: the context is alive.
         let n_seq_max = unsafe { sys::llama_n_seq_max(self.ctx.as_ptr()) } as usize;
-        match sequence < n_seq_max {
-            true => Ok(()),
-            false => Err(Error::SequenceRange {
-                sequence: i32::try_from(sequence).unwrap_or(i32::MAX),
-                n_seq_max,
-            }),
-        }
+        check_sequence(sequence, n_seq_max)
     }
 
     fn forget_sequence(&self, sequence: usize) {
@@ -473,6 +460,26 @@ unsafe extern "C" fn edit_layer(
         }
     };
     edited.cast()
+}
+
+/// That a context of `n_seq_max` sequences has this one.
+///
+/// # Errors
+/// [`Error::SequenceRange`].
+pub(crate) fn check_sequence(sequence: usize, n_seq_max: usize) -> Result<(), Error> {
+    match sequence < n_seq_max {
+        true => Ok(()),
+        false => Err(Error::SequenceRange {
+            sequence: i32::try_from(sequence).unwrap_or(i32::MAX),
+            n_seq_max,
+        }),
+    }
+}
+
+/// The plain buffer type of a layer's device, null when there is none.
+fn buffer_type(ctx: NonNull<sys::llama_context>, layer: u32) -> *mut GgmlBufferType {
+    // SAFETY: hooks exist on live contexts only (contract of `Hook::attach`).
+    unsafe { ffi::jola_hook_layer_buft(ctx.as_ptr(), layer as i32).cast() }
 }
 
 /// Forgets every cached key and value: they were computed under other edits.

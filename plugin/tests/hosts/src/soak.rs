@@ -89,15 +89,7 @@ pub fn run(lab: &Lab, requests: usize) -> Result<bool> {
         memory: Mutex::new(vec![(0, resident(host.id())?)]),
         wrong: Mutex::default(),
     };
-    std::thread::scope(|scope| -> Result<()> {
-        let threads: Vec<_> = (0..SLOTS).map(|_| scope.spawn(|| load.work())).collect();
-        for thread in threads {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        Ok(())
-    })?;
+    at_once(SLOTS, || load.work())?;
     let seconds = start.elapsed().as_secs_f64();
 
     let (mut memory, wrong) = (lock(&load.memory).clone(), lock(&load.wrong).clone());
@@ -166,6 +158,19 @@ impl Load {
             }
         }
     }
+}
+
+/// Does `work` in as many threads at once, until all are done.
+pub fn at_once(threads: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        for thread in threads {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    })
 }
 
 /// The value, also if a thread panicked while it held the lock.

@@ -17,7 +17,7 @@ use crate::fixtures;
 use crate::hosts::{Build, Host};
 use crate::lab::Lab;
 use crate::preload::Preload;
-use crate::soak::{lock, resident};
+use crate::soak::{at_once, lock, resident};
 
 /// Slots of the server, and requests under way at most times.
 const SLOTS: usize = 8;
@@ -271,25 +271,15 @@ impl Load {
     fn round(&self, count: usize) -> Result<usize> {
         let alone = count / 4;
         let left = AtomicUsize::new(count - alone);
-        std::thread::scope(|scope| -> Result<()> {
-            let work = || -> Result<()> {
-                let taken = || {
-                    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                };
-                while taken().is_ok() {
-                    let (set, prompt) = self.draw();
-                    let scales = &self.truth.sets[set];
-                    let prompt_tokens = &self.truth.prompts[prompt];
-                    let answer = self.client.complete_under(prompt_tokens, REQUEST, scales)?;
-                    self.judge(set, prompt, &answer, "chosen by the request");
-                }
-                Ok(())
-            };
-            let threads: Vec<_> = (0..SLOTS).map(|_| scope.spawn(work)).collect();
-            for thread in threads {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let taken =
+            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        at_once(SLOTS, || {
+            while taken().is_ok() {
+                let (set, prompt) = self.draw();
+                let scales = &self.truth.sets[set];
+                let prompt_tokens = &self.truth.prompts[prompt];
+                let answer = self.client.complete_under(prompt_tokens, REQUEST, scales)?;
+                self.judge(set, prompt, &answer, "chosen by the request");
             }
             Ok(())
         })?;
