@@ -87,8 +87,9 @@ pub(super) fn log_likelihoods_each(
         let mut groups = Vec::new();
         for (i, edits) in sets.iter().enumerate() {
             let group = i * size..(i + 1) * size;
+            let loaded = context.load_edits(edits)?;
             for sequence in group.clone() {
-                context.set_edits_of(sequence, edits)?;
+                context.assign_edits(sequence, &loaded, 0..usize::MAX)?;
             }
             groups.push(group);
         }
