@@ -55,8 +55,10 @@ pub const FLOAT: Tolerance = Tolerance {
 pub const SAME: f64 = 0.95;
 /// Largest share of places that may be ties: more would make [`SAME`] say little.
 pub const TIES: f64 = 0.15;
-/// Against a wrong reference the mean difference must be at least so many times the
-/// tolerance: otherwise this comparison could not fail.
+/// A wrong reference must differ at least so many times as much as the right one does from the
+/// same host, and more than the tolerance: otherwise the comparison with the right one could
+/// not fail. It is no multiple of the tolerance, which is wide for the sake of every kind of
+/// processor, while both differences are of one.
 pub const WIDE: f64 = 3.0;
 
 /// A context of the reference.
@@ -239,11 +241,12 @@ impl Agreement {
         Ok(())
     }
 
-    /// That the host computed something else than the reference, by a wide margin.
-    pub fn ensure_other(&self) -> Result<()> {
+    /// That the host computed something else than this reference, by a wide margin, where
+    /// `right` is how the host's answers compare with the reference that they should follow.
+    pub fn ensure_other_than(&self, right: &Self) -> Result<()> {
         ensure!(
-            self.mean >= WIDE * self.tolerance.mean,
-            "no difference from the wrong reference: {self}"
+            self.mean > self.tolerance.mean && self.mean >= WIDE * right.mean,
+            "no difference from the wrong reference: {self}, from the right one: {right}"
         );
         Ok(())
     }
@@ -300,8 +303,14 @@ mod tests {
         // Another token, another probability.
         assert!(against(&row, answer(1, -3.0)).ensure_same().is_err());
         assert!(against(&row, answer(0, -0.9)).ensure_same().is_err());
-        against(&row, answer(0, -0.9)).ensure_other().unwrap();
-        assert!(against(&row, answer(0, -0.1)).ensure_other().is_err());
+        // What is right differs by 0.1, what is wrong by 0.8 or by 0.2: within the margin.
+        let right = against(&row, answer(0, -0.2));
+        let wrong = |logprob| against(&row, answer(0, logprob)).ensure_other_than(&right);
+        wrong(-0.9).unwrap();
+        assert!(wrong(-0.3).is_err());
+        // Nothing but a right answer: no wrong reference either.
+        let exact = against(&row, answer(0, -0.1));
+        assert!(right.ensure_other_than(&exact).is_err());
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Case<'_> {
             adapters
                 .reference(before)?
                 .compare(&self.prompts, answers)?
-                .ensure_other()
+                .ensure_other_than(&agreement)
                 .with_context(|| format!("strengths {choice:?} against {before:?}"))?;
             if worst.is_none_or(|worst| worst.mean < agreement.mean) {
                 worst = Some(agreement);

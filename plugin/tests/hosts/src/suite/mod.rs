@@ -137,7 +137,7 @@ impl<'a> Case<'a> {
             .plain
             .borrow_mut()
             .compare(&self.prompts, answers)?;
-        plain.ensure_other()?;
+        plain.ensure_other_than(&edited)?;
         Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
     }
 
@@ -152,7 +152,7 @@ impl<'a> Case<'a> {
         let edited = Reference::new(model, edits, settings)?.compare(&self.prompts, answers)?;
         edited.ensure_same()?;
         let plain = Reference::new(model, &[], settings)?.compare(&self.prompts, answers)?;
-        plain.ensure_other()?;
+        plain.ensure_other_than(&edited)?;
         Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
     }
 
@@ -172,7 +172,7 @@ impl<'a> Case<'a> {
         let edited = against(&[(&self.lab.sidecar, 1.0)])?;
         edited.ensure_same()?;
         let plain = against(&[])?;
-        plain.ensure_other()?;
+        plain.ensure_other_than(&edited)?;
         Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
     }
 

@@ -242,9 +242,13 @@ impl Case<'_> {
         let both = against(&edits, 1.0)?;
         both.ensure_same()?;
         let lora_only = against(&EditSet::default(), 1.0)?;
-        lora_only.ensure_other().context("LoRA without edits")?;
+        lora_only
+            .ensure_other_than(&both)
+            .context("LoRA without edits")?;
         let edits_only = against(&edits, 0.0)?;
-        edits_only.ensure_other().context("edits without LoRA")?;
+        edits_only
+            .ensure_other_than(&both)
+            .context("edits without LoRA")?;
         let scaled = format!("{file}:0");
         let off = self.answers_on(&base, &lab.with_edits(), &["--lora-scaled", &scaled])?;
         let without = self.answers_on(&base, &lab.with_edits(), &[])?;
