@@ -146,12 +146,6 @@ impl TokensArgs {
     }
 }
 
-/// Says, of any value, that the plugin has no choice.
-pub fn refuse_tokens(_: &str) -> Result<String, &'static str> {
-    Err("the plugin edits every token; `llama-jola run` and `llama-jola eval` can edit those of the \
-         prompt or the generated ones alone")
-}
-
 /// A file with the number after its last colon.
 pub fn parse_multiplied(text: &str) -> Result<(PathBuf, f32), String> {
     parse_spec(text).map_err(|error| error.to_string())

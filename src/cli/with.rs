@@ -14,8 +14,6 @@ use jola_edit::gguf::Splits;
 use jola_edit::{join_specs, parse_spec, EditSet, SPECS_VARIABLE};
 use llama_jola::Sidecar;
 
-use super::args::refuse_tokens;
-
 /// The environment variable that names the library.
 const PLUGIN: &str = "JOLA_PLUGIN";
 const LIBRARY: &str = "libjola.so";
@@ -31,9 +29,6 @@ pub struct WithArgs {
     /// Sidecars for every request, each with a strength if one is wanted, split on the last colon
     #[arg(value_name = "EDIT.gguf[:STRENGTH]")]
     edits: Vec<String>,
-    /// An option of other commands
-    #[arg(long, hide = true, value_parser = refuse_tokens)]
-    jola_tokens: Option<String>,
     /// Program and arguments, after `--`
     #[arg(value_name = "CMD", last = true, required = true)]
     command: Vec<OsString>,

@@ -82,18 +82,17 @@ fn what_cannot_work_is_refused_before_the_program_runs() {
         .env("JOLA_PLUGIN", folder.path("absent.so"))
         .args([edit, "--", "echo"])
         .fail(1, &["JOLA_PLUGIN", "absent.so"]);
-    // The plugin has no choice of tokens; who has one is told.
-    for which in ["generated", "all"] {
-        with_library(&folder)
-            .args(["--jola-tokens", which, edit, "--", "echo"])
-            .fail(
-                2,
-                &[
-                    "the plugin edits every token",
-                    "llama-jola run",
-                    "llama-jola eval",
-                ],
-            );
+    // The plugin has no choice of tokens; which commands have is told.
+    let told = [
+        "unexpected argument '--jola-tokens'",
+        "the plugin and baked models edit every token",
+        "`llama-jola run` and `llama-jola eval`",
+    ];
+    for args in [
+        &["--jola-tokens", "generated", edit, "--", "echo"][..],
+        &[edit, "--jola-tokens=all", "--", "echo"],
+    ] {
+        with_library(&folder).args(args).fail(2, &told);
     }
     for args in [&["with"][..], &["with", edit], &["with", "--"]] {
         llama_jola(args[0])
