@@ -89,6 +89,7 @@ hosts: setup
 
 test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHECK=text: only some)
 	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
+	$(ENV) cargo test --release --locked -p llama-jola --test integration -- --ignored newer_sources
 	$(HOSTS) test "$(CHECK)"
 
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, 2,000 with random adapters, and what edits cost

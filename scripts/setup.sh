@@ -21,7 +21,7 @@
 #   valgrind  the package of that name, for `make sanitize`
 #   dist      zig and what else `make dist` needs; hub: what `make test-dist` reads cards and metrics with
 #   other-platforms  an emulator and a C library for scripts/dist/other_platforms.sh
-#   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
+#   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for half an hour)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
 # ~/.cache/llama-jola; deleting it is safe.
