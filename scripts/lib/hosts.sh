@@ -165,7 +165,7 @@ setup_hosts_current() {
         setup_hosts_xllamacpp_tools
         pip_for=$JOLA_CACHE/hosts/xllamacpp/bin/python fetch xllamacpp
         unpack_source "$fetched" "${file%.tar.gz}/thirdparty/llama.cpp"
-        rm -f "$fetched"
+        rm -rf "$fetched" "$JOLA_CACHE/hosts/xllamacpp"
     fi
     build_llama "a llama-server" llama-server ggml-rpc-server llama-cli llama-completion
 }

@@ -40,11 +40,12 @@ pub struct Build {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// Folder of the programs, folders for LD_LIBRARY_PATH, and whether it has Vulkan.
+    /// Folder of the programs, folders for LD_LIBRARY_PATH, and whether others compiled it: with
+    /// Vulkan, but without llama.cpp's other programs.
     Server {
         bin: PathBuf,
         libs: Vec<PathBuf>,
-        vulkan: bool,
+        prebuilt: bool,
     },
     /// Interpreter and the arguments before the model.
     Script {
@@ -77,7 +78,7 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
             kind: Kind::Server {
                 bin: server.join("bin"),
                 libs: vec![server.join("cpu"), server.join("bin")],
-                vulkan: true,
+                prebuilt: true,
             },
         },
         Build {
@@ -85,7 +86,7 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
             kind: Kind::Server {
                 bin: current.clone(),
                 libs: vec![current],
-                vulkan: false,
+                prebuilt: false,
             },
         },
         Build {
@@ -127,7 +128,7 @@ pub fn programs(cache: &Path) -> Build {
         kind: Kind::Server {
             bin: bin.clone(),
             libs: vec![bin],
-            vulkan: false,
+            prebuilt: false,
         },
     }
 }
@@ -136,6 +137,17 @@ impl Build {
     /// Whether it is a llama-server.
     pub fn is_server(&self) -> bool {
         matches!(self.kind, Kind::Server { .. })
+    }
+
+    /// Whether llama.cpp's other programs are there as well.
+    pub fn has_programs(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Server {
+                prebuilt: false,
+                ..
+            }
+        )
     }
 
     /// Whether it can be told where and how to compute by llama-server's options.
@@ -147,7 +159,7 @@ impl Build {
     pub fn backends(&self) -> &'static [Backend] {
         use Backend::{Cpu, Rpc, RpcAndCpu, TwoRpc, Vulkan};
         match &self.kind {
-            Kind::Server { vulkan: true, .. } => &[Cpu, Vulkan, Rpc, TwoRpc, RpcAndCpu],
+            Kind::Server { prebuilt: true, .. } => &[Cpu, Vulkan, Rpc, TwoRpc, RpcAndCpu],
             Kind::Server { .. } => &[Cpu, Rpc, TwoRpc, RpcAndCpu],
             Kind::Script { .. } | Kind::Client { .. } => &[Cpu],
         }

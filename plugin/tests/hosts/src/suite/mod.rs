@@ -1,6 +1,7 @@
 //! Every build × backend × check.
 
 mod adapters;
+mod programs;
 mod servers;
 
 use std::path::Path;
@@ -54,6 +55,7 @@ pub fn run(lab: &Lab, filter: Option<String>) -> Result<bool> {
                 if build.is_server() {
                     case.servers(&mut report)?;
                     case.adapters(&mut report);
+                    case.programs(&mut report);
                 }
             }
         }
