@@ -10,6 +10,7 @@ use jola_edit::Sidecar;
 use llama_jola::{Model, ModelParams};
 use serde_json::json;
 
+use super::servers::FEW_LAYERS;
 use super::Case;
 use crate::client::Client;
 use crate::preload::Preload;
@@ -20,16 +21,12 @@ use crate::report::Report;
 
 /// A router starts at once and loads models when they are asked for.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Layers of the model that the sidecar is not for.
-const FEW_LAYERS: u32 = 4;
 
 impl Case<'_> {
-    /// llama-server in router mode, and llama.cpp's other programs where they are there.
+    /// llama-server in router mode, and llama-completion.
     pub(super) fn programs(&self, report: &mut Report) {
         self.check(report, "adapters: router mode", || self.router());
-        if self.build.has_programs() {
-            self.check(report, "adapters: llama-completion", || self.completion());
-        }
+        self.check(report, "adapters: llama-completion", || self.completion());
     }
 
     /// A server that starts one of its kind for each model: all get the plugin and `--lora`.

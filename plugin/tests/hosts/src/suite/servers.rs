@@ -12,8 +12,8 @@ use crate::preload::Preload;
 use crate::reference::{compare, Reference, Settings, FLOAT, QUANTISED};
 use crate::report::Report;
 
-/// Layers of the small model that stands beside the edited one.
-const FEW_LAYERS: u32 = 4;
+/// Layers of the small model that stands beside the edited one, which the sidecar is not for.
+pub(super) const FEW_LAYERS: u32 = 4;
 
 impl Case<'_> {
     /// What only llama-server can do.
