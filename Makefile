@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin soak-server bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -97,6 +97,12 @@ soak-plugin: hosts ## the plugin: 10,000 requests to one server, 2,000 with rand
 	$(HOSTS) soak-adapters
 	$(HOSTS) speed
 	$(HOSTS) instructions
+
+REQUESTS ?= 10000
+soak-server: build ## the example server: REQUESTS=10000 with random sets of edits, many at once
+	$(ENV) cargo build --release --locked -p llama-jola --example server
+	$(ENV) JOLA_SOAK_REQUESTS=$(REQUESTS) cargo test --release --locked -p llama-jola \
+		--test integration -- --ignored --nocapture soak
 
 # On a machine that does nothing else; half an hour.
 BENCH = research/runs/$(shell date +%F)-bench
