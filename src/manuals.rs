@@ -41,6 +41,9 @@ fn without_hidden(command: &Command) -> Command {
         .args(command.get_arguments())
         .groups(command.get_groups())
         .subcommands(subcommands.map(without_hidden));
+    if let Some(text) = command.get_long_about() {
+        shown = shown.long_about(text.clone());
+    }
     if let Some(version) = command.get_version() {
         shown = shown.version(version.to_owned());
     }
