@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
-scripts/setup.sh dist other-platforms
+scripts/setup.sh system model dist other-platforms
 scripts/dist/build.sh llama-jola  # to compare with
 
 arm=aarch64-unknown-linux-gnu
@@ -28,8 +28,8 @@ cargo-zigbuild test --locked -p jola-edit --lib --target "$arm"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# The command says and writes the same as on this machine, as far as that goes without a model.
-# llama.cpp is compiled without optimisation, which takes a third of the time.
+# The command says and writes the same as on this machine. llama.cpp is compiled without
+# optimisation, which is quicker.
 LLAMA_LIB_PROFILE=Debug cargo zigbuild --locked -p llama-jola --no-default-features --features cli \
     --target "$arm.2.28"
 native() { "$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/release/llama-jola" "$@"; }
@@ -52,6 +52,7 @@ same inspect "$edit" --plot edit.svg
 same merge "$edit" "$edit:0.5" -o merged.gguf
 same card merged.gguf -o README.md --base-model a/b --license mit
 same manuals pages
+same run -m "$JOLA_TEST_MODEL" --jola "$edit" -p 'Message: Where is my parcel?' -n 4 --temp 0
 
 # The plugin in a program that is not llama.cpp's: it loads, answers, and stays out of the way.
 cargo zigbuild --locked -p jola-plugin --target "$arm.2.28"
