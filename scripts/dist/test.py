@@ -304,6 +304,7 @@ def trainer(place):
     venv = place.environment("venv", place.package("llama_jola-*.whl"))
     torch_package(venv)
     place.install(venv, place.package("jola_trainer-*.whl"))
+    installation = time.monotonic() - start
     train, llama_jola = venv / "bin/jola-train", venv / "bin/llama-jola"
     place.run(train, "--version", said="jola-train ")
     # The two programs stay together behind a link.
@@ -321,7 +322,8 @@ def trainer(place):
     if OPTIONS.demo:
         start = time.monotonic()
         place.run(train, *data, "--valid", ROUTING / "valid.jsonl", "-o", "edit.gguf", *TRAIN)
-        print(f"  the demo's edit: {time.monotonic() - start:.0f} s")
+        training = time.monotonic() - start
+        print(f"  the demo's edit: {training:.0f} s, {installation:.0f} s of installation before it")
     place.run(venv / "bin/python", "-m", "pip", "uninstall", "--quiet", "-y", "jola-trainer")
     assert not train.exists()
 
