@@ -60,19 +60,22 @@ setup_hub() {
     command -v qemu-x86_64 >/dev/null || install_or_say qemu-user
 }
 
+os_release() { sed -n "s/^$1=//p" /etc/os-release; }
+
 # The C library of the oldest release that the distribution's archive still has beside this one.
 # It is unpacked, not installed; apt checks the archive's signature.
 setup_older-glibc() {
     local folder=$JOLA_CACHE/older-glibc release archive options
-    case $(. /etc/os-release && echo "$ID") in
+    case $(os_release ID) in
         debian) release=bullseye ;;
         ubuntu) release=focal ;;
         *) die "no older glibc is known for this system: Debian and Ubuntu have one" ;;
     esac
     if has_stamp "$folder" "$release"; then return; fi
     say "downloading the glibc of $release"
+    # shellcheck disable=SC2016  # apt-get fills it in
     archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' \
-        "Release: $(. /etc/os-release && echo "$VERSION_CODENAME")" | sed 1q)
+        "Release: $(os_release VERSION_CODENAME)" | sed 1q)
     rm -rf "$folder"
     mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
     echo "deb $archive $release main" >"$folder/sources.list"
