@@ -62,8 +62,8 @@ setup_hub() {
 
 os_release() { sed -n "s/^$1=//p" /etc/os-release; }
 
-# The C library of the oldest release that the distribution's archive still has beside this one.
-# It is unpacked, not installed; apt checks the archive's signature.
+# The C library of the oldest release that has what packages need, glibc 2.28, and that the
+# distribution's archive still has. It is unpacked, not installed; apt checks the signature.
 setup_older-glibc() {
     local folder=$JOLA_CACHE/older-glibc release archive options
     case $(os_release ID) in
