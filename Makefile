@@ -122,7 +122,7 @@ dist: setup ## packages for Linux on x86-64, into dist/ (tarball, wheels, .deb, 
 	$(ENV) scripts/dist/package.py
 
 test-dist: dist ## installs what is in dist/ into clean places, and uses and uninstalls it
-	scripts/setup.sh server hub
+	scripts/setup.sh server hub older-glibc
 	$(ENV) scripts/dist/test.py --demo
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs
