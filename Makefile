@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
+.PHONY: help setup build manuals demo test test-all lint scripts check golden test-gemma test-server hosts test-plugin soak-plugin soak-server bench bench-training dist test-dist jola-header fuzz fuzz-long sanitize clean
 
 FLAGS := --release --locked --workspace
 # Where the set-up keeps libtorch and the model. One file says it, for make and by hand.
@@ -98,6 +98,12 @@ soak-plugin: hosts ## the plugin: 10,000 requests to one server, 2,000 with rand
 	$(HOSTS) speed
 	$(HOSTS) instructions
 
+REQUESTS ?= 10000
+soak-server: build ## the example server: REQUESTS=10000 with random sets of edits, many at once
+	$(ENV) cargo build --release --locked -p llama-jola --example server
+	$(ENV) JOLA_SOAK_REQUESTS=$(REQUESTS) cargo test --release --locked -p llama-jola \
+		--test integration -- --ignored --nocapture soak
+
 # On a machine that does nothing else; half an hour.
 BENCH = research/runs/$(shell date +%F)-bench
 bench: build ## measure speed on this machine into research/runs/<date>-bench (PARTS="stock kernels": only some)
@@ -116,7 +122,7 @@ dist: setup ## packages for Linux on x86-64, into dist/ (tarball, wheels, .deb, 
 	$(ENV) scripts/dist/package.py
 
 test-dist: dist ## installs what is in dist/ into clean places, and uses and uninstalls it
-	scripts/setup.sh server hub
+	scripts/setup.sh server hub older-glibc
 	$(ENV) scripts/dist/test.py --demo
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs

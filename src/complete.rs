@@ -2,7 +2,7 @@
 
 use crate::chat::{ChatTemplate, Prompt};
 use crate::context::Context;
-use crate::generate::{generate, Utf8Stream};
+use crate::generate::{generate_each, EditedTokens, Request, Utf8Stream};
 use crate::sampler::SamplerParams;
 use crate::Error;
 
@@ -13,6 +13,9 @@ pub struct CompletionParams {
     pub n_predict: usize,
     /// How each token is chosen.
     pub sampling: SamplerParams,
+    /// Which tokens the context's edits act on; of a conversation the prompt is all before the
+    /// answer.
+    pub edited: EditedTokens,
 }
 
 impl Default for CompletionParams {
@@ -21,6 +24,7 @@ impl Default for CompletionParams {
         Self {
             n_predict: 256,
             sampling: SamplerParams::greedy(),
+            edited: EditedTokens::All,
         }
     }
 }
@@ -42,7 +46,8 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoPrompt`], and those of the chat template, the tokenizer and [`generate`].
+    /// [`Error::NoPrompt`], and those of the chat template, the tokenizer and
+    /// [`generate_each`].
     pub fn complete(
         &mut self,
         prompt: impl Into<Prompt>,
@@ -75,11 +80,13 @@ impl Context {
         let mut characters = Utf8Stream::default();
         let mut text = String::new();
         let mut wanted = true;
-        let CompletionParams {
-            n_predict,
-            sampling,
-        } = params;
-        generate(self, &[tokens], *n_predict, sampling, |_, token| {
+        let request = Request {
+            n_predict: params.n_predict,
+            sampling: params.sampling.clone(),
+            edited: params.edited,
+            ..Request::new(tokens)
+        };
+        generate_each(self, vec![request], |_, token| {
             // The sampler chooses from the vocabulary: every token has a piece.
             let piece = model.token_to_piece(token).unwrap_or_default();
             let piece = characters.push(&piece);

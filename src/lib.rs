@@ -58,6 +58,7 @@ mod vocabulary;
 pub use complete::CompletionParams;
 pub use context::{Batch, CacheType, Context, ContextParams, FlashAttention};
 pub use error::Error;
+pub use generate::EditedTokens;
 pub use hook::LoadedEdits;
 pub use jola_edit::{EditSet, Sidecar};
 pub use logging::{log_to_stderr, LogLevel};

@@ -136,6 +136,8 @@ def evaluate(args, data, metric, length, adapter):
     return last_json(command(args, "llama-jola", *words, *adapter))
 
 
+# Adapters are scored one by one: all at once (`--each`) takes as long but for loading the model,
+# and a result would have to wait, not written down, until other methods are trained.
 def score(args, task, data, adapter):
     metric, length = METRICS.get(task, CLASSES)
     report = evaluate(args, data, metric, length, adapter)

@@ -1,6 +1,7 @@
 //! Which option helps against an error. The library names no options, since its other users
 //! have none.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use llama_jola::bake::BakeError;
 use llama_jola::import::{ImportError, ImportErrorKind};
 
@@ -25,6 +26,21 @@ pub fn advice(error: &anyhow::Error) -> &'static str {
         };
     }
     error.downcast_ref().map_or("", of_engine)
+}
+
+/// Says which commands have an option that this one has not.
+pub fn of_usage(mut error: clap::Error) -> clap::Error {
+    let unknown = match error.kind() {
+        ErrorKind::UnknownArgument => error.get(ContextKind::InvalidArg),
+        _ => None,
+    };
+    if matches!(unknown, Some(ContextValue::String(option)) if option == "--jola-tokens") {
+        let tip = "the plugin and baked models edit every token; `llama-jola run` and `llama-jola \
+                   eval` have this option";
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
+    error
 }
 
 fn of_engine(error: &llama_jola::Error) -> &'static str {

@@ -10,8 +10,8 @@ use jola_edit::sidecar::text_sha256;
 use jola_edit::{parse_spec, Doubt, EditSet};
 use llama_jola::chat::ChatTemplate;
 use llama_jola::{
-    log_to_stderr, Adapters, CacheType, Context, ContextParams, FlashAttention, LogLevel, Lora,
-    Model, ModelParams, Sidecar,
+    log_to_stderr, Adapters, CacheType, Context, ContextParams, EditedTokens, FlashAttention,
+    LogLevel, Lora, Model, ModelParams, Sidecar,
 };
 
 /// llama.cpp's single-dash flags of several letters, which clap cannot parse as such.
@@ -109,6 +109,40 @@ impl From<CacheArg> for CacheType {
             CacheArg::Bf16 => Self::Bf16,
             CacheArg::Q8_0 => Self::Q8_0,
         }
+    }
+}
+
+/// Which tokens edits act on, for the commands that can choose.
+#[derive(Args)]
+pub struct TokensArgs {
+    /// Tokens that the edits act on: all, as they were trained; prompt, those of the prompt alone;
+    /// generated, from the prompt's last token on, as ITI does. For experiments and imports
+    #[arg(long, value_enum, default_value = "all", value_name = "WHICH")]
+    jola_tokens: TokensArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TokensArg {
+    All,
+    Prompt,
+    Generated,
+}
+
+impl TokensArgs {
+    /// The tokens.
+    ///
+    /// # Errors
+    /// When some are chosen though there is no edit.
+    pub fn edited(&self, any_edit: bool) -> Result<EditedTokens> {
+        let edited = match self.jola_tokens {
+            TokensArg::All => EditedTokens::All,
+            TokensArg::Prompt => EditedTokens::Prompt,
+            TokensArg::Generated => EditedTokens::Generated,
+        };
+        if edited != EditedTokens::All && !any_edit {
+            bail!("--jola-tokens needs an edit to act on some tokens only: give --jola");
+        }
+        Ok(edited)
     }
 }
 

@@ -76,7 +76,8 @@ enum Command {
 /// # Errors
 /// Whatever stopped the command. Usage errors do not return: clap exits with status 2.
 pub fn run() -> Result<()> {
-    let cli = Cli::parse_from(args::llama_spelling(std::env::args_os()));
+    let cli = Cli::try_parse_from(args::llama_spelling(std::env::args_os()));
+    let cli = cli.unwrap_or_else(|error| advice::of_usage(error).exit());
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval::run(&args),

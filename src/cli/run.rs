@@ -8,10 +8,10 @@ use clap::Args;
 use llama_jola::chat::{ChatTemplate, Message, Prompt};
 use llama_jola::data::{check_rendered, parse_messages, read_text};
 use llama_jola::sampler::SamplerParams;
-use llama_jola::{CompletionParams, Context};
+use llama_jola::{CompletionParams, Context, EditedTokens};
 use serde_json::Value;
 
-use super::args::ModelArgs;
+use super::args::{ModelArgs, TokensArgs};
 use super::output::print;
 
 #[derive(Args)]
@@ -23,6 +23,8 @@ use super::output::print;
 pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    tokens: TokensArgs,
     /// Prompt, continued as it stands (\n, \t and \\ are escapes, as in llama.cpp)
     #[arg(short, long, conflicts_with = "messages")]
     prompt: Option<String>,
@@ -63,13 +65,19 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if args.prompt.is_none() && args.file.is_none() && args.messages.is_none() && !args.chat {
         bail!("nothing to continue: give -p PROMPT, -f FILE, --messages FILE or --chat");
     }
+    let any_edit = args.model.sidecar_files().next().is_some();
+    let edited = args.tokens.edited(any_edit)?;
     let conversation = args.messages.as_deref().map(read_messages).transpose()?;
     let text = match (&args.prompt, &args.file) {
         (Some(prompt), _) => Some(unescape(prompt)),
         (None, Some(path)) => Some(prompt_file(path)?),
         (None, None) => None,
     };
-    let mut context = args.model.open(1)?;
+    let mut answerer = Answerer {
+        params: args.completion(edited),
+        context: args.model.open(1)?,
+    };
+    let context = &answerer.context;
     let chat = args.chat || conversation.is_some();
     let template = chat.then(|| ChatTemplate::from_model(context.model()));
     let template = template.transpose()?;
@@ -79,9 +87,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
             check_rendered(&messages, None, template)
                 .with_context(|| path.display().to_string())?;
         }
-        answer(args, &mut context, messages)?;
+        answerer.answer(messages)?;
     } else if !args.chat {
-        answer(args, &mut context, text.unwrap_or_default())?;
+        answerer.answer(text.unwrap_or_default())?;
     } else {
         let mut messages = Vec::new();
         messages.extend(
@@ -92,54 +100,68 @@ pub fn run(args: &RunArgs) -> Result<()> {
         match text {
             Some(text) => {
                 messages.push(Message::new("user", text));
-                answer(args, &mut context, messages)?;
+                answerer.answer(messages)?;
             }
-            None => converse(args, &mut context, messages)?,
+            None => answerer.converse(messages)?,
         }
     }
     Ok(())
 }
 
-/// Answers the user's lines one after the other until standard input ends.
-fn converse(args: &RunArgs, context: &mut Context, mut messages: Vec<Message>) -> Result<()> {
-    let prompt_user = || {
-        if std::io::stdin().is_terminal() {
-            eprint!("> ");
+impl RunArgs {
+    fn completion(&self, edited: EditedTokens) -> CompletionParams {
+        CompletionParams {
+            n_predict: self.n_predict,
+            sampling: SamplerParams {
+                temp: self.temp,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                seed: self.seed.unwrap_or(SamplerParams::default().seed),
+            },
+            edited,
         }
-    };
-    prompt_user();
-    for line in std::io::stdin().lock().lines() {
-        messages.push(Message::new(
-            "user",
-            line.context("reading standard input")?,
-        ));
-        let text = answer(args, context, messages.as_slice())?;
-        messages.push(Message::new("assistant", text));
+    }
+}
+
+/// The model, and how it answers.
+struct Answerer {
+    params: CompletionParams,
+    context: Context,
+}
+
+impl Answerer {
+    /// Answers the user's lines one after the other until standard input ends.
+    fn converse(&mut self, mut messages: Vec<Message>) -> Result<()> {
+        let prompt_user = || {
+            if std::io::stdin().is_terminal() {
+                eprint!("> ");
+            }
+        };
         prompt_user();
+        for line in std::io::stdin().lock().lines() {
+            messages.push(Message::new(
+                "user",
+                line.context("reading standard input")?,
+            ));
+            let text = self.answer(messages.as_slice())?;
+            messages.push(Message::new("assistant", text));
+            prompt_user();
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Streams the continuation of a text, or the assistant's next turn, and returns it.
-fn answer(args: &RunArgs, context: &mut Context, prompt: impl Into<Prompt>) -> Result<String> {
-    let params = CompletionParams {
-        n_predict: args.n_predict,
-        sampling: SamplerParams {
-            temp: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            seed: args.seed.unwrap_or(SamplerParams::default().seed),
-        },
-    };
-    let mut written = Ok(());
-    let text = context.stream(prompt, &params, |piece| {
-        written = print(|out| out.write_all(piece.as_bytes()));
-        written.is_ok()
-    })?;
-    written?;
-    print(|out| writeln!(out))?;
-    Ok(text)
+    /// Streams the continuation of a text, or the assistant's next turn, and returns it.
+    fn answer(&mut self, prompt: impl Into<Prompt>) -> Result<String> {
+        let mut written = Ok(());
+        let text = self.context.stream(prompt, &self.params, |piece| {
+            written = print(|out| out.write_all(piece.as_bytes()));
+            written.is_ok()
+        })?;
+        written?;
+        print(|out| writeln!(out))?;
+        Ok(text)
+    }
 }
 
 /// The prompt in a file, without the line break that editors put at its end; llama.cpp drops

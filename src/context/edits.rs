@@ -56,6 +56,12 @@ impl Context {
         Ok(())
     }
 
+    /// What [`Self::set_edits`] has set.
+    pub(crate) fn edits(&self) -> EditSet {
+        let hook = self.hook.as_ref();
+        hook.map_or(EditSet::default(), |hook| hook.common().clone())
+    }
+
     /// Replaces the LoRA adapters alone; what is cached stays.
     pub(crate) fn apply_loras(&mut self, loras: &[(Lora, f32)]) -> Result<(), Error> {
         let mut ptrs: Vec<_> = loras.iter().map(|(lora, _)| lora.as_ptr()).collect();
@@ -132,7 +138,9 @@ impl Context {
 
     /// As [`Self::set_edits_of`], of edits that are loaded. They act on the sequence's tokens
     /// at `positions` alone: `0..usize::MAX` is as they were trained, other ranges are for
-    /// experiments, and for methods that edit only what is generated.
+    /// experiments, and for methods that edit only what is generated
+    /// ([`EditedTokens`](crate::EditedTokens)). What is cached of the sequence stays up to the
+    /// first token that was computed under other edits.
     ///
     /// # Errors
     /// [`Error::SequenceRange`]; [`Error::OtherEdits`] for those of another context, or that

@@ -27,6 +27,7 @@ pub(super) fn predictions(
         .flat_map(|item| {
             sets.iter().map(|edits| Request {
                 edits: edits.clone(),
+                edited: task.params.edited,
                 n_predict: task.params.n_predict,
                 ..Request::new(item.prompt.clone())
             })

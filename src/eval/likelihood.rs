@@ -12,6 +12,8 @@ use std::ops::Range;
 use jola_edit::EditSet;
 
 use crate::context::{Batch, Context};
+use crate::generate::EditedTokens;
+use crate::hook::LoadedEdits;
 use crate::model::Token;
 use crate::Error;
 
@@ -61,12 +63,16 @@ pub fn log_likelihoods(
 ) -> Result<Vec<Vec<f64>>, Error> {
     let empty = questions.iter().any(|q| q.prompt.is_empty());
     assert!(!empty, "nothing is likely behind an empty prompt");
-    let all = 0..context.n_seq_max();
-    let scores = by_groups(context, questions, &[all], at_once, done)?;
+    let group = Group {
+        sequences: 0..context.n_seq_max(),
+        own: None,
+    };
+    let scores = by_groups(context, questions, &[group], at_once, done)?;
     Ok(scores.into_iter().next().unwrap_or_default())
 }
 
-/// As [`log_likelihoods`], under each of `sets`, all in the same batches.
+/// As [`log_likelihoods`], under each of `sets`, all in the same batches. The edits act on those
+/// tokens; continuations count as generated.
 ///
 /// # Errors
 /// As [`log_likelihoods`], and those of [`Context::load_edits`].
@@ -77,6 +83,7 @@ pub(super) fn log_likelihoods_each(
     context: &mut Context,
     questions: &[Question],
     sets: &[EditSet],
+    edited: EditedTokens,
     at_once: usize,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<Vec<Vec<f64>>>, Error> {
@@ -86,24 +93,49 @@ pub(super) fn log_likelihoods_each(
         let size = context.n_seq_max() / sets.len();
         let mut groups = Vec::new();
         for (i, edits) in sets.iter().enumerate() {
-            let group = i * size..(i + 1) * size;
-            let loaded = context.load_edits(edits)?;
-            for sequence in group.clone() {
-                context.assign_edits(sequence, &loaded, 0..usize::MAX)?;
-            }
-            groups.push(group);
+            groups.push(Group {
+                sequences: i * size..(i + 1) * size,
+                own: Some((context.load_edits(edits)?, edited)),
+            });
         }
         let of_all = |answered: usize| done(before + answered);
         scores.extend(by_groups(context, questions, &groups, at_once, of_all)?);
     }
+    for sequence in 0..context.n_seq_max() {
+        context.reset_edits_of(sequence)?;
+    }
     Ok(scores)
 }
 
-/// The log-likelihoods of every group of sequences, which have the same edits within a group.
+/// Sequences with the same edits.
+struct Group {
+    sequences: Range<usize>,
+    /// Edits of their own, and which tokens they act on.
+    own: Option<(LoadedEdits, EditedTokens)>,
+}
+
+impl Group {
+    /// Gives some of the sequences their edits, for a prompt of that length. What they hold of
+    /// the beginning that prompts share stays: each edits all of it, or nothing.
+    fn assign(
+        &self,
+        context: &mut Context,
+        mut sequences: Range<usize>,
+        n_prompt: usize,
+    ) -> Result<(), Error> {
+        let Some((edits, edited)) = &self.own else {
+            return Ok(());
+        };
+        let positions = edited.positions(n_prompt);
+        sequences.try_for_each(|s| context.assign_edits(s, edits, positions.clone()))
+    }
+}
+
+/// The log-likelihoods of every group of sequences.
 fn by_groups(
     context: &mut Context,
     questions: &[Question],
-    groups: &[Range<usize>],
+    groups: &[Group],
     at_once: usize,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<Vec<Vec<f64>>>, Error> {
@@ -112,9 +144,20 @@ fn by_groups(
         return Err(Error::ContextFull { needed, n_ctx });
     }
     let prompts: Vec<&[Token]> = questions.iter().map(|q| q.prompt).collect();
+    let longest_prompt = prompts.iter().map(|prompt| prompt.len()).max();
+    for group in groups {
+        group.assign(
+            context,
+            group.sequences.clone(),
+            longest_prompt.unwrap_or(0),
+        )?;
+    }
     let begun = match groups {
         [_] => context.share_beginning(&prompts)?,
-        _ => context.share_among(&prompts, groups)?,
+        _ => {
+            let ranges: Vec<_> = groups.iter().map(|group| group.sequences.clone()).collect();
+            context.share_among(&prompts, &ranges)?
+        }
     };
     let none: Vec<Vec<f64>> = questions
         .iter()
@@ -127,18 +170,22 @@ fn by_groups(
     while waiting.peek().is_some() {
         let mut together = Vec::new();
         let mut tokens = 0;
-        let mut sequences = vec![0; groups.len()];
+        let mut used = vec![0; groups.len()];
         while let Some(chunk) = waiting.peek() {
-            let tree = Tree::new(&questions[chunk.question], &chunk.continuations);
-            let used = sequences[chunk.group];
+            let question = &questions[chunk.question];
+            let group = &groups[chunk.group];
+            let used = &mut used[chunk.group];
+            let tree = Tree::new(question, &chunk.continuations);
             let fits = tokens + tree.len(begun) <= at_once
-                && used + tree.n_sequences() <= groups[chunk.group].len();
+                && *used + tree.n_sequences() <= group.sequences.len();
             if !together.is_empty() && !fits {
                 break;
             }
+            let first = group.sequences.start + *used;
+            let sequences = first..first + tree.n_sequences();
+            group.assign(context, sequences, question.prompt.len())?;
             tokens += tree.len(begun);
-            sequences[chunk.group] += tree.n_sequences();
-            let first = groups[chunk.group].start + used;
+            *used += tree.n_sequences();
             together.push((*chunk, first, tree));
             waiting.next();
         }
@@ -148,8 +195,8 @@ fn by_groups(
         decode(context, nodes, |chunk, continuation, log_p| {
             scores[chunk.group][chunk.question][continuation] += log_p;
         })?;
-        for (group, used) in groups.iter().zip(sequences) {
-            for sequence in group.start..group.start + used {
+        for (group, used) in groups.iter().zip(used) {
+            for sequence in group.sequences.clone().take(used) {
                 context.truncate_sequence(sequence, begun);
             }
         }
@@ -171,17 +218,13 @@ pub fn longest(question: &Question) -> usize {
 
 /// Splits questions with more continuations than a group has sequences. In models with
 /// recurrent layers sequences cannot part from each other: one continuation at a time.
-fn chunks(
-    questions: &[Question],
-    groups: &[Range<usize>],
-    context: &Context,
-) -> Vec<ContinuationChunk> {
+fn chunks(questions: &[Question], groups: &[Group], context: &Context) -> Vec<ContinuationChunk> {
     let mut chunks = Vec::new();
     for (question, asked) in questions.iter().enumerate() {
         // In order, so that beginnings in common stay together.
         let mut order: Vec<usize> = (0..asked.continuations.len()).collect();
         order.sort_by_key(|i| &asked.continuations[*i]);
-        for (group, sequences) in groups.iter().enumerate() {
+        for (group, Group { sequences, .. }) in groups.iter().enumerate() {
             let at_once = match context.model().is_recurrent() {
                 true => 1,
                 false => sequences.len(),

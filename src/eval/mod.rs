@@ -23,6 +23,7 @@ pub use compare::{compare, Comparison, Test};
 pub use likelihood::{log_likelihoods, log_softmax, Question};
 pub use task::{Choices, Item, Task};
 
+use crate::generate::EditedTokens;
 use crate::stats::{bootstrap, wilson};
 
 /// How an answer is scored.
@@ -75,6 +76,8 @@ pub struct Params {
     pub per_token: bool,
     /// Answers that are generated at once.
     pub parallel: u32,
+    /// Which tokens the edits act on; a choice's or a response's count as generated.
+    pub edited: EditedTokens,
 }
 
 /// What the model said to one row.

@@ -9,6 +9,7 @@ use super::likelihood::{log_likelihoods, log_likelihoods_each, Question};
 use super::task::{Item, Task};
 use super::{generated, Metric, Prediction, Report};
 use crate::context::Context;
+use crate::generate::EditedTokens;
 use crate::Error;
 
 impl Task {
@@ -21,9 +22,12 @@ impl Task {
         let start = Instant::now();
         let predictions = if self.params.metric.generates() {
             generated::predictions(self, context, &[None], done)?.remove(0)
-        } else {
+        } else if self.params.edited == EditedTokens::All {
             let scores = log_likelihoods(context, &self.questions(), context.n_ubatch(), done)?;
             self.judge(scores)
+        } else {
+            let edits = context.edits();
+            self.likelihoods(context, &[edits], done)?.remove(0)
         };
         Ok(Report::new(self.params.metric, predictions, start))
     }
@@ -44,15 +48,24 @@ impl Task {
             let sets: Vec<_> = sets.iter().cloned().map(Arc::new).map(Some).collect();
             generated::predictions(self, context, &sets, done)?
         } else {
-            let at_once = context.n_ubatch();
-            let scores = log_likelihoods_each(context, &self.questions(), sets, at_once, done)?;
-            scores
-                .into_iter()
-                .map(|scores| self.judge(scores))
-                .collect()
+            self.likelihoods(context, sets, done)?
         };
         let report = |predictions| Report::new(self.params.metric, predictions, start);
         Ok(predictions.into_iter().map(report).collect())
+    }
+
+    /// What rows' log-likelihoods say under each of `sets`.
+    fn likelihoods(
+        &self,
+        context: &mut Context,
+        sets: &[EditSet],
+        done: impl FnMut(usize),
+    ) -> Result<Vec<Vec<Prediction>>, Error> {
+        let at_once = context.n_ubatch();
+        let edited = self.params.edited;
+        let questions = self.questions();
+        let scores = log_likelihoods_each(context, &questions, sets, edited, at_once, done)?;
+        Ok(scores.into_iter().map(|s| self.judge(s)).collect())
     }
 
     fn questions(&self) -> Vec<Question<'_>> {

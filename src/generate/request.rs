@@ -18,7 +18,7 @@ pub struct Request {
     /// Edits of this request; `None`: those of the context. A set stays in device memory for as
     /// long as anybody holds it: keep those that come again.
     pub edits: Option<Arc<EditSet>>,
-    /// Which tokens its own edits act on.
+    /// Which tokens the edits act on, its own or those of the context.
     pub edited: EditedTokens,
     /// Most tokens to generate.
     pub n_predict: usize,
@@ -45,7 +45,8 @@ impl Request {
     }
 }
 
-/// Which tokens an edit acts on.
+/// Which tokens an edit acts on. Those that follow the prompt count as generated also where they
+/// are given to be scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EditedTokens {
     /// All, as edits are trained.
@@ -53,7 +54,8 @@ pub enum EditedTokens {
     All,
     /// Those of the prompt.
     Prompt,
-    /// From the prompt's last token on: those behind which a token is chosen.
+    /// From the prompt's last token on: those behind which a token is chosen. Inference-time
+    /// intervention (ITI) edits so.
     Generated,
 }
 

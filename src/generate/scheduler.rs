@@ -5,14 +5,13 @@
 //! many short ones hold up a long one. Requests begin in the order in which they came.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
 use jola_edit::EditSet;
 
 use super::cache::{prepare, Held, Under};
-use super::request::{End, Event, Request, Sink};
+use super::request::{EditedTokens, End, Event, Request, Sink};
 use super::text::AnswerText;
 use crate::context::{common, Batch, Context};
 use crate::hook::LoadedEdits;
@@ -197,8 +196,8 @@ impl<'a> Scheduler<'a> {
                 prompt,
                 ..
             } = &job.request;
-            let positions = edited.positions(prompt.len());
-            let under = self.under(edits.clone(), positions);
+            let (edited, n_prompt) = (*edited, prompt.len());
+            let under = self.under(edits.clone(), edited, n_prompt);
             let begun = under.and_then(|under| self.begin(&under));
             match begun {
                 Ok(true) => (),
@@ -231,15 +230,24 @@ impl<'a> Scheduler<'a> {
         (job.request.n_predict == 0).then_some(Ok(End::Length))
     }
 
-    /// The edits of a request, loaded.
+    /// The edits of a request with a prompt of that length, loaded.
     fn under(
         &mut self,
         edits: Option<Arc<EditSet>>,
-        positions: Range<usize>,
+        edited: EditedTokens,
+        n_prompt: usize,
     ) -> Result<Under, Error> {
         self.loaded.retain(|_, (set, _)| set.strong_count() > 0);
+        let positions = edited.positions(n_prompt);
         let Some(edits) = &edits else {
-            return Ok(Under::context());
+            let own = self.context.edits();
+            if edited == EditedTokens::All || own.is_empty() {
+                return Ok(Under::context());
+            }
+            return Ok(Under {
+                edits: Some(self.context.load_edits(&own)?),
+                positions,
+            });
         };
         let key = Arc::as_ptr(edits);
         let loaded = match self.loaded.get(&key) {

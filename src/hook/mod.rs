@@ -11,6 +11,7 @@
 //! [`Context::set_edits`](crate::Context::set_edits) is the safe way in. [`Hook`] is for
 //! programs that own a raw `llama_context`.
 
+mod cells;
 mod sets;
 mod suitable;
 
@@ -85,13 +86,16 @@ impl Hook {
             attached: None,
             common: edits.clone(),
         };
+        if edits.is_empty() {
+            // Sets to come are loaded into tables: graphs need not be built for nothing first.
+            hook.begin_each()?;
+            return Ok(hook);
+        }
         // SAFETY: api() is one ggml's; the buffer types come from that ggml.
         let device =
             unsafe { DeviceEdits::upload(ggml::api(), edits, |layer| buffer_type(ctx, layer))? };
         let installed = hook.install(Attached::One(device));
-        if !edits.is_empty() {
-            clear_memory(ctx);
-        }
+        cells::forget_all(ctx);
         installed?;
         let checked = match hook.attached() {
             Some(Attached::One(device)) => device.check(),
@@ -140,8 +144,8 @@ impl Hook {
 
     /// Gives one sequence edits of its own, in place of those that it had; an empty set takes
     /// them off. They act on its tokens at `positions`. What is cached of this sequence is
-    /// dropped, unless it had just these edits there; other sequences go on undisturbed. A set
-    /// is loaded once for all sequences that have it.
+    /// dropped from the first token on that was computed under other edits; other sequences go
+    /// on undisturbed. A set is loaded once for all sequences that have it.
     ///
     /// A token that is decoded for several sequences at once gets the edits of the first: give
     /// such a token only to sequences of which [`Self::agree`] says so.
@@ -180,8 +184,8 @@ impl Hook {
         self.load_row(edits)
     }
 
-    /// Goes over from one set for all to a table of sets, in which all sequences have the
-    /// former. No key or value changes by that.
+    /// Goes over from one set for all, or from none, to a table of sets, in which all sequences
+    /// have the former. No key or value changes by that.
     fn begin_each(&mut self) -> Result<(), Error> {
         if matches!(self.attached(), Some(Attached::Each(_))) {
             return Ok(());
@@ -277,14 +281,12 @@ impl Hook {
             let buffer_type = |layer| buffer_type(ctx, layer);
             each.tables.make_room(edits, capacity + 1, buffer_type)
         };
-        if made.is_ok() {
-            each.capacity = capacity;
-        }
+        made?;
+        each.capacity = capacity;
         each.tables.forget_seen();
         if let Some(attached) = self.attached {
             self.build_graphs(attached)?;
         }
-        made?;
         Ok(self.each_mut()?.tables.check(edits)?)
     }
 
@@ -308,8 +310,8 @@ impl Hook {
             Some(each) if edits.is_of(&each.registry) => (),
             _ => return Err(Error::OtherEdits),
         }
-        if self.each_mut()?.assign(sequence, edits, &positions) {
-            self.forget_sequence(sequence);
+        if let Some(position) = self.each_mut()?.assign(sequence, edits, &positions) {
+            cells::forget_sequence(self.ctx, sequence, position);
         }
         Ok(())
     }
@@ -345,8 +347,11 @@ impl Hook {
             self.check_sequence(from)?;
             self.check_sequence(to)?;
         }
-        if self.each().is_some() && self.each_mut()?.copy(from, to) {
-            self.forget_sequence(to);
+        if self.each().is_none() {
+            return Ok(());
+        }
+        if let Some(position) = self.each_mut()?.copy(from, to) {
+            cells::forget_sequence(self.ctx, to, position);
         }
         Ok(())
     }
@@ -357,6 +362,11 @@ impl Hook {
             let n = each.n_sequences();
             a < n && b < n && each.agree(a, b)
         })
+    }
+
+    /// What all sequences have that were given nothing of their own.
+    pub fn common(&self) -> &EditSet {
+        &self.common
     }
 
     /// How many edit sets are loaded for sequences to have.
@@ -377,17 +387,6 @@ impl Hook {
         check_sequence(sequence, n_seq_max)
     }
 
-    fn forget_sequence(&self, sequence: usize) {
-        // SAFETY: the context is alive and has the sequence; models without a memory return
-        // null; -1 stands for "from the beginning" and "to the end".
-        unsafe {
-            let memory = sys::llama_get_memory(self.ctx.as_ptr());
-            if !memory.is_null() {
-                sys::llama_memory_seq_rm(memory, sequence as i32, -1, -1);
-            }
-        }
-    }
-
     /// Takes the edits out again: rebuilds the graphs without them and drops all cached keys and
     /// values.
     ///
@@ -405,7 +404,7 @@ impl Hook {
         // SAFETY: the context is alive (contract of `attach`). When this returns 0 no graph
         // refers to the edits any more.
         let status = unsafe { ffi::jola_hook_detach(self.ctx.as_ptr()) };
-        clear_memory(self.ctx);
+        cells::forget_all(self.ctx);
         if status == 0 {
             // SAFETY: made by `install`, and no graph is left that uses it.
             drop(unsafe { Box::from_raw(attached.as_ptr()) });
@@ -480,17 +479,6 @@ pub(crate) fn check_sequence(sequence: usize, n_seq_max: usize) -> Result<(), Er
 fn buffer_type(ctx: NonNull<sys::llama_context>, layer: u32) -> *mut GgmlBufferType {
     // SAFETY: hooks exist on live contexts only (contract of `Hook::attach`).
     unsafe { ffi::jola_hook_layer_buft(ctx.as_ptr(), layer as i32).cast() }
-}
-
-/// Forgets every cached key and value: they were computed under other edits.
-fn clear_memory(ctx: NonNull<sys::llama_context>) {
-    // SAFETY: the context is alive; models without a memory return null.
-    unsafe {
-        let memory = sys::llama_get_memory(ctx.as_ptr());
-        if !memory.is_null() {
-            sys::llama_memory_clear(memory, true);
-        }
-    }
 }
 
 /// Says how many tokens one sequence of `ctx` may hold, by which some models choose their

@@ -188,31 +188,30 @@ impl Each {
         self.rows.as_ptr().cast()
     }
 
-    /// Gives `sequence` a set at some positions; returns false if it has just that.
+    /// Gives `sequence` a set at some positions; returns the first where it had something else.
     pub(super) fn assign(
         &mut self,
         sequence: usize,
         edits: &LoadedEdits,
         positions: &Range<usize>,
-    ) -> bool {
+    ) -> Option<i32> {
         let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let new = Assigned {
             edits: edits.clone(),
             positions: number(positions.start)..number(positions.end),
         };
-        if self.sequences[sequence].is_as(&new) {
-            return false;
-        }
+        let changed = self.sequences[sequence].first_difference(&new)?;
         let rows = &self.rows[sequence];
         rows.row.store(number(edits.row()), Ordering::Relaxed);
         rows.begin.store(new.positions.start, Ordering::Relaxed);
         rows.end.store(new.positions.end, Ordering::Relaxed);
         self.sequences[sequence] = new;
-        true
+        Some(changed)
     }
 
-    /// Gives sequence `to` what `from` has; returns false if it has just that.
-    pub(super) fn copy(&mut self, from: usize, to: usize) -> bool {
+    /// Gives sequence `to` what `from` has; returns the first position where it had something
+    /// else.
+    pub(super) fn copy(&mut self, from: usize, to: usize) -> Option<i32> {
         let Assigned { edits, positions } = self.sequences[from].clone();
         self.assign(
             to,
@@ -223,14 +222,25 @@ impl Each {
 
     /// Whether both sequences have the same set at the same positions.
     pub(super) fn agree(&self, a: usize, b: usize) -> bool {
-        self.sequences[a].is_as(&self.sequences[b])
+        let (a, b) = (&self.sequences[a], &self.sequences[b]);
+        a.first_difference(b).is_none()
     }
 }
 
 impl Assigned {
-    fn is_as(&self, other: &Self) -> bool {
-        let none = self.edits.row() == 0;
-        self.edits.row() == other.edits.row() && (none || self.positions == other.positions)
+    fn row_at(&self, position: i32) -> usize {
+        match self.positions.contains(&position) {
+            true => self.edits.row(),
+            false => 0,
+        }
+    }
+
+    /// The first position at which both edit differently.
+    fn first_difference(&self, other: &Self) -> Option<i32> {
+        // What either does changes there only.
+        let ends = [&self.positions, &other.positions].map(|range| [range.start, range.end]);
+        let differ = |position: &i32| self.row_at(*position) != other.row_at(*position);
+        ends.into_iter().flatten().filter(differ).min()
     }
 }
 
@@ -267,6 +277,31 @@ mod tests {
         assert_eq!(load(&set(4.0)).row(), 2);
         drop((a, c));
         assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn the_first_position_that_is_edited_otherwise() {
+        let registry = Arc::new(Registry::default());
+        let rows = [0, 1, 2].map(|row| registry.insert(row as u64, row));
+        let assigned = |row: usize, positions| Assigned {
+            edits: rows[row].clone(),
+            positions,
+        };
+        const END: i32 = i32::MAX;
+        for (a, b, first) in [
+            (assigned(0, 0..END), assigned(0, 3..5), None),
+            (assigned(1, 0..END), assigned(1, 0..END), None),
+            (assigned(1, 0..END), assigned(2, 0..END), Some(0)),
+            (assigned(0, 0..END), assigned(1, 7..END), Some(7)),
+            (assigned(1, 0..8), assigned(1, 0..5), Some(5)),
+            (assigned(1, 4..END), assigned(1, 9..END), Some(4)),
+            (assigned(1, 4..6), assigned(2, 6..9), Some(4)),
+            (assigned(1, 5..5), assigned(2, 3..3), None),
+            (assigned(1, 5..5), assigned(1, 0..2), Some(0)),
+        ] {
+            assert_eq!(a.first_difference(&b), first, "{a:?} {b:?}");
+            assert_eq!(b.first_difference(&a), first, "{a:?} {b:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! of offsets `[layers, heads, width]` is read (also with layers and heads, or heads and width, in
 //! one dimension), or an npz with `direction` of these shapes and `std`, σ by layer and head.
 //! Directions are normalised as ITI's code does. The original edits only the last position of a
-//! prompt and those generated; a sidecar edits every position.
+//! prompt and those generated; a sidecar edits every position, unless `llama-jola run` or `eval` is
+//! told otherwise.
 
 use jola_edit::sidecar::BaseShape;
 
@@ -86,8 +87,9 @@ pub(super) fn read(
         add,
         method: "iti",
         warnings: vec![
-            "ITI edits only the last position of a prompt and those generated: this edit is \
-             applied at every position"
+            "ITI edits only the last position of a prompt and those generated. `llama-jola run` \
+             and `eval` do so with --jola-tokens generated, else this edit is applied at every \
+             position"
                 .to_owned(),
         ],
         ..Vectors::default()

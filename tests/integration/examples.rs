@@ -1,13 +1,12 @@
 //! The Rust programs in `examples/`, against the command line on the same model and edits.
 
-use std::io::{BufRead as _, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 
-use serde_json::{json, Value};
+use serde_json::json;
 use testkit::{base_model, example, llama_jola, sidecars, text, Cli, Folder};
 
 use crate::base::f32_base;
+use crate::server::Server;
 
 const PROMPT: &str = "The ferry to the island leaves at";
 /// Tokens that both examples generate at most.
@@ -50,67 +49,6 @@ fn stream_answers_with_each_edit_of_its_own() {
     assert_ne!(answers[0].1, answers[1].1);
     let wanted = answers.map(|(edit, answer)| format!("{edit}: {PROMPT}{answer}"));
     assert_eq!(shown, wanted.concat());
-}
-
-/// The example server, on a port of its own, until it is dropped. Its weights are 32-bit
-/// floats: quantised ones round by the batch, and with them a near tie falls either way.
-struct Server {
-    child: std::process::Child,
-    address: String,
-}
-
-impl Server {
-    fn start(folder: &Folder) -> Self {
-        let mut child = std::process::Command::new(example("server"))
-            .args([text(f32_base()), text(folder.root()), "127.0.0.1:0"])
-            .env("OMP_WAIT_POLICY", "passive")
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
-        out.read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap();
-        Self {
-            address: address.to_owned(),
-            child,
-        }
-    }
-
-    fn send(&self, path: &str, body: &Value) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let body = body.to_string();
-        write!(
-            stream,
-            "POST {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        stream
-    }
-
-    /// The status and the body of an answer.
-    fn post(&self, path: &str, body: &Value) -> (u32, String) {
-        let mut answer = String::new();
-        self.send(path, body).read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
-    }
-
-    fn text(&self, body: &Value) -> String {
-        let (status, answer) = self.post("/v1/completions", body);
-        assert_eq!(status, 200, "{answer}");
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        answer["choices"][0]["text"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Many clients at once, each with edits of its own; some leave before their answer is there.

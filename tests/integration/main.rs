@@ -15,5 +15,7 @@ mod likelihood;
 mod patch;
 mod readme;
 mod scheduler;
+mod server;
 mod sets;
+mod soak;
 mod soundness;

@@ -4,7 +4,7 @@
 //! and row 0 for none. A graph looks its tokens' rows up by their numbers, which are an input
 //! of the graph: which sequence has which set is data, and no graph is built for a change of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::{
@@ -16,6 +16,9 @@ use crate::edit_set::EditSet;
 /// What leaves a value as it is: a factor, and an offset, which is -0 since -0 + 0 is 0.
 const NEUTRAL: [f32; 2] = [1.0, -0.0];
 const NAMES: [&str; 2] = ["jola_scales", "jola_offsets"];
+
+/// Values that are copied at once: what is short when tables grow is memory.
+const COPIED: usize = 1 << 16;
 
 /// Rows of several edit sets in device memory, ready to become graph nodes.
 ///
@@ -30,7 +33,7 @@ pub struct DeviceTables {
     layers: BTreeMap<u32, [Option<Table>; 2]>,
 }
 
-/// F32 `[width, n_rows]` in a buffer of its own, so that growing needs only one twice.
+/// F32 `[width, n_rows]` in a buffer of its own, so that each goes when a longer one has its rows.
 #[derive(Debug)]
 struct Table {
     width: usize,
@@ -120,10 +123,10 @@ impl DeviceTables {
     /// those, the next time all that the model can have, so that sets which differ in their
     /// layers do not have graphs built for each. What is in them stays.
     ///
-    /// Graphs that hold the tables must be built anew afterwards, also after an error.
+    /// Graphs that hold the tables must be built anew afterwards.
     ///
     /// # Errors
-    /// [`GraphError::NoBufferType`] and [`GraphError::Alloc`]; what was loaded is still there.
+    /// [`GraphError::NoBufferType`] and [`GraphError::Alloc`]; nothing has changed then.
     ///
     /// # Safety
     /// The functions given to [`Self::new`] must be those of one ggml, `buffer_type` must
@@ -135,31 +138,31 @@ impl DeviceTables {
         n_rows: usize,
         mut buffer_type: impl FnMut(u32) -> *mut GgmlBufferType,
     ) -> Result<(), GraphError> {
-        let seen = self.seen().clone();
-        let first = self.layers.is_empty();
-        let widen = !first && !self.has_room(edits, 0);
-        for (&layer, &width) in &seen {
-            let of_edits = match edits.layers.contains_key(&layer) {
-                true => rows(edits, layer).map(|row| row.is_some()),
-                false => [false; 2],
-            };
-            for part in 0..2 {
-                let old = self
-                    .layers
-                    .get(&layer)
-                    .and_then(|tables| tables[part].as_ref());
-                let wanted = old.is_some() || widen || of_edits[part];
-                if !wanted || old.is_some_and(|table| table.n_rows >= n_rows) {
-                    continue;
-                }
-                let kind = buffer_type(layer);
-                if kind.is_null() {
-                    return Err(GraphError::NoBufferType { layer });
-                }
-                // SAFETY: the caller vouches for the functions and for `kind`.
-                let new = unsafe { self.table(layer, part, width, n_rows, old, kind)? };
-                let tables = self.layers.entry(layer).or_default();
-                if let Some(old) = tables[part].replace(new) {
+        let wanted = self.wanted(edits, n_rows);
+        let layers: BTreeSet<u32> = wanted.iter().map(|(layer, ..)| *layer).collect();
+        let widths: usize = wanted.iter().map(|(.., width)| width).sum();
+        // All are allocated before the first takes another's place.
+        let mut new = Self::new(self.api, self.table_api);
+        for &(layer, part, width) in &wanted {
+            let kind = buffer_type(layer);
+            if kind.is_null() {
+                return Err(GraphError::NoBufferType { layer });
+            }
+            // SAFETY: the caller vouches for the functions and for `kind`.
+            let table = unsafe { self.table(layer, part, width, n_rows, kind) };
+            let table = table.ok_or(GraphError::Alloc {
+                bytes: widths * n_rows * size_of::<f32>(),
+                layers: layers.len(),
+            })?;
+            new.layers.entry(layer).or_default()[part] = Some(table);
+        }
+        for (layer, tables) in std::mem::take(&mut new.layers) {
+            for (part, table) in tables.into_iter().enumerate() {
+                let Some(table) = table else { continue };
+                let place = &mut self.layers.entry(layer).or_default()[part];
+                // SAFETY: both are allocated, and as wide.
+                unsafe { table.fill(&self.api, &self.table_api, NEUTRAL[part], place.as_ref()) };
+                if let Some(old) = place.replace(table) {
                     old.free(&self.api);
                 }
             }
@@ -167,7 +170,30 @@ impl DeviceTables {
         Ok(())
     }
 
-    /// A table with what is in `old`, and neutral rows behind it.
+    /// The tables that [`Self::make_room`] allocates: layer, part and width.
+    fn wanted(&self, edits: &EditSet, n_rows: usize) -> Vec<(u32, usize, usize)> {
+        let widen = !self.layers.is_empty() && !self.has_room(edits, 0);
+        let mut wanted = Vec::new();
+        for (&layer, &width) in self.seen().iter() {
+            let of_edits = match edits.layers.contains_key(&layer) {
+                true => rows(edits, layer).map(|row| row.is_some()),
+                false => [false; 2],
+            };
+            let tables = self.layers.get(&layer);
+            for (part, of_edits) in of_edits.into_iter().enumerate() {
+                let is_wanted = match tables.and_then(|tables| tables[part].as_ref()) {
+                    Some(table) => table.n_rows < n_rows,
+                    None => widen || of_edits,
+                };
+                if is_wanted {
+                    wanted.push((layer, part, width));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// A table with nothing in it; none if there is no memory for it.
     ///
     /// # Safety
     /// As for [`Self::make_room`].
@@ -177,23 +203,18 @@ impl DeviceTables {
         part: usize,
         width: usize,
         n_rows: usize,
-        old: Option<&Table>,
         kind: *mut GgmlBufferType,
-    ) -> Result<Table, GraphError> {
+    ) -> Option<Table> {
         let api = &self.api;
-        let failed = || GraphError::Alloc {
-            bytes: width * n_rows * size_of::<f32>(),
-            layers: 1,
-        };
         // SAFETY: plain calls of ggml's allocation functions; every result is checked.
-        let table = unsafe {
+        unsafe {
             let context = (api.ggml_init)(GgmlInitParams {
                 mem_size: (api.ggml_tensor_overhead)(),
                 mem_buffer: std::ptr::null_mut(),
                 no_alloc: true,
             });
             if context.is_null() {
-                return Err(failed());
+                return None;
             }
             let tensor = (self.table_api.ggml_new_tensor_2d)(
                 context,
@@ -205,27 +226,16 @@ impl DeviceTables {
             let buffer = (api.ggml_backend_alloc_ctx_tensors_from_buft)(context, kind);
             if buffer.is_null() {
                 (api.ggml_free)(context);
-                return Err(failed());
+                return None;
             }
-            Table {
+            Some(Table {
                 width,
                 n_rows,
                 context,
                 buffer,
                 tensor,
-            }
-        };
-        let mut values = vec![NEUTRAL[part]; width * n_rows];
-        if let Some(old) = old {
-            // SAFETY: `values` has room for the smaller table, which is allocated.
-            unsafe {
-                let to = values.as_mut_ptr().cast();
-                (self.table_api.ggml_backend_tensor_get)(old.tensor, to, 0, old.bytes());
-            }
+            })
         }
-        // SAFETY: `values` are as many as the tensor has.
-        unsafe { table.write(api, 0, &values) };
-        Ok(table)
     }
 
     /// Writes `edits` to `row`.
@@ -326,6 +336,38 @@ impl Table {
                 offset,
                 size_of_val(values),
             );
+        }
+    }
+
+    /// Takes over what is in `old`, and makes the rows behind it neutral.
+    ///
+    /// # Safety
+    /// `old` must be as wide, and no graph that holds this table may be under computation.
+    unsafe fn fill(
+        &self,
+        api: &GgmlApi,
+        table_api: &GgmlTableApi,
+        neutral: f32,
+        old: Option<&Table>,
+    ) {
+        let step = (COPIED / self.width).max(1);
+        let mut values = vec![neutral; step * self.width];
+        let n_old = old.map_or(0, |old| old.n_rows);
+        for first in (0..self.n_rows).step_by(step) {
+            let values = &mut values[..step.min(self.n_rows - first) * self.width];
+            let held = n_old.saturating_sub(first) * self.width;
+            let (held, rest) = values.split_at_mut(held.min(values.len()));
+            rest.fill(neutral);
+            if let (Some(old), false) = (old, held.is_empty()) {
+                let offset = first * self.width * size_of::<f32>();
+                // SAFETY: the old table has these rows.
+                unsafe {
+                    let to = held.as_mut_ptr().cast();
+                    (table_api.ggml_backend_tensor_get)(old.tensor, to, offset, size_of_val(held));
+                }
+            }
+            // SAFETY: the values are rows of this table.
+            unsafe { self.write(api, first, values) };
         }
     }
 

@@ -16,7 +16,7 @@ use llama_jola::eval::{compare, Comparison, Metric, Params, Prediction, Report, 
 use llama_jola::{Adapters, Context, Model};
 use serde::Serialize;
 
-use super::args::{warn_of, ModelArgs};
+use super::args::{warn_of, ModelArgs, TokensArgs};
 use super::output::{print, print_json};
 use super::progress;
 use cases::{Case, Results};
@@ -46,6 +46,8 @@ use cases::{Case, Results};
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    tokens: TokensArgs,
     /// Rows to score (JSON Lines)
     #[arg(short, long, value_name = "TEST.jsonl")]
     data: PathBuf,
@@ -116,15 +118,17 @@ impl From<MetricArg> for Metric {
 }
 
 impl EvalArgs {
-    fn params(&self) -> Params {
+    fn params(&self) -> Result<Params> {
         let metric = self.metric.into();
         let free_text = matches!(metric, Metric::Bleu | Metric::RougeL);
-        Params {
+        let any_edit = !self.each.is_empty() || self.model.sidecar_files().next().is_some();
+        Ok(Params {
             metric,
             n_predict: self.n_predict.unwrap_or(if free_text { 256 } else { 32 }),
             per_token: self.per_token,
             parallel: self.parallel,
-        }
+            edited: self.tokens.edited(any_edit)?,
+        })
     }
 
     /// The rows to score, and what rows without choices of their own choose from.
@@ -150,7 +154,13 @@ impl EvalArgs {
         Ok((rows, choices.into_iter().collect()))
     }
 
-    fn task(&self, rows: &[Row], choices: Vec<String>, model: &Model) -> Result<Task> {
+    fn task(
+        &self,
+        rows: &[Row],
+        choices: Vec<String>,
+        params: Params,
+        model: &Model,
+    ) -> Result<Task> {
         let chat = rows.iter().any(Row::is_chat);
         let template = chat.then(|| ChatTemplate::from_model(model)).transpose()?;
         if chat {
@@ -159,13 +169,7 @@ impl EvalArgs {
         if !rows.iter().all(Row::is_chat) {
             self.warn_of_prompts(None)?;
         }
-        Ok(Task::new(
-            rows,
-            &choices,
-            self.params(),
-            model,
-            template.as_ref(),
-        )?)
+        Ok(Task::new(rows, &choices, params, model, template.as_ref())?)
     }
 }
 
@@ -173,6 +177,7 @@ impl EvalArgs {
 pub fn run(args: &EvalArgs) -> Result<()> {
     let predictions = args.output(args.predictions.as_ref())?;
     let plot = args.output(args.plot.as_ref())?;
+    let scoring = args.params()?;
     let (rows, choices) = args.rows()?;
     let (model, adapters, params) = args.model.load(1)?;
     let cases = args.cases(&model)?;
@@ -180,7 +185,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         bail!("there is nothing to compare: give --jola an edit (or --lora an adapter) that changes something");
     }
     let of_data = || format!("{}", args.data.display());
-    let task = args.task(&rows, choices, &model).with_context(of_data)?;
+    let task = args
+        .task(&rows, choices, scoring, &model)
+        .with_context(of_data)?;
     let n_sets = match cases.len() {
         0 => 1 + usize::from(args.compare),
         n => n + usize::from(args.compare),

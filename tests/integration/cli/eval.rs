@@ -391,6 +391,34 @@ fn strengths_are_swept_at_once_and_drawn() {
     refused(&["--each", &golden, text(&other)], 1, &["other.gguf"]);
 }
 
+/// The response's tokens count as generated (`sets/scores.rs` says what the numbers are).
+#[test]
+fn tokens_that_an_edit_acts_on_are_chosen() {
+    let golden = text(&sidecars::golden()).to_owned();
+    let score = |args: &[&str]| on_few(&[&PERPLEXITY[..], args].concat())["score"].as_f64();
+    let on = |which| score(&["--jola", &golden, "--jola-tokens", which]).unwrap();
+    let scores = ["all", "prompt", "generated"].map(on);
+    assert_eq!(Some(scores[0]), score(&["--jola", &golden]));
+    let plain = score(&[]).unwrap();
+    let all = [scores[0], scores[1], scores[2], plain];
+    for (i, a) in all.iter().enumerate() {
+        assert!(
+            all[..i].iter().all(|b| (a / b).ln().abs() > 1e-3),
+            "{all:?}"
+        );
+    }
+    // All ways to name edits, and answers.
+    let named = |options: &[&str]| on_few(&[options, &["--jola-tokens", "generated"]].concat());
+    let each = named(&["--metric", "perplexity", "--each", &golden, "--compare"]);
+    close(&each["cases"][0], &json!({"n": 2, "score": scores[2]}));
+    close(&each["unedited"], &json!({"n": 2, "score": plain}));
+    let said = named(&["--metric", "rouge-l", "--jola", &golden, "--compare"]);
+    assert_eq!(said["edited"]["n"], 2);
+    eval()
+        .args(["--jola-tokens", "prompt"])
+        .fail(1, &["--jola-tokens needs an edit", "--jola"]);
+}
+
 /// Where llama.cpp would stop the process.
 #[test]
 fn small_micro_batches_are_no_obstacle() {

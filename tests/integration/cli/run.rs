@@ -1,9 +1,11 @@
 //! `llama-jola run`: text.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
+use llama_jola::{Context, ContextParams, Model, ModelParams, Sidecar};
 use testkit::{alone, base_model, llama_jola_on, logits, sidecars, text, Cli, Folder};
 
 const PROMPT: &str = "The ferry to the island leaves at";
@@ -52,6 +54,42 @@ fn the_first_token_is_the_most_likely_one() {
             .succeed();
         assert_eq!(found.stdout, expected + "\n");
     }
+}
+
+/// An edit may act on the prompt or on what is generated alone.
+#[test]
+fn tokens_that_an_edit_acts_on_are_chosen() {
+    let base = base_model();
+    let edit = sidecars::golden();
+    let answer = |options: &[&str]| greedy().args(["-p", PROMPT]).args(options).succeed().stdout;
+    let on = |which: &str| answer(&["--jola", text(&edit), "--jola-tokens", which]);
+    let [all, prompt, generated] = ["all", "prompt", "generated"].map(on);
+    assert_eq!(all, answer(&["--jola", text(&edit)]));
+    let unedited = answer(&[]);
+    let different = BTreeSet::from([&all, &prompt, &generated, &unedited]);
+    assert_eq!(different.len(), 4, "{different:?}");
+
+    // The first word, of the logits under an edit at those positions.
+    let model = Model::load(&base, &ModelParams::default()).unwrap();
+    let sidecar = Sidecar::read(&edit).unwrap();
+    let edits = model.compose(&[(&sidecar, 1.0)]).unwrap();
+    let tokens = model.tokenize_prompt(PROMPT).unwrap();
+    let mut context = Context::new(&model, &ContextParams::default()).unwrap();
+    let loaded = context.load_edits(&edits).unwrap();
+    let n = tokens.len();
+    for (positions, shown) in [(0..n, prompt), (n - 1..usize::MAX, generated)] {
+        context.assign_edits(0, &loaded, positions).unwrap();
+        let row = context.logits_of(&tokens).unwrap();
+        let best = logits::argmax(&row[(n - 1) * model.n_vocab()..]);
+        let word = model.detokenize(&[best as i32]).unwrap();
+        assert!(shown.starts_with(&word), "{word} {shown}");
+    }
+    greedy()
+        .args(["-p", PROMPT, "--jola-tokens", "generated"])
+        .fail(1, &["--jola-tokens needs an edit", "--jola"]);
+    greedy()
+        .args(["-p", PROMPT, "--jola", text(&edit), "--jola-tokens", "some"])
+        .fail(2, &["all, prompt, generated"]);
 }
 
 #[test]

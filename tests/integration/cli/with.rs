@@ -82,6 +82,18 @@ fn what_cannot_work_is_refused_before_the_program_runs() {
         .env("JOLA_PLUGIN", folder.path("absent.so"))
         .args([edit, "--", "echo"])
         .fail(1, &["JOLA_PLUGIN", "absent.so"]);
+    // The plugin has no choice of tokens; which commands have is told.
+    let told = [
+        "unexpected argument '--jola-tokens'",
+        "the plugin and baked models edit every token",
+        "`llama-jola run` and `llama-jola eval`",
+    ];
+    for args in [
+        &["--jola-tokens", "generated", edit, "--", "echo"][..],
+        &[edit, "--jola-tokens=all", "--", "echo"],
+    ] {
+        with_library(&folder).args(args).fail(2, &told);
+    }
     for args in [&["with"][..], &["with", edit], &["with", "--"]] {
         llama_jola(args[0])
             .args(&args[1..])

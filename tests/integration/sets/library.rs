@@ -8,11 +8,11 @@ use super::{edits, Parts};
 
 const WIDTH: usize = 9 * 64;
 
-fn model() -> Model {
+pub(super) fn model() -> Model {
     Model::load(testkit::base_model(), &ModelParams::default()).unwrap()
 }
 
-fn context(model: &Model) -> Context {
+pub(super) fn context(model: &Model) -> Context {
     let params = ContextParams {
         n_ctx: 64,
         n_threads: 1,
@@ -22,17 +22,22 @@ fn context(model: &Model) -> Context {
     Context::new(model, &params).unwrap()
 }
 
-fn layers() -> Vec<(u32, usize)> {
+pub(super) fn layers() -> Vec<(u32, usize)> {
     (0..30).map(|layer| (layer, WIDTH)).collect()
 }
 
-fn tokens(model: &Model) -> Vec<Token> {
+pub(super) fn tokens(model: &Model) -> Vec<Token> {
     let text = "The ferry to the island leaves at nine, and the last one back is at";
     model.tokenize_prompt(text).unwrap()
 }
 
 /// The logits behind `tokens`, decoded from `begin` on.
-fn last(context: &mut Context, sequence: usize, tokens: &[Token], begin: usize) -> Vec<f32> {
+pub(super) fn last(
+    context: &mut Context,
+    sequence: usize,
+    tokens: &[Token],
+    begin: usize,
+) -> Vec<f32> {
     let mut batch = Batch::new();
     for (position, token) in tokens.iter().enumerate().skip(begin) {
         batch.push(*token, position, sequence, position + 1 == tokens.len());
@@ -150,6 +155,34 @@ fn an_edit_can_act_on_some_positions_only() {
         assert!(first[i] != all[i] && first[i] != none[i]);
         assert!(second[i] != all[i] && second[i] != none[i]);
     }
+}
+
+/// What a sequence holds stays up to the first token that is edited otherwise.
+#[test]
+fn other_positions_drop_only_what_they_change() {
+    let (model, layers) = (model(), layers());
+    let tokens = tokens(&model);
+    let set = edits(1, &layers, Parts::Both);
+    let half = tokens.len() / 2;
+    let mut fresh = context(&model);
+    let loaded = fresh.load_edits(&set).unwrap();
+    fresh.assign_edits(0, &loaded, half..usize::MAX).unwrap();
+    last(&mut fresh, 0, &tokens[..half], 0);
+    let expected = last(&mut fresh, 0, &tokens, half);
+
+    let mut context = context(&model);
+    let loaded = context.load_edits(&set).unwrap();
+    // From none to those behind what is held, and on.
+    last(&mut context, 0, &tokens[..half], 0);
+    context.assign_edits(0, &loaded, half..usize::MAX).unwrap();
+    assert!(last(&mut context, 0, &tokens, half) == expected);
+    // One token more than is right is held: it goes.
+    context
+        .assign_edits(0, &loaded, tokens.len()..usize::MAX)
+        .unwrap();
+    last(&mut context, 0, &tokens[..half + 1], half);
+    context.assign_edits(0, &loaded, half..usize::MAX).unwrap();
+    assert!(last(&mut context, 0, &tokens, half) == expected);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! its edits.
 
 mod library;
+mod memory;
 mod mixed;
 mod scores;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llama_jola::eval::{log_softmax, Item, Metric, Params, Task};
-use llama_jola::{Context, ContextParams, Model, ModelParams, Token};
+use llama_jola::{Context, ContextParams, EditedTokens, Model, ModelParams, Token};
 
 use super::cases::{longrope, usual};
 use super::compare;
@@ -55,6 +55,7 @@ fn task(metric: Metric, parallel: u32) -> Task {
             n_predict: 12,
             per_token: false,
             parallel,
+            edited: EditedTokens::All,
         },
         items: (1..7).map(item).collect(),
     }
