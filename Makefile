@@ -89,6 +89,7 @@ hosts: setup
 
 test-plugin: hosts ## the plugin in llama.cpp programs that others compiled (CHECK=text: only some)
 	$(ENV) cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
+	$(ENV) cargo test --release --locked -p llama-jola --test integration -- --ignored newer_sources
 	$(HOSTS) test "$(CHECK)"
 
 soak-plugin: hosts ## the plugin: 10,000 requests to one server, 2,000 with random adapters, and what edits cost
@@ -121,7 +122,7 @@ dist: setup ## packages for Linux on x86-64, into dist/ (tarball, wheels, .deb, 
 	$(ENV) scripts/dist/package.py
 
 test-dist: dist ## installs what is in dist/ into clean places, and uses and uninstalls it
-	scripts/setup.sh server hub
+	scripts/setup.sh server hub older-glibc
 	$(ENV) scripts/dist/test.py --demo
 
 jola-header: setup ## write plugin/jola.h anew from plugin/src/ffi.rs

@@ -20,8 +20,9 @@
 #   lint      shellcheck, for `make scripts`
 #   valgrind  the package of that name, for `make sanitize`
 #   dist      zig and what else `make dist` needs; hub: what `make test-dist` reads cards and metrics with
+#   older-glibc  the C library of an older Debian or Ubuntu, in the cache, for `make test-dist`
 #   other-platforms  an emulator and a C library for scripts/dist/other_platforms.sh
-#   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for ten minutes)
+#   hosts     programs with llama.cpp inside, for `make test-plugin` and `make bench` (builds for half an hour)
 #
 # Without a PART: system, libtorch and model. The cache is $JOLA_CACHE, by default
 # ~/.cache/llama-jola; deleting it is safe.
@@ -63,7 +64,7 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            system | libtorch | libtorch-2.11 | model | gemma | qwen-0.5b | qwen-1.5b | python | cuda | golden | plots | peer | server | hosts | dist | hub | other-platforms | fuzz | lint | valgrind) ;;
+            system | libtorch | libtorch-2.11 | model | gemma | qwen-0.5b | qwen-1.5b | python | cuda | golden | plots | peer | server | hosts | dist | hub | older-glibc | other-platforms | fuzz | lint | valgrind) ;;
             -h | --help)
                 usage
                 return

@@ -57,6 +57,9 @@ pub enum Error {
     /// The model's layers run several times.
     #[error(transparent)]
     Looped(#[from] jola_edit::Looped),
+    /// The model's weights are folded.
+    #[error(transparent)]
+    Folded(#[from] jola_edit::Folded),
     /// llama.cpp failed while it rebuilt the graph for edits.
     #[error("llama.cpp could not rebuild its graph for the edits: {0}")]
     Hook(String),

@@ -15,20 +15,39 @@ use jola_edit::{Output, OutputError, OutputErrorKind};
 ///
 /// # Errors
 /// A folder or file that cannot be written.
-pub fn write(mut command: Command, folder: &Path) -> Result<(), OutputError> {
+pub fn write(command: Command, folder: &Path) -> Result<(), OutputError> {
     let man = subfolder(folder, "man")?;
     let completions = subfolder(folder, "completions")?;
     let mut documented = command.clone().disable_help_subcommand(true);
     documented.build();
     write_pages(&documented, &man)?;
     let program = command.get_name().to_owned();
+    let mut shown = without_hidden(&command);
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut command, &program, &mut script);
+        clap_complete::generate(shell, &mut shown, &program, &mut script);
         let path = completions.join(shell.file_name(&program));
         Output::without_inputs(path)?.write(|out| out.write_all(&script))?;
     }
     Ok(())
+}
+
+/// The command as its completions see it: clap's completions name hidden subcommands, too, and
+/// a command cannot lose one.
+fn without_hidden(command: &Command) -> Command {
+    let subcommands = command.get_subcommands().filter(|s| !s.is_hide_set());
+    let mut shown = Command::new(command.get_name().to_owned())
+        .about(command.get_about().cloned().unwrap_or_default())
+        .args(command.get_arguments())
+        .groups(command.get_groups())
+        .subcommands(subcommands.map(without_hidden));
+    if let Some(text) = command.get_long_about() {
+        shown = shown.long_about(text.clone());
+    }
+    if let Some(version) = command.get_version() {
+        shown = shown.version(version.to_owned());
+    }
+    shown
 }
 
 /// The page of a command, after those of its subcommands.

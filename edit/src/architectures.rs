@@ -3,7 +3,7 @@
 //!
 //! Inference needs no list of architectures: the hook sits in llama.cpp's own attention code,
 //! which almost every architecture passes (`docs/models.md`). It only refuses models whose
-//! layers' numbers are ambiguous.
+//! layers' numbers are ambiguous, or whose weights take something else than head outputs.
 
 /// The model has an encoder and a decoder, as T5 has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +56,33 @@ impl Looped {
     }
 }
 
+/// The model's weights hold a Hadamard transform of their inputs, which llama.cpp applies to the
+/// inputs as well (from 0.8.0 on; older versions do not know it and compute something else).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this model says `{}`: its weights are folded with a Hadamard transform, so that the output \
+     projection does not take the head outputs as they are; use the model without it",
+    Folded::KEY
+)]
+pub struct Folded;
+
+impl Folded {
+    /// The metadata key that such a model has.
+    pub const KEY: &'static str = "prism.hadamard.version";
+
+    /// Refuses such a model; `has` tells whether its metadata have a key.
+    ///
+    /// # Errors
+    /// [`Folded`].
+    pub fn refuse(has: impl FnOnce(&str) -> bool) -> Result<(), Self> {
+        if has(Self::KEY) {
+            Err(Self)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// An architecture that edits can be trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trainable {
@@ -97,6 +124,13 @@ pub fn trainable_names() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folded_models_are_told_by_their_key() {
+        assert_eq!(Folded::refuse(|key| key == Folded::KEY), Err(Folded));
+        assert_eq!(Folded::refuse(|_| false), Ok(()));
+        assert!(Folded.to_string().contains(Folded::KEY));
+    }
 
     #[test]
     fn models_that_repeat_layers_are_told_by_their_keys() {

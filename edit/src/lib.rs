@@ -29,7 +29,7 @@ pub mod output;
 mod shard_name;
 pub mod sidecar;
 
-pub use architectures::{EncoderDecoder, Looped};
+pub use architectures::{EncoderDecoder, Folded, Looped};
 pub use edit_set::{
     join_specs, parse_spec, split_specs, ComposeError, DenseEdit, DenseEditError, EditSet,
     SpecError, SPECS_VARIABLE,

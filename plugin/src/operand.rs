@@ -5,8 +5,9 @@
 //! weight `blk.<layer>.attn_output.weight`, and with that weight's `.lora_a` when a LoRA is
 //! loaded. When the cached values are quantised it stores them rotated and turns the head
 //! outputs back in between: a reshaped `kqv_out-<layer>` is multiplied with `attn_inp_v_rot`
-//! (or `_k_rot`), and the reshaped product is what meets the weight. That inner product is
-//! given a name of ours, so that the outer one can be told.
+//! (in newer versions `cache_…v_rot_l<layer>`, and in both `k` for `v` where keys are taken for
+//! values), and the reshaped product is what meets the weight. That inner product is given a name
+//! of ours, so that the outer one can be told.
 
 /// What a product `a × b` is to an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub fn is_output_projection(a: &str) -> bool {
 /// of the layer's cache.
 fn is_rotation(a: &str) -> bool {
     let of_graph = a.starts_with("attn_inp_") && a.ends_with("_rot");
-    of_graph || (a.starts_with("cache_") && a.contains("v_rot_l"))
+    of_graph || (a.starts_with("cache_") && a.contains("_rot_l"))
 }
 
 /// What the product of tensors named `a` and `b` is to an edit, if anything.
@@ -102,7 +103,8 @@ mod tests {
             of("blk.0.attn_output.weight.lora_a", "kqv_out-0"),
             Some(Product::Lora(0))
         );
-        for rotation in ["attn_inp_v_rot", "cache_v_rot_l3"] {
+        // The last where keys are taken for values.
+        for rotation in ["attn_inp_v_rot", "cache_v_rot_l3", "cache_k_rot_l3"] {
             assert_eq!(
                 of(rotation, "kqv_out-3 (reshaped)"),
                 Some(Product::Rotation(3))
@@ -133,6 +135,9 @@ mod tests {
             ("dec.blk.1.cross_attn_o.weight", "kqv_out-1"),
             ("attn_inp_v_rot", "Vcur-1 (reshaped)"),
             ("attn_inp_v_rot", "kqv_out-1"),
+            ("cache_k_rot_l1", "Kcur-1 (reshaped)"),
+            // The fold of a weight, which is refused before.
+            ("prism.hadamard.64", "kqv_out-1 (reshaped)"),
             ("blk.1.attn_output.weight", "kqv_out-"),
             ("", ""),
         ] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jola_edit::gguf::{Array, GgufErrorKind, Metadata};
 use jola_edit::sidecar::{BaseMismatch, BaseShape};
-use jola_edit::{EncoderDecoder, Looped, Sidecar};
+use jola_edit::{EncoderDecoder, Folded, Looped, Sidecar};
 
 use crate::host::{LlamaModel, ModelApi};
 use crate::request::Source;
@@ -30,6 +30,9 @@ pub enum ShapeError {
     /// Its layers run several times.
     #[error(transparent)]
     Looped(#[from] Looped),
+    /// Its weights are folded.
+    #[error(transparent)]
+    Folded(#[from] Folded),
 }
 
 /// Keys below the architecture's name that decide the shape; all are numbers.
@@ -74,6 +77,7 @@ pub unsafe fn check(
     EncoderDecoder::refuse(encoder, decoder)?;
     // SAFETY: as above.
     let text = |key: &str| unsafe { value(api, model, key) };
+    Folded::refuse(|key| text(key).is_some())?;
     let architecture = text("general.architecture").unwrap_or_default();
     Ok(Looped::refuse(&architecture, |key| {
         text(key)?.parse().ok()

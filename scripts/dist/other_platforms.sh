@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What can be said of other platforms on this machine: Linux on aarch64 is cross-compiled and run
-# under qemu, as far as that goes without llama.cpp; for macOS and Windows the types are checked.
-# docs/install.md tells the result.
+# under qemu; for macOS and Windows the types are checked. docs/install.md tells the result.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
-scripts/setup.sh dist other-platforms
+scripts/setup.sh system model dist other-platforms
+scripts/dist/build.sh llama-jola  # to compare with
 
 arm=aarch64-unknown-linux-gnu
 others=(aarch64-apple-darwin x86_64-pc-windows-gnu)
@@ -25,10 +25,37 @@ done
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="${emulator[*]}" PROPTEST_CASES=16
 cargo-zigbuild test --locked -p jola-edit --lib --target "$arm"
 
-# The plugin in a program that is not llama.cpp's: it loads, answers, and stays out of the way.
-cargo zigbuild --locked -p jola-plugin --target "$arm.2.28"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+
+# The command says and writes the same as on this machine. llama.cpp is compiled without
+# optimisation, which is quicker.
+LLAMA_LIB_PROFILE=Debug cargo zigbuild --locked -p llama-jola --no-default-features --features cli \
+    --target "$arm.2.28"
+native() { "$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/release/llama-jola" "$@"; }
+emulated() { "${emulator[@]}" "$CARGO_TARGET_DIR/$arm/debug/llama-jola" "$@"; }
+same() {
+    local here
+    for here in native emulated; do
+        mkdir -p "$folder/$here"
+        (cd "$folder/$here" && "$here" "$@" >said 2>&1) || {
+            cat "$folder/$here/said" >&2
+            exit 1
+        }
+    done
+    diff -r "$folder/native" "$folder/emulated"
+}
+edit=$PWD/tests/golden/edit.gguf
+same --version
+same --help
+same inspect "$edit" --plot edit.svg
+same merge "$edit" "$edit:0.5" -o merged.gguf
+same card merged.gguf -o README.md --base-model a/b --license mit
+same manuals pages
+same run -m "$JOLA_TEST_MODEL" --jola "$edit" -p 'Message: Where is my parcel?' -n 4 --temp 0
+
+# The plugin in a program that is not llama.cpp's: it loads, answers, and stays out of the way.
+cargo zigbuild --locked -p jola-plugin --target "$arm.2.28"
 cat >"$folder/load.c" <<'C'
 #include <dlfcn.h>
 #include <stdio.h>

@@ -12,6 +12,8 @@ setup_hosts() {
     setup_hosts_server
     setup_hosts_node
     setup_hosts_python
+    setup_hosts_current
+    setup_hosts_newest
 }
 
 setup_server() {
@@ -145,8 +147,94 @@ setup_hosts_python() {
     echo "$wanted" >"$target/stamp"
 }
 
-# Shows why; $target is setup_hosts_python's.
+# Shows why; $target is the caller's.
 build_failed() {
     tail -n 20 "$target/build.log" >&2
-    die "llama-cpp-python cannot be built; the whole log: $target/build.log"
+    die "it cannot be built; the whole log: $target/build.log"
+}
+
+# llama.cpp's own programs of October 2026, from the source that xllamacpp is made of.
+setup_hosts_current() {
+    local version file sha256 fetched
+    local target=$JOLA_CACHE/hosts/current
+    pinned xllamacpp
+    local options=(-DGGML_RPC=ON -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF)
+    local wanted="$file $sha256 ${options[*]}"
+    if has_stamp "$target" "$wanted"; then return; fi
+    if ! has_stamp "$target/source" "$wanted"; then
+        setup_hosts_xllamacpp_tools
+        pip_for=$JOLA_CACHE/hosts/xllamacpp/bin/python fetch xllamacpp
+        unpack_source "$fetched" "${file%.tar.gz}/thirdparty/llama.cpp"
+        rm -rf "$fetched" "$JOLA_CACHE/hosts/xllamacpp"
+    fi
+    build_llama "a llama-server" llama-server ggml-rpc-server llama-cli llama-completion
+}
+
+# The newest graph code that a package holds. There is no server in it: a C program of ours is
+# linked with it.
+setup_hosts_newest() {
+    local version file sha256 crate folder
+    local target=$JOLA_CACHE/hosts/newest client=$scripts/../plugin/tests/hosts/c/client.c
+    pinned llama-cpp-sys-4
+    local options=(-DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_APP=OFF)
+    local wanted="$file $sha256 ${options[*]}"
+    local with_client
+    with_client="$wanted $(sha256sum <"$client")"
+    if has_stamp "$target" "$with_client"; then return; fi
+    if ! has_stamp "$target/source" "$wanted"; then
+        need cargo
+        # cargo downloads a crate only for somebody who depends on it.
+        folder=$target.fetch
+        rm -rf "$folder"
+        mkdir -p "$folder"
+        : >"$folder/lib.rs"
+        printf '[package]\nname = "fetch"\nversion = "0.0.0"\n[lib]\npath = "lib.rs"\n[workspace]\n[dependencies]\nllama-cpp-sys-4 = "=%s"\n' \
+            "$version" >"$folder/Cargo.toml"
+        cargo fetch --quiet --manifest-path "$folder/Cargo.toml" --target x86_64-unknown-linux-gnu ||
+            die "cargo cannot download llama-cpp-sys-4 $version"
+        rm -rf "$folder"
+        crate=$(compgen -G "${CARGO_HOME:-$HOME/.cargo}/registry/cache/*/$file" | head -n 1) ||
+            die "cargo did not keep $file"
+        has_sum "$crate" "$sha256" || die "$file does not have the sha256 that scripts/packages.txt pins"
+        unpack_source "$crate" "${file%.crate}/llama.cpp"
+    fi
+    build_llama "llama.cpp 0.8.0" llama
+    cc -std=c11 -O2 -Wall -Wextra -I "$target/source/include" -I "$target/source/ggml/include" \
+        "$client" -o "$target/client" -L "$target/build/bin" -lllama -lggml -lggml-base -lm ||
+        die "$client does not compile"
+    echo "$with_client" >"$target/stamp"
+}
+
+# What pip needs to tell where the sdist of xllamacpp lies: it asks the package.
+setup_hosts_xllamacpp_tools() {
+    local folder=$JOLA_CACHE/hosts/xllamacpp
+    rm -rf "$folder"
+    python3 -m venv --without-pip "$folder"
+    "$JOLA_CACHE/python/bin/python" -m pip --python "$folder/bin/python" install --quiet --no-input \
+        --disable-pip-version-check --only-binary :all: --require-hashes \
+        -r "$scripts/xllamacpp-requirements.txt" </dev/null >&2 || die "cannot install what xllamacpp needs"
+}
+
+# unpack_source ARCHIVE FOLDER: that folder of it as $target/source; $wanted is the caller's.
+unpack_source() {
+    local slashes=${2//[!\/]/}
+    rm -rf "$target"
+    mkdir -p "$target/source"
+    tar -xzf "$1" -C "$target/source" --strip-components=$((${#slashes} + 1)) "$2"
+    echo "$wanted" >"$target/source/stamp"
+}
+
+# build_llama WHAT TARGET...: builds programs and libraries of $target/source with $options into
+# $target/build/bin. It goes on where it was stopped.
+build_llama() {
+    local what=$1
+    shift
+    say "building $what (ten minutes on two idle cores)"
+    {
+        # LLAMA_OPENSSL: not every machine has its headers, and nothing here uses HTTPS.
+        cmake -S "$target/source" -B "$target/build" -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release \
+            -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "${options[@]}" &&
+            cmake --build "$target/build" --parallel "$(nproc)" --target "$@"
+    } >"$target/build.log" 2>&1 || build_failed
+    echo "$wanted" >"$target/stamp"
 }

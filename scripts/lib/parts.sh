@@ -60,6 +60,36 @@ setup_hub() {
     command -v qemu-x86_64 >/dev/null || install_or_say qemu-user
 }
 
+os_release() { sed -n "s/^$1=//p" /etc/os-release; }
+
+# The C library of the oldest release that has what packages need, glibc 2.28, and that the
+# distribution's archive still has. It is unpacked, not installed; apt checks the signature.
+setup_older-glibc() {
+    local folder=$JOLA_CACHE/older-glibc release archive options
+    case $(os_release ID) in
+        debian) release=bullseye ;;
+        ubuntu) release=focal ;;
+        *) die "no older glibc is known for this system: Debian and Ubuntu have one" ;;
+    esac
+    if has_stamp "$folder" "$release"; then return; fi
+    say "downloading the glibc of $release"
+    # shellcheck disable=SC2016  # apt-get fills it in
+    archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' \
+        "Release: $(os_release VERSION_CODENAME)" | sed 1q)
+    rm -rf "$folder"
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+    echo "deb $archive $release main" >"$folder/sources.list"
+    options=(-qq -o Dir::Etc::SourceList="$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State::Lists="$folder/lists" -o Dir::State::status=/dev/null
+        -o Dir::Cache="$folder/cache" -o Acquire::Languages=none -o APT::Sandbox::User=root
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+    (cd "$folder" && apt-get "${options[@]}" update && apt-get "${options[@]}" download libc6) >&2 ||
+        die "apt-get cannot download the libc6 of $release"
+    dpkg-deb -x "$folder"/libc6_*.deb "$folder"
+    rm -r "$folder/lists" "$folder/cache" "$folder"/libc6_*.deb
+    echo "$release" >"$folder/stamp"
+}
+
 setup_other-platforms() {
     local packages=()
     command -v qemu-aarch64 >/dev/null || packages+=(qemu-user)

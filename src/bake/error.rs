@@ -38,6 +38,14 @@ pub enum BakeError {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// Weights that are not what the head outputs are multiplied with.
+    #[error("{}: {error}", file.display())]
+    Folded {
+        /// The model's (first) file.
+        file: PathBuf,
+        /// What it says of itself.
+        error: jola_edit::Folded,
+    },
     /// An edited layer without an output projection.
     #[error("{}: tensor `{tensor}` is missing", file.display())]
     MissingTensor {

@@ -8,7 +8,7 @@ use jola_edit::gguf::{
     self, GgmlType, Gguf, GgufError, GgufWriter, Metadata, Splits, Tensor, TensorData,
 };
 use jola_edit::sidecar::BaseShape;
-use jola_edit::EditSet;
+use jola_edit::{EditSet, Folded};
 
 use super::architectures::{self, Obstacle};
 use super::{projection, BakeError};
@@ -111,12 +111,17 @@ impl<'a> Plan<'a> {
     /// Checks that the edits can become weights of the base.
     ///
     /// # Errors
-    /// [`BakeError::Nothing`], [`BakeError::Architecture`], [`BakeError::Part`],
-    /// [`BakeError::MissingTensor`] and [`BakeError::Shape`].
+    /// [`BakeError::Nothing`], [`BakeError::Folded`], [`BakeError::Architecture`],
+    /// [`BakeError::Part`], [`BakeError::MissingTensor`] and [`BakeError::Shape`].
     pub fn new(base: &'a Splits, shape: &BaseShape, edits: &'a EditSet) -> Result<Self, BakeError> {
         if edits.is_empty() {
             return Err(BakeError::Nothing);
         }
+        let folded = Folded::refuse(|key| base.metadata().get(key).is_some());
+        folded.map_err(|error| BakeError::Folded {
+            file: base.first().path().to_owned(),
+            error,
+        })?;
         let name = &shape.architecture;
         let architecture = architectures::find(name).ok_or_else(|| BakeError::Architecture {
             architecture: name.clone(),

@@ -8,7 +8,7 @@ use anyhow::Result;
 use jola_edit::architectures::{find_trainable, trainable_names};
 use jola_edit::gguf::{Metadata, Splits};
 use jola_edit::sidecar::BaseShape;
-use jola_edit::{DenseEdit, EditSet};
+use jola_edit::{DenseEdit, EditSet, Folded};
 use llama_jola::bake::architectures;
 use llama_jola::{Context, ContextParams, Model, ModelParams};
 use serde::Serialize;
@@ -87,7 +87,7 @@ fn describe(path: &Path, load: bool) -> Result<Description> {
     let baked = metadata
         .get("jola.baked.names")
         .and_then(|value| value.as_array()?.as_strings());
-    let (bake_scales, bake_offsets) = bake(&splits, &shape);
+    let [train, infer, bake_scales, bake_offsets] = uses(path, load, &splits, &shape);
     Ok(Description {
         name: text("general.name").to_owned(),
         architecture: shape.architecture.clone(),
@@ -99,17 +99,27 @@ fn describe(path: &Path, load: bool) -> Result<Description> {
         parameters: types.values().sum(),
         types,
         baked: baked.unwrap_or_default().to_vec(),
-        train: train(&shape),
-        infer: match load {
-            _ if shape.head_count.iter().all(|heads| *heads == 0) => {
-                Answer::new(Some(false), "it has no attention heads")
-            }
-            true => infer(path, &shape),
-            false => expected(&shape),
-        },
+        train,
+        infer,
         bake_scales,
         bake_offsets,
     })
+}
+
+/// Whether the model can be trained on and edited, and scales and offsets be baked into it.
+fn uses(path: &Path, load: bool, splits: &Splits, shape: &BaseShape) -> [Answer; 4] {
+    if let Err(folded) = Folded::refuse(|key| splits.metadata().get(key).is_some()) {
+        return [(); 4].map(|()| Answer::new(Some(false), folded.to_string()));
+    }
+    let infer = match load {
+        _ if shape.head_count.iter().all(|heads| *heads == 0) => {
+            Answer::new(Some(false), "it has no attention heads")
+        }
+        true => infer(path, shape),
+        false => expected(shape),
+    };
+    let (scales, offsets) = bake(splits, shape);
+    [train(shape), infer, scales, offsets]
 }
 
 fn train(shape: &BaseShape) -> Answer {

@@ -1,17 +1,19 @@
-//! Models that an edit must not be given: what it says of a layer would be ambiguous.
+//! Models that an edit must not be given: what it says of a layer would be ambiguous, or not be
+//! what the layer's weights take.
 
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
-use jola_edit::{EncoderDecoder, Looped};
+use jola_edit::{EncoderDecoder, Folded, Looped};
 use llama_cpp_sys_2 as sys;
 
 use crate::Error;
 
-/// Refuses models with both an encoder and a decoder, and those that run a layer several times.
+/// Refuses models with both an encoder and a decoder, those that run a layer several times, and
+/// those with folded weights.
 ///
 /// # Errors
-/// [`Error::EncoderDecoder`] and [`Error::Looped`].
+/// [`Error::EncoderDecoder`], [`Error::Looped`] and [`Error::Folded`].
 ///
 /// # Safety
 /// `ctx` must be a live context.
@@ -24,6 +26,7 @@ pub(super) unsafe fn check(ctx: NonNull<sys::llama_context>) -> Result<(), Error
             sys::llama_model_has_decoder(model),
         )?;
         let text = |key: &str| metadata(model, key);
+        Folded::refuse(|key| text(key).is_some())?;
         let number = |key: &str| text(key)?.parse().ok();
         Looped::refuse(&text("general.architecture").unwrap_or_default(), number)?;
     }

@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use jola_edit::gguf::{Array, Gguf, GgufWriter, Metadata, Value, F32};
-use jola_edit::{LayerEdit, Sidecar};
+use jola_edit::{BaseShape, HeadVectors, LayerEdit, Sidecar};
 use llama_jola::bake::MAX_KL;
 use llama_jola::Model;
 use serde_json::Value as Json;
 
 use crate::base::f32_base;
 use testkit::logits::{argmax, distance, of_llama, relative_error, spec, Edits, Logits};
+use testkit::tiny::forms;
 use testkit::{
     base_model, f32_copy, llama_jola_on, repository, sidecars, split, text, Folder, Random,
 };
@@ -371,6 +372,30 @@ fn without_a_bias_scales_are_baked_and_offsets_refused() {
         let alone = text.assert_close(&out, &folder);
         assert!(alone < MAX_KL, "{alone:.2e}");
     }
+}
+
+/// Columns of a folded projection are not those of the heads.
+#[test]
+fn a_folded_model_is_refused() {
+    let folder = Folder::new();
+    let base = forms::folded().write(folder.root(), "folded");
+    let shape = BaseShape::from_gguf(&Gguf::open(&base).unwrap()).unwrap();
+    let edit = folder.path("edit.gguf");
+    let half = HeadVectors {
+        heads: vec![0],
+        values: vec![-0.5; shape.head_dim as usize],
+    };
+    let change = LayerEdit {
+        mul: Some(half),
+        add: None,
+    };
+    let sidecar = shape.sidecar("half", [(1, change)].into());
+    sidecar.write(&edit).unwrap();
+    let out = folder.path("baked.gguf");
+    llama_jola_on("bake", &base)
+        .args(["--jola", text(&edit), "-o", text(&out)])
+        .fail(1, &["folded.gguf: ", "`prism.hadamard.version`"]);
+    assert!(!out.exists());
 }
 
 #[test]

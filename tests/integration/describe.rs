@@ -2,6 +2,7 @@
 
 use jola_edit::gguf::{GgufWriter, Metadata};
 
+use testkit::tiny::forms;
 use testkit::{base_model, llama_jola, text, Folder};
 
 #[test]
@@ -82,4 +83,12 @@ fn what_does_not_work_is_said_with_its_reason() {
     assert!(why(&empty, "bake_offsets").contains("layers [0] have no tensor `attn_output.weight`"));
     let headless = found("mamba", 0);
     assert_eq!(why(&headless, "infer"), "it has no attention heads");
+    let folded = forms::folded().write(folder.root(), "folded");
+    let folded = llama_jola("inspect")
+        .args([text(&folded), "--load", "--json"])
+        .succeed()
+        .json();
+    for what in ["train", "infer", "bake_scales", "bake_offsets"] {
+        assert!(why(&folded, what).contains("`prism.hadamard.version`"));
+    }
 }

@@ -1,9 +1,10 @@
-//! The patch against the source that it is pinned to. The build applies it too; this looks
-//! at what it does.
+//! The patch against the source that it is pinned to, and against newer ones. The build applies
+//! it to the former; this looks at what it does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use testkit::repository;
+use testkit::{repository, variable};
 
 /// `build_attn` variants of the pinned llama.cpp, each with one call.
 const CALL_SITES: usize = 7;
@@ -18,10 +19,22 @@ fn patch() -> String {
     std::fs::read_to_string(repository("patches/llama-graph.patch")).unwrap()
 }
 
+/// Newer trees that `scripts/setup.sh hosts` unpacks, the pin's successors.
+const NEWER: [&str; 2] = ["current", "newest"];
+
+fn newer(name: &str) -> PathBuf {
+    variable("JOLA_CACHE").join(format!("hosts/{name}/source"))
+}
+
+/// The graph builder of a llama.cpp.
+fn source_in(llama: &Path) -> String {
+    let path = llama.join("src/llama-graph.cpp");
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 fn source() -> String {
     // build.rs tells where llama-cpp-sys-2 found it.
-    let path = Path::new(env!("LLAMA_CPP_SOURCE")).join("src/llama-graph.cpp");
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    source_in(Path::new(env!("LLAMA_CPP_SOURCE")))
 }
 
 /// As build.rs applies it.
@@ -32,7 +45,55 @@ fn apply(source: &str) -> Result<String, diffy::ApplyError> {
 
 #[test]
 fn it_applies_and_only_adds() {
-    let (source, patched) = (source(), apply(&source()).unwrap());
+    check_additions(&source());
+}
+
+/// diffy takes a hunk at another line, but not between other lines than the patch shows.
+#[test]
+#[ignore = "needs the sources that `make test-plugin` unpacks"]
+fn it_applies_to_newer_sources() {
+    for name in NEWER {
+        let source = source_in(&newer(name));
+        check_additions(&source);
+        check_places(&source);
+        assert_eq!(source.matches("\"kqv_out\"").count(), CALL_SITES, "{name}");
+    }
+}
+
+/// The patched file and the hook use llama.cpp's private headers.
+#[test]
+#[ignore = "needs the sources that `make test-plugin` unpacks"]
+fn it_compiles_with_newer_sources() {
+    for name in NEWER {
+        let llama = newer(name);
+        let folder = tempfile::tempdir().unwrap();
+        let patched = apply(&source_in(&llama)).unwrap();
+        std::fs::write(folder.path().join("llama-graph.cpp"), patched).unwrap();
+        let includes = [
+            folder.path().to_owned(),
+            repository("patches"),
+            llama.join("src"),
+            llama.join("include"),
+            llama.join("ggml/include"),
+        ];
+        for unit in ["patches/jola-hook.cpp", "patches/jola-calls.cpp"] {
+            let status = Command::new("c++")
+                .args(["-std=c++17", "-fsyntax-only"])
+                .args(
+                    includes
+                        .iter()
+                        .map(|folder| format!("-I{}", folder.display())),
+                )
+                .arg(repository(unit))
+                .status()
+                .expect("a C++ compiler");
+            assert!(status.success(), "{unit} with {name}");
+        }
+    }
+}
+
+fn check_additions(source: &str) {
+    let patched = apply(source).unwrap();
     let patch = patch();
     let mut lines = patch.lines();
     assert!(lines
@@ -61,7 +122,11 @@ fn it_applies_and_only_adds() {
 /// of quantised values may come before the call.
 #[test]
 fn every_variant_is_edited_between_head_outputs_and_projection() {
-    let patched = apply(&source()).unwrap();
+    check_places(&source());
+}
+
+fn check_places(source: &str) {
+    let patched = apply(source).unwrap();
     let variants: Vec<&str> = patched.split(HEAD_OUTPUTS).skip(1).collect();
     assert_eq!(variants.len(), CALL_SITES);
     for (index, variant) in variants.iter().enumerate() {

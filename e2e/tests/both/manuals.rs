@@ -38,7 +38,9 @@ fn both_programs_have_pages_and_completions() {
                 script.contains(option.trim_start_matches('-')),
                 "{file}: {script}"
             );
-            assert!(!script.contains("jola-train-core"), "{file}: {script}");
+            for hidden in ["jola-train-core", "manuals"] {
+                assert!(!script.contains(hidden), "{file}: {script}");
+            }
         }
     }
 }

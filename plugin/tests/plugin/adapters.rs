@@ -1,18 +1,16 @@
 //! `adapters.c`, compiled and run against shared llama.cpp libraries that others built: sidecars
 //! where llama.cpp takes LoRAs.
 
-use std::path::Path;
-
 use jola_edit::gguf::Gguf;
 use jola_edit::BaseShape;
 
-use crate::build::{command, compile_with, from_source, prebuilt, sidecar};
+use crate::build::{command, compile_with, current, from_source, newest, prebuilt, sidecar, Build};
 use testkit::tiny::forms;
 
 /// Longest time of a switch.
 const MICROSECONDS: u64 = 1000;
 
-fn run(libraries: &Path) {
+fn run(build: &Build) {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let form = forms::all()
         .into_iter()
@@ -31,12 +29,12 @@ fn run(libraries: &Path) {
     for (edit, path) in edits.iter().zip(&paths) {
         edit.write(path).expect("a sidecar");
     }
-    let program = compile_with(libraries, "adapters", temp.path());
-    let output = command(&program, libraries)
+    let program = compile_with(build, "adapters", temp.path());
+    let output = command(&program, &build.libraries)
         .env("LLAMA_JOLA_LOG", "debug")
         .arg(&model)
         .args(&paths)
-        .arg(libraries)
+        .arg(&build.libraries)
         .arg(temp.path())
         .output()
         .expect("the program runs");
@@ -87,4 +85,11 @@ fn adapters_of_the_prebuilt_libraries_of_node_llama_cpp() {
 #[ignore = "needs the llama.cpp builds that `make test-plugin` installs"]
 fn adapters_of_libraries_built_from_the_python_package() {
     run(&from_source());
+}
+
+#[test]
+#[ignore = "needs the llama.cpp builds that `make test-plugin` installs"]
+fn adapters_of_newer_libraries() {
+    run(&current());
+    run(&newest());
 }

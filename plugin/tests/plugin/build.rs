@@ -7,15 +7,41 @@ use std::process::Command;
 use jola_edit::{BaseShape, HeadVectors, LayerEdit, Sidecar};
 use testkit::variable;
 
-/// The folders of shared llama.cpp libraries that `make test-plugin` installs.
-pub fn prebuilt() -> PathBuf {
-    let bins = "hosts/node/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64";
-    variable("JOLA_CACHE").join(bins)
+/// A llama.cpp that `make test-plugin` installs.
+pub struct Build {
+    /// The folder of its shared libraries.
+    pub libraries: PathBuf,
+    /// Its source, which has the headers.
+    source: PathBuf,
+}
+
+fn of_hosts(libraries: &str, source: &str) -> Build {
+    let hosts = variable("JOLA_CACHE").join("hosts");
+    Build {
+        libraries: hosts.join(libraries),
+        source: hosts.join(source),
+    }
+}
+
+/// llama.cpp 0.5.0 in node-llama-cpp, with the headers of the same version.
+pub fn prebuilt() -> Build {
+    let bins = "node/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64";
+    of_hosts(bins, "python/source/vendor/llama.cpp")
 }
 
 /// The same, compiled by pip.
-pub fn from_source() -> PathBuf {
-    variable("JOLA_CACHE").join("hosts/python/build/bin")
+pub fn from_source() -> Build {
+    of_hosts("python/build/bin", "python/source/vendor/llama.cpp")
+}
+
+/// llama.cpp b11549, whose context parameters have another layout.
+pub fn current() -> Build {
+    of_hosts("current/build/bin", "current/source")
+}
+
+/// llama.cpp 0.8.0, which rotates a quantised cache in another way and knows folded weights.
+pub fn newest() -> Build {
+    of_hosts("newest/build/bin", "newest/source")
 }
 
 /// A sidecar of `base` with the same made-up numbers for `heads` of each of `layers`.
@@ -63,14 +89,14 @@ pub fn compile(name: &str, arguments: &[OsString], to: &Path) -> PathBuf {
     compile_file(&test_source(name), arguments, to)
 }
 
-/// Compiles `tests/<name>.c` into `to`, linked with libjola and the llama.cpp in `libraries`.
-pub fn compile_with(libraries: &Path, name: &str, to: &Path) -> PathBuf {
-    compile_source(libraries, &test_source(name), to)
+/// Compiles `tests/<name>.c` into `to`, linked with libjola and the llama.cpp of `build`.
+pub fn compile_with(build: &Build, name: &str, to: &Path) -> PathBuf {
+    compile_source(build, &test_source(name), to)
 }
 
 /// The same for any C or C++ file.
-pub fn compile_source(libraries: &Path, file: &Path, to: &Path) -> PathBuf {
-    let source = variable("JOLA_CACHE").join("hosts/python/source/vendor/llama.cpp");
+pub fn compile_source(build: &Build, file: &Path, to: &Path) -> PathBuf {
+    let Build { libraries, source } = build;
     let arguments = [
         "-I".into(),
         source.join("include").into(),

@@ -1,15 +1,13 @@
 //! `consumer.c`, compiled and run against shared llama.cpp libraries that others built.
 
-use std::path::Path;
-
 use jola_edit::gguf::Gguf;
 use jola_edit::sidecar::{text_sha256, RowFormat};
 use jola_edit::{BaseShape, BaseWeights, Training};
 
-use crate::build::{command, compile_with, from_source, prebuilt, sidecar};
+use crate::build::{command, compile_with, current, from_source, newest, prebuilt, sidecar, Build};
 use testkit::base_model;
 
-fn run(libraries: &Path) {
+fn run(build: &Build) {
     let model = base_model();
     let temp = tempfile::tempdir().expect("a temporary folder");
     let gguf = Gguf::open(&model).expect("the base model");
@@ -41,12 +39,12 @@ fn run(libraries: &Path) {
     for (edit, path) in edits.iter().zip(&paths) {
         edit.write(path).expect("a sidecar");
     }
-    let program = compile_with(libraries, "consumer", temp.path());
-    let output = command(&program, libraries)
+    let program = compile_with(build, "consumer", temp.path());
+    let output = command(&program, &build.libraries)
         .env("LLAMA_JOLA_LOG", "info")
         .arg(&model)
         .args(&paths)
-        .arg(libraries)
+        .arg(&build.libraries)
         .output()
         .expect("the program runs");
     let log = String::from_utf8_lossy(&output.stderr);
@@ -73,4 +71,11 @@ fn a_c_program_with_the_prebuilt_libraries_of_node_llama_cpp() {
 #[ignore = "needs the llama.cpp builds that `make test-plugin` installs"]
 fn a_c_program_with_libraries_built_from_the_python_package() {
     run(&from_source());
+}
+
+#[test]
+#[ignore = "needs the llama.cpp builds that `make test-plugin` installs"]
+fn a_c_program_with_newer_libraries() {
+    run(&current());
+    run(&newest());
 }

@@ -67,8 +67,8 @@ fn answers(program: &Path, libraries: &Path, edit: &Path) -> Vec<String> {
 #[ignore = "needs the llama.cpp builds that `make test-plugin` installs"]
 fn it_writes_otherwise_while_the_edit_is_set() {
     let folder = Folder::new();
-    let libraries = from_source();
-    let program = compile_source(&libraries, &source(), folder.root());
+    let build = from_source();
+    let program = compile_source(&build, &source(), folder.root());
     let gguf = Gguf::open(base_model()).expect("the base model");
     let base = BaseShape::from_gguf(&gguf).expect("its shape");
     let all: Vec<u32> = (0..base.block_count).collect();
@@ -76,7 +76,7 @@ fn it_writes_otherwise_while_the_edit_is_set() {
     sidecar(&base, &all, &[0, 2], [true, true])
         .write(&edit)
         .expect("a sidecar");
-    let shown = answers(&program, &libraries, &edit);
+    let shown = answers(&program, &build.libraries, &edit);
     println!("{shown:?}");
     let [plain, edited, again] = &shown[..] else {
         panic!("three lines, not {shown:?}");

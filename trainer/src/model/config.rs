@@ -3,6 +3,8 @@
 //! Keys that are absent get llama.cpp's defaults; what the reference model would compute
 //! differently from llama.cpp is refused.
 
+use jola_edit::Folded;
+
 use super::keys::{all_but_last, Keys};
 use super::rope::Rope;
 use crate::architectures::{Architecture, Experts, LocalRope, RopePairs, Window, ARCHITECTURES};
@@ -182,7 +184,12 @@ fn refuse_unknown(keys: &Keys, architecture: &Architecture) -> Result<(), Error>
     };
     let own_widths = keys.has("attention.key_length_swa") || keys.has("rope.dimension_count_swa");
     let experts = positive("expert_count")? && architecture.experts == Experts::No;
+    let folded = Folded::refuse(|key| keys.has_whole(key)).is_err();
     let refusals = [
+        (
+            folded,
+            "weights that are folded with a Hadamard transform (`prism.hadamard.version`)",
+        ),
         (
             keys.flag("attention.causal")? == Some(false),
             "attention to later tokens",

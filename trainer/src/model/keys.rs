@@ -49,6 +49,11 @@ impl<'a> Keys<'a> {
         self.metadata.get(&self.key(name)).is_some()
     }
 
+    /// Whether the key of this whole name is there.
+    pub fn has_whole(&self, key: &str) -> bool {
+        self.metadata.get(key).is_some()
+    }
+
     /// A count, or the one value of an array that repeats it for each layer.
     pub fn optional_count(&self, name: &str) -> Result<Option<usize>, Error> {
         let count = |value: &Value| match value {

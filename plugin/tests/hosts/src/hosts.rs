@@ -1,7 +1,7 @@
 //! The programs under test and how to start them.
 //!
-//! All of them come from packages (`scripts/setup.sh hosts`); none is compiled by this
-//! project's own build.
+//! All of them come from packages (`scripts/setup.sh hosts`), some as sources that it compiles;
+//! none is part of this project's own build.
 
 use std::cell::RefCell;
 use std::io::{BufReader, Write as _};
@@ -40,23 +40,28 @@ pub struct Build {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// Folder of the programs, and folders for LD_LIBRARY_PATH.
-    Server { bin: PathBuf, libs: Vec<PathBuf> },
+    /// Folder of the programs, folders for LD_LIBRARY_PATH, and whether others compiled it: with
+    /// Vulkan, but without llama.cpp's other programs.
+    Server {
+        bin: PathBuf,
+        libs: Vec<PathBuf>,
+        prebuilt: bool,
+    },
     /// Interpreter and the arguments before the model.
     Script {
         program: PathBuf,
         args: Vec<PathBuf>,
         recipe: Recipe,
     },
+    /// `c/client.c`, and the folder of the libraries that it was linked with.
+    Client { program: PathBuf, libs: PathBuf },
 }
 
 /// The builds as `scripts/setup.sh hosts` lays them out in `cache`.
 pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
-    let (server, node, python) = (
-        cache.join("server"),
-        cache.join("node"),
-        cache.join("python"),
-    );
+    let of = |name: &str| cache.join(name);
+    let (server, node, python) = (of("server"), of("node"), of("python"));
+    let (current, newest) = (of("current/build/bin"), of("newest/build/bin"));
     let script = |program: PathBuf, args, file, modules| Kind::Script {
         program: program.clone(),
         args,
@@ -73,6 +78,15 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
             kind: Kind::Server {
                 bin: server.join("bin"),
                 libs: vec![server.join("cpu"), server.join("bin")],
+                prebuilt: true,
+            },
+        },
+        Build {
+            name: "llama-server b11549, from source",
+            kind: Kind::Server {
+                bin: current.clone(),
+                libs: vec![current],
+                prebuilt: false,
             },
         },
         Build {
@@ -96,6 +110,13 @@ pub fn builds(cache: &Path, clients: &Path) -> Vec<Build> {
                 Some(node.join("node_modules")),
             ),
         },
+        Build {
+            name: "C program on llama.cpp 0.8.0, from source",
+            kind: Kind::Client {
+                program: of("newest/client"),
+                libs: newest,
+            },
+        },
     ]
 }
 
@@ -107,6 +128,7 @@ pub fn programs(cache: &Path) -> Build {
         kind: Kind::Server {
             bin: bin.clone(),
             libs: vec![bin],
+            prebuilt: false,
         },
     }
 }
@@ -117,11 +139,37 @@ impl Build {
         matches!(self.kind, Kind::Server { .. })
     }
 
+    /// Whether llama.cpp's other programs are there as well.
+    pub fn has_programs(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Server {
+                prebuilt: false,
+                ..
+            }
+        )
+    }
+
+    /// Whether it can be told where and how to compute by llama-server's options.
+    pub fn takes_options(&self) -> bool {
+        !matches!(self.kind, Kind::Script { .. })
+    }
+
+    /// Where its layers are tried.
+    pub fn backends(&self) -> &'static [Backend] {
+        use Backend::{Cpu, Rpc, RpcAndCpu, TwoRpc, Vulkan};
+        match &self.kind {
+            Kind::Server { prebuilt: true, .. } => &[Cpu, Vulkan, Rpc, TwoRpc, RpcAndCpu],
+            Kind::Server { .. } => &[Cpu, Rpc, TwoRpc, RpcAndCpu],
+            Kind::Script { .. } | Kind::Client { .. } => &[Cpu],
+        }
+    }
+
     /// The example for those who write scripts for it.
     pub fn recipe(&self) -> Option<&Recipe> {
         match &self.kind {
-            Kind::Server { .. } => None,
             Kind::Script { recipe, .. } => Some(recipe),
+            Kind::Server { .. } | Kind::Client { .. } => None,
         }
     }
 
@@ -130,6 +178,7 @@ impl Build {
         let files = match &self.kind {
             Kind::Server { bin, .. } => vec![bin.join("llama-server"), bin.join("ggml-rpc-server")],
             Kind::Script { program, args, .. } => [vec![program.clone()], args.clone()].concat(),
+            Kind::Client { program, .. } => vec![program.clone()],
         };
         for file in files {
             ensure!(
@@ -143,7 +192,7 @@ impl Build {
 
     /// A program of a llama.cpp build, with its library path set.
     pub fn program(&self, name: &str, preload: &Preload) -> Result<Command> {
-        let Kind::Server { bin, libs } = &self.kind else {
+        let Kind::Server { bin, libs, .. } = &self.kind else {
             bail!("{} has no {name}", self.name);
         };
         let mut command = Command::new(bin.join(name));
@@ -213,35 +262,52 @@ impl Build {
                 args: script,
                 ..
             } => {
-                ensure!(backend == Backend::Cpu, "{} has no devices", self.name);
                 // The scripts know this option only.
                 let adapter = match args {
                     [] => None,
-                    ["--lora", file] => Some(file),
+                    ["--lora", file] => Some(*file),
                     _ => bail!("{} has no options {args:?}", self.name),
                 };
                 let mut command = Command::new(program);
                 environment(&mut command, &[], preload)?;
-                command
-                    .args(script)
-                    .arg(model)
-                    .args([&CONTEXT.to_string(), THREADS])
-                    .args(adapter);
-                let mut process = Process::start(command, self.name, log, true)?;
-                let child = process.child();
-                let (input, output) = child
-                    .stdin
-                    .take()
-                    .zip(child.stdout.take())
-                    .context("pipes")?;
-                let pipes = RefCell::new((input, BufReader::new(output)));
-                Ok(Host {
-                    process,
-                    helpers: Vec::new(),
-                    channel: Channel::Pipes(pipes),
-                })
+                command.args(script);
+                self.launch_piped(backend, command, model, adapter.as_slice(), log)
+            }
+            Kind::Client { program, libs } => {
+                let mut command = Command::new(program);
+                environment(&mut command, std::slice::from_ref(libs), preload)?;
+                self.launch_piped(backend, command, model, args, log)
             }
         }
+    }
+
+    /// Starts a program that is asked through pipes.
+    fn launch_piped(
+        &self,
+        backend: Backend,
+        mut command: Command,
+        model: &Path,
+        args: &[&str],
+        log: &Path,
+    ) -> Result<Host> {
+        ensure!(backend == Backend::Cpu, "{} has no devices", self.name);
+        command
+            .arg(model)
+            .args([&CONTEXT.to_string(), THREADS])
+            .args(args);
+        let mut process = Process::start(command, self.name, log, true)?;
+        let child = process.child();
+        let (input, output) = child
+            .stdin
+            .take()
+            .zip(child.stdout.take())
+            .context("pipes")?;
+        let pipes = RefCell::new((input, BufReader::new(output)));
+        Ok(Host {
+            process,
+            helpers: Vec::new(),
+            channel: Channel::Pipes(pipes),
+        })
     }
 
     fn launch_server(

@@ -77,6 +77,9 @@ enum Command {
         /// What decides which adapters are asked for
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// A part of the server's name
+        #[arg(long, default_value = "")]
+        build: String,
     },
     /// Decode and prefill with edits against without the plugin
     Speed {
@@ -118,7 +121,11 @@ fn run() -> Result<bool> {
     match args.command {
         Command::Test { filter } => suite::run(&lab, filter),
         Command::Soak { requests } => soak::run(&lab, requests),
-        Command::SoakAdapters { requests, seed } => soak_adapters::run(&lab, requests, seed),
+        Command::SoakAdapters {
+            requests,
+            seed,
+            build,
+        } => soak_adapters::run(&lab, &build, requests, seed),
         Command::Speed {
             starts,
             rounds,

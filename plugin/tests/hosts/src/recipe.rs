@@ -15,7 +15,7 @@ use crate::process::tail;
 use crate::reference::{Reference, Settings, FLOAT};
 
 /// Tokens that the examples generate at most.
-const LENGTH: usize = 8;
+pub const LENGTH: usize = 8;
 
 /// An example and what runs it.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ impl Recipe {
 
 /// The first prompt that has no close call in its continuations, without and with the edit:
 /// hosts sum in another order.
-fn clear<'a>(lab: &Lab, model: &Model, prompts: &'a [String]) -> Result<&'a str> {
+pub fn clear<'a>(lab: &Lab, model: &Model, prompts: &'a [String]) -> Result<&'a str> {
     let mut plain = Reference::new(model, &[], Settings::default())?;
     let mut edited = Reference::new(model, &[(&lab.sidecar, 1.0)], Settings::default())?;
     for prompt in prompts {
@@ -93,7 +93,7 @@ fn clear<'a>(lab: &Lab, model: &Model, prompts: &'a [String]) -> Result<&'a str>
 }
 
 /// What `llama-jola` writes.
-fn expected(model: &Model, edits: &[(&Sidecar, f32)], prompt: &str) -> Result<String> {
+pub fn expected(model: &Model, edits: &[(&Sidecar, f32)], prompt: &str) -> Result<String> {
     let mut context = Context::new(model, &ContextParams::default())?;
     context.set_edits(&model.compose(edits)?)?;
     let params = CompletionParams {

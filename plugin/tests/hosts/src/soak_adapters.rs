@@ -81,9 +81,12 @@ impl Truth {
     }
 }
 
-/// Runs `requests` requests and says whether answers and memory held.
-pub fn run(lab: &Lab, requests: usize, seed: u64) -> Result<bool> {
-    let build = lab.builds.first().context("a build")?;
+/// Runs `requests` requests to the first server whose name contains `name`, and says whether
+/// answers and memory held.
+pub fn run(lab: &Lab, name: &str, requests: usize, seed: u64) -> Result<bool> {
+    let mut servers = lab.builds.iter().filter(|build| build.is_server());
+    let build = servers.find(|build| build.name.contains(name));
+    let build = build.with_context(|| format!("no server is called {name:?}"))?;
     let base = lab.f32_copy()?;
     let files = files(lab)?;
     let mut random = Random::new(seed);

@@ -5,7 +5,7 @@ mod recurrent;
 mod transformers;
 
 pub use recurrent::mamba;
-pub use transformers::{cohere2, t5};
+pub use transformers::{cohere2, folded, t5};
 
 use crate::tiny::{Tiny, VOCABULARY};
 

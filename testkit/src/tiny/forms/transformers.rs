@@ -152,6 +152,25 @@ pub fn mixtral() -> Form {
     }
 }
 
+/// A model that says that the inputs of its output projections are to be transformed, as
+/// llama.cpp 0.8.0 reads it.
+pub fn folded() -> Tiny {
+    let mut tiny = mixtral().tiny;
+    let text = |value: &str| Value::String(value.to_owned());
+    let names = (0..2).map(|l| format!("blk.{l}.attn_output.weight"));
+    for (name, value) in [
+        ("version", Value::U32(1)),
+        ("block_size", Value::U32(D as u32)),
+        ("transform", text("normalized-sylvester-walsh-hadamard")),
+        ("axis", text("input-last-dimension")),
+        ("sign_mode", text("identity")),
+        ("weight_names", Value::Array(Array::String(names.collect()))),
+    ] {
+        tiny.set_key(&format!("prism.hadamard.{name}"), value);
+    }
+    tiny
+}
+
 pub fn deepseek2() -> Form {
     let (query_rank, kv_rank, rope, plain, value) = (24, 32, 8, 16, 12);
     let mut tiny = base("deepseek2", 2, 1);

@@ -233,6 +233,12 @@ fn models_without_attention_are_refused() {
     }
 }
 
+/// Output projections that do not take the head outputs.
+#[test]
+fn models_with_folded_weights_are_refused() {
+    assert!(matches!(attach_to(&forms::folded()), Error::Folded(_)));
+}
+
 /// Encoder, decoder and the decoder's look at the encoder share their layers' numbers.
 #[test]
 fn models_with_encoder_and_decoder_are_refused() {

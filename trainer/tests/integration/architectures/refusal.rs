@@ -2,6 +2,7 @@
 
 use jola_edit::architectures::trainable_names;
 use jola_edit::gguf::Value;
+use jola_edit::Folded;
 use jola_trainer::model::{Model, Precision};
 use tch::Device;
 
@@ -49,6 +50,10 @@ fn metadata() {
     says(&text, &["values of another width than keys"]);
     let text = refusal("llama", |tiny| tiny.count("attention.head_count_kv", 3));
     says(&text, &["not a multiple of key-value heads"]);
+    let text = refusal("llama", |tiny| {
+        tiny.set_key(Folded::KEY, Value::U32(1));
+    });
+    says(&text, &["tiny.gguf", "(`prism.hadamard.version`)"]);
     let text = refusal("qwen3", |tiny| tiny.without("embedding_length"));
     says(&text, &["qwen3.embedding_length"]);
     let text = refusal("llama", |tiny| tiny.text("block_count", "three"));

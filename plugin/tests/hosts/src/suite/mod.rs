@@ -1,13 +1,14 @@
 //! Every build × backend × check.
 
 mod adapters;
+mod programs;
 mod servers;
 
 use std::path::Path;
 
 use anyhow::{ensure, Context as _, Result};
 use jola_edit::Sidecar;
-use llama_jola::{Model, ModelParams};
+use llama_jola::{CacheType, FlashAttention, Model, ModelParams};
 
 use crate::backend::Backend;
 use crate::client::{Completion, Request};
@@ -31,25 +32,11 @@ const SLOW_REQUEST: Request = Request {
     cache_prompt: false,
 };
 
-/// Where a server's layers are tried.
-const SERVER_BACKENDS: [Backend; 5] = [
-    Backend::Cpu,
-    Backend::Vulkan,
-    Backend::Rpc,
-    Backend::TwoRpc,
-    Backend::RpcAndCpu,
-];
-
 /// Runs all checks, prints the table, and says whether all passed.
 pub fn run(lab: &Lab, filter: Option<String>) -> Result<bool> {
     let mut report = Report::new(filter);
     for build in &lab.builds {
-        let backends = if build.is_server() {
-            &SERVER_BACKENDS[..]
-        } else {
-            &[Backend::Cpu]
-        };
-        for backend in backends {
+        for backend in build.backends() {
             let case = Case::new(lab, build, *backend);
             if matches!(backend, Backend::TwoRpc | Backend::RpcAndCpu) {
                 case.spread(&mut report);
@@ -62,9 +49,16 @@ pub fn run(lab: &Lab, filter: Option<String>) -> Result<bool> {
                     ..case
                 };
                 case.float(&mut report)?;
+                if build.takes_options() {
+                    case.options(&mut report);
+                }
                 if build.is_server() {
                     case.servers(&mut report)?;
                     case.adapters(&mut report);
+                }
+                // The prebuilt one runs in every check of a change, which is to stay short.
+                if build.has_programs() {
+                    case.programs(&mut report);
                 }
             }
         }
@@ -225,6 +219,30 @@ impl<'a> Case<'a> {
             }
         }
         Ok(())
+    }
+
+    /// How attention is computed, where the host can be told.
+    fn options(&self, report: &mut Report) {
+        let lab = self.lab;
+        for (args, flash) in [("off", FlashAttention::Off), ("on", FlashAttention::On)] {
+            self.check(report, &format!("edited, flash attention {args}"), || {
+                let answers = self.answers(&lab.with_edits(), &["-fa", args])?;
+                let settings = Settings {
+                    flash,
+                    ..Settings::default()
+                };
+                self.compare_with(&answers, &[(&lab.sidecar, 1.0)], settings)
+            });
+        }
+        self.check(report, "edited, KV cache q8_0", || {
+            let args = ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"];
+            let answers = self.answers(&lab.with_edits(), &args)?;
+            let settings = Settings {
+                flash: FlashAttention::On,
+                cache: CacheType::Q8_0,
+            };
+            self.compare_with(&answers, &[(&lab.sidecar, 1.0)], settings)
+        });
     }
 
     /// Layers on several devices.

@@ -1,7 +1,7 @@
 //! What only llama-server can do.
 
 use anyhow::{ensure, Context as _, Result};
-use llama_jola::{CacheType, EditSet, FlashAttention, Model, ModelParams};
+use llama_jola::{EditSet, Model, ModelParams};
 
 use super::{Case, Request};
 use crate::client::Completion;
@@ -12,8 +12,8 @@ use crate::preload::Preload;
 use crate::reference::{compare, Reference, Settings, FLOAT, QUANTISED};
 use crate::report::Report;
 
-/// Layers of the small model that stands beside the edited one.
-const FEW_LAYERS: u32 = 4;
+/// Layers of the small model that stands beside the edited one, which the sidecar is not for.
+pub(super) const FEW_LAYERS: u32 = 4;
 
 impl Case<'_> {
     /// What only llama-server can do.
@@ -27,25 +27,6 @@ impl Case<'_> {
             let answers = self.answers(&lab.with(edits), &[])?;
             let set = [(&lab.sidecar, 0.5), (&second, 1.0)];
             self.compare_with(&answers, &set, Settings::default())
-        });
-        for (args, flash) in [("off", FlashAttention::Off), ("on", FlashAttention::On)] {
-            self.check(report, &format!("edited, flash attention {args}"), || {
-                let answers = self.answers(&lab.with_edits(), &["-fa", args])?;
-                let settings = Settings {
-                    flash,
-                    ..Settings::default()
-                };
-                self.compare_with(&answers, &[(&lab.sidecar, 1.0)], settings)
-            });
-        }
-        self.check(report, "edited, KV cache q8_0", || {
-            let args = ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"];
-            let answers = self.answers(&lab.with_edits(), &args)?;
-            let settings = Settings {
-                flash: FlashAttention::On,
-                cache: CacheType::Q8_0,
-            };
-            self.compare_with(&answers, &[(&lab.sidecar, 1.0)], settings)
         });
         for (name, unified) in [("split", "-no-kvu"), ("unified", "-kvu")] {
             self.check(
