@@ -240,8 +240,11 @@ impl<'a> Scheduler<'a> {
         self.loaded.retain(|_, (set, _)| set.strong_count() > 0);
         let positions = edited.positions(n_prompt);
         let Some(edits) = &edits else {
+            if edited == EditedTokens::All {
+                return Ok(Under::context());
+            }
             let own = self.context.edits();
-            if edited == EditedTokens::All || own.is_empty() {
+            if own.is_empty() {
                 return Ok(Under::context());
             }
             return Ok(Under {
