@@ -3,14 +3,16 @@
 # written, of what is freed or beyond its end, and what nobody frees), and our C++ by gcc's
 # AddressSanitizer and UndefinedBehaviorSanitizer.
 #
-# usage: scripts/sanitize.sh [hook|edit|engine]...
+# usage: scripts/sanitize.sh [hook|edit|engine|plugin]...
 #
 #   hook     all integration tests of llama-jola, whose C++ the sanitizers watch
 #   edit     all unit tests of jola-edit, under valgrind
 #   engine   unit tests of llama-jola under valgrind: imports, data, templates, and calls of
 #            llama.cpp, which is compiled once more
+#   plugin   all unit tests of jola-plugin under valgrind, and the C programs that use it in
+#            llama.cpp builds of others, under the sanitizers (scripts/setup.sh hosts)
 #
-# Without a word: all. Needs valgrind (scripts/setup.sh valgrind).
+# Without a word: all but plugin. Needs valgrind (scripts/setup.sh valgrind).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,6 +27,16 @@ watch_hook() {
     # The tests call these programs, too.
     cargo build --release --locked -p llama-jola --bins --examples
     cargo test --release --locked -p llama-jola --test integration
+}
+
+# What is not freed is not asked for here either: the hosts' llama.cpp keeps its backends to the end.
+watch_plugin() {
+    check jola-plugin
+    echo "== the plugin's C programs, under sanitizers"
+    local -x JOLA_SANITIZE=address,undefined
+    local -x ASAN_OPTIONS=detect_leaks=0
+    cargo build --release --locked -p jola-plugin
+    cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
 }
 
 # check PACKAGE [FILTER]...: the package's unit tests whose names have one of the filters.
@@ -51,6 +63,7 @@ for part in "$@"; do
     case $part in
         hook) watch_hook ;;
         edit) check jola-edit ;;
+        plugin) watch_plugin ;;
         engine) check llama-jola import:: jinja:: data:: chat:: native:: ggml:: ;;
         *)
             sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"

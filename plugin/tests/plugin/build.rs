@@ -116,6 +116,18 @@ fn test_source(name: &str) -> PathBuf {
     crate::package().join(format!("tests/{name}.c"))
 }
 
+/// Flags of the compiler for `JOLA_SANITIZE`, such as `address,undefined`
+/// (`scripts/sanitize.sh`). They watch the program, and whatever memory libjola and llama.cpp
+/// take, hand to each other and give back, since all of it then comes from the sanitizer.
+fn sanitizers() -> Vec<String> {
+    let names = std::env::var("JOLA_SANITIZE").ok();
+    let flags = names.into_iter().flat_map(|names| {
+        let watched = format!("-fsanitize={names}");
+        [watched, "-fno-sanitize-recover=all".into(), "-g".into()]
+    });
+    flags.collect()
+}
+
 fn compile_file(file: &Path, arguments: &[OsString], to: &Path) -> PathBuf {
     let program = to.join(file.file_stem().expect("a file"));
     let (compiler, standard) = match file.extension().is_some_and(|end| end == "cpp") {
@@ -123,7 +135,9 @@ fn compile_file(file: &Path, arguments: &[OsString], to: &Path) -> PathBuf {
         false => ("cc", "-std=c11"),
     };
     let status = Command::new(compiler)
-        .args([standard, "-Wall", "-Wextra", "-Werror", "-o"])
+        .args([standard, "-Wall", "-Wextra", "-Werror"])
+        .args(sanitizers())
+        .arg("-o")
         .arg(&program)
         .arg(file)
         .arg("-I")
