@@ -15,7 +15,7 @@
 #   golden    a Python environment for `make golden`
 #   plots     matplotlib, for research/scripts/compare_plot.py
 #   server    a prebuilt llama-server, for `make test-server`
-#   peer      transformers and torch, for `make bench-training` (6 GB)
+#   peer      transformers and torch, for `make bench-training` (10 GB)
 #   fuzz      cargo-fuzz, for `make fuzz`
 #   lint      shellcheck, for `make scripts`
 #   valgrind  the package of that name, for `make sanitize`

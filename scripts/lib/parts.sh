@@ -101,15 +101,23 @@ setup_plots() { environment plots ../research/scripts/plots-requirements.txt; }
 
 # What trains the same edits in Python, to compare speed with; with torch's CUDA libraries.
 setup_peer() {
-    local model=$JOLA_CACHE/peer-model wanted
     environment peer ../research/scripts/bench/peer-requirements.txt --no-cache-dir
-    wanted="$JOLA_TEST_MODEL $(cat "$scripts/../research/scripts/bench/peer-requirements.txt")"
-    if has_stamp "$model" "$wanted"; then return; fi
-    setup_model
-    rm -rf "$model"
-    "$JOLA_CACHE/peer/bin/python" "$scripts/../research/scripts/bench/peer.py" convert "$JOLA_TEST_MODEL" "$model" >&2 ||
-        die "transformers cannot read $JOLA_TEST_MODEL"
-    echo "$wanted" >"$model/stamp"
+    peer_model model "$JOLA_TEST_MODEL"
+    peer_model qwen-0.5b "$JOLA_QWEN_MODEL"
+}
+
+# peer_model PART BASE.gguf: the base, which PART downloads, as transformers keeps it, in a folder
+# of its name.
+peer_model() {
+    local base=$2 bench=$scripts/../research/scripts/bench folder wanted
+    folder=$JOLA_CACHE/peer-models/$(basename "$base" .gguf)
+    wanted="$base $(cat "$bench/peer-requirements.txt")"
+    if has_stamp "$folder" "$wanted"; then return; fi
+    "setup_$1"
+    rm -rf "$folder"
+    "$JOLA_CACHE/peer/bin/python" "$bench/peer.py" convert "$base" "$folder" >&2 ||
+        die "transformers cannot read $base"
+    echo "$wanted" >"$folder/stamp"
 }
 
 setup_libtorch() {

@@ -1,26 +1,31 @@
 #!/usr/bin/env python3
-"""The Python stack that a user would take instead: transformers' Llama, edits as hooks.
+"""The Python stack that a user would take instead: transformers' model, edits as hooks.
 
-usage: peer.py convert BASE.gguf FOLDER     the base as transformers keeps it, float32
+usage: peer.py convert BASE.gguf FOLDER     the base as transformers keeps it, once for each DTYPE
        peer.py train FOLDER ROWS.jsonl DTYPE STEPS
-       peer.py products FOLDER TOKENS RESPONSE
+       peer.py products FOLDER DTYPE TOKENS RESPONSE
 
 `train` takes optimiser steps of 8 rows with all gates open, padded to the longest row as the
-stack does it, and prints one JSON object with the seconds of each step. `products` times the
-matrix products of such a step alone: forwards, and backwards to their inputs. No training
-whose weights are frozen can be faster than they are.
+stack does it, and prints one JSON object with the seconds of each step and the peak memory in
+MiB before the model is read. `products` times the matrix products of such a step alone:
+forwards, and backwards to their inputs. No training whose weights are frozen can be faster
+than they are. DTYPE is f32 or bf16; FOLDER holds a model in each, since the mapped file of
+another one would count as memory.
 
 It runs in the environment of `scripts/setup.sh peer`; research/scripts/bench/training.py calls it.
 """
 
 import json
 import math
+import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 ROWS = 8
 TEMPERATURE, LOW, HIGH = 0.33, -0.1, 1.1  # of the hard-concrete gates
 
@@ -46,9 +51,10 @@ class HeadEdits(torch.nn.Module):
         return (self.log_alpha - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid().sum()
 
 
-def load(folder, dtype=torch.float32):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.requires_grad_(False)
+def load(folder, dtype):
+    path = Path(folder) / dtype
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype])
+    return model.requires_grad_(False), AutoTokenizer.from_pretrained(path)
 
 
 def convert(gguf, folder):
@@ -59,8 +65,10 @@ def convert(gguf, folder):
     for holder, name_of_it in ((model.config, "quantization_config"), (model, "is_quantized")):
         if hasattr(holder, name_of_it):
             delattr(holder, name_of_it)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(parent or ".", gguf_file=name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(parent or ".", gguf_file=name)
+    for dtype, torch_dtype in DTYPES.items():
+        model.to(torch_dtype).save_pretrained(Path(folder) / dtype)
+        tokenizer.save_pretrained(Path(folder) / dtype)
 
 
 def encoded(tokenizer, path):
@@ -87,15 +95,15 @@ def batch(rows, padding):
 
 
 def train(folder, path, dtype, steps):
-    model = load(folder, {"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
-    config = model.config
+    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    model, tokenizer = load(folder, dtype)
     edits = []
     for layer in model.model.layers:
-        edits.append(HeadEdits(config.num_attention_heads, config.head_dim))
+        # Not every architecture's configuration names head_dim.
+        edits.append(HeadEdits(model.config.num_attention_heads, layer.self_attn.head_dim))
         layer.self_attn.o_proj.register_forward_pre_hook(edits[-1])
     edits = torch.nn.ModuleList(edits)
     optimiser = torch.optim.AdamW(edits.parameters(), lr=0.01, weight_decay=0)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = list(encoded(tokenizer, path))
     seconds, tokens = [], []
     for step in range(steps):
@@ -109,18 +117,18 @@ def train(folder, path, dtype, steps):
         optimiser.zero_grad()
         seconds.append(time.perf_counter() - begun)
         tokens.append(sum(len(prompt) + len(response) for prompt, response in chosen))
-    return {"seconds": seconds, "tokens": tokens}
+    return {"seconds": seconds, "tokens": tokens, "imported_mib": imported}
 
 
-def products(folder, tokens, response):
-    model = load(folder)
+def products(folder, dtype, tokens, response):
+    model, _ = load(folder, dtype)
     weights = [module.weight for module in model.model.modules() if isinstance(module, torch.nn.Linear)]
     head = model.lm_head.weight
     inputs = {}
     for rows, matrices in ((tokens, weights), (response, [head])):
         for matrix in matrices:
             for size in matrix.shape:
-                inputs[rows, size] = torch.randn(rows, size)
+                inputs[rows, size] = torch.randn(rows, size, dtype=DTYPES[dtype])
 
     def step():
         for rows, matrices in ((tokens, weights), (response, [head])):
@@ -143,9 +151,9 @@ def main():
             convert(gguf, folder)
         case ["train", folder, path, dtype, steps]:
             print(json.dumps(train(folder, path, dtype, int(steps))))
-        case ["products", folder, tokens, response]:
+        case ["products", folder, dtype, tokens, response]:
             with torch.no_grad():
-                print(json.dumps(products(folder, int(tokens), int(response))))
+                print(json.dumps(products(folder, dtype, int(tokens), int(response))))
         case _:
             sys.exit(__doc__)
 

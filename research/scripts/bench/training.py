@@ -3,13 +3,14 @@
 
 usage: research/scripts/bench/training.py OUT [PART]...        (make bench-training calls it)
 
-  shapes   tokens per second and peak memory against transformers with hooks (peer.py), and
-           the share of what the matrix products of a step allow
+  shapes   tokens per second and peak memory against transformers with hooks (peer.py), float32
+           and bfloat16, and the share of what the matrix products of a step allow
+  threads  what one more core brings: two threads, or two processes of one thread each
   growth   time and memory of a step by the rows' length and by the model's size
 
-Without a PART: both. Each writes OUT/PART.json; OUT/training.md is made of all that are there.
+Without a PART: all. Each writes OUT/PART.json; OUT/training.md is made of all that are there.
 The ragged shape is the demo's data; JOLA_BENCH_ROWS names another file of prompts and
-completions. Runs take turns, ratios are taken within a round.
+completions, or of instructions and answers. Runs take turns, ratios are taken within a round.
 """
 
 import json
@@ -21,23 +22,32 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import TARGET, last_json, machine, quartiles, run_parts
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
 
-HERE = Path(__file__).parent
+from common import TARGET, last_json, machine, quartiles, run_parts
+from compare import TEMPLATE, completion
+
 TRAIN = TARGET / "release/jola-train"
 CACHE = Path(os.environ.get("JOLA_CACHE", ""))
 MODEL = os.environ.get("JOLA_TEST_MODEL", "")
 GEMMA = os.environ.get("JOLA_GEMMA_MODEL", "")
-PEER_PYTHON, PEER_MODEL = CACHE / "peer/bin/python", CACHE / "peer-model"
+QWEN = os.environ.get("JOLA_QWEN_MODEL", "")
+PEER_PYTHON = CACHE / "peer/bin/python"
+BASES = {"SmolLM2 135M": MODEL, "Qwen2.5-Coder 0.5B": QWEN}
 RAGGED = Path(os.environ.get("JOLA_BENCH_ROWS", "examples/routing/train.jsonl"))
 ROUNDS = 2
 BATCH = 8
 # Without it torch multiplies bfloat16 number by number: 20 times slower than float32.
 FAST_BF16 = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
+DTYPES = ("f32", "bf16") if FAST_BF16 else ("f32",)
 RESPONSE = 4  # tokens, with the one that ends it
 LENGTHS = [64, 128, 256, 512]
-STEPS = 16  # a quarter of them with all gates open
-PEER_STEPS = 5
+FIXED = {"SmolLM2 135M": (64, 128), "Qwen2.5-Coder 0.5B": (64,)}  # 8×128 takes the larger a minute
+STEPS = 5
+# With the peer's penalty, and its rate for the gates too, none closes in so few steps.
+ALL_OPEN = ("--steps", STEPS, "--lambda", 1e-4, "--gate-lr", 0.01)
+CORES = sorted(os.sched_getaffinity(0))[:2]
 # A token each, for tokenizers that begin a word with its space.
 WORDS = """the of and to in for is on that by this with you it not or be are from at as your all
 have new more an was we will home can us about if page my has search free but our one other do no
@@ -63,87 +73,151 @@ def fixed_rows(path, length, count=4 * BATCH):
     return path
 
 
-def measured(command):
-    """What a command printed, and its peak memory in MiB."""
-    command = [str(part) for part in command]
-    print("$", " ".join(command), file=sys.stderr, flush=True)
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        stdout.seek(0)
-        if process.returncode != 0:
-            stderr.seek(0)
-            sys.exit(f"bench: {command[0]} ended with {process.returncode}:\n{stderr.read()}")
-        return stdout.read(), used.ru_maxrss / 1024
+def ragged_rows(path):
+    """As many rows of RAGGED, at random, as one run takes: both stacks train on the same text."""
+    rows = [json.loads(line) for line in open(RAGGED, encoding="utf-8")]
+    with open(path, "w", encoding="utf-8") as file:
+        for row in random.Random(0).sample(rows, min(len(rows), STEPS * BATCH)):
+            if "prompt" not in row:
+                asked = "\n".join(filter(None, (row["instruction"], row.get("input"))))
+                row = {"prompt": TEMPLATE.format(asked), "completion": completion(row)}
+            row = {key: row[key] for key in ("prompt", "completion")}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
 
 
-def ours(rows, dtype, model=None, length=None, more=("--steps", STEPS)):
-    """Tokens per second with all gates open and of the whole run; peak memory in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
-        edit = Path(folder) / "edit.gguf"
-        command = [TRAIN, "-m", model or MODEL, "--data", rows, "--valid-share", 0, "-o", edit]
-        command += ["--dtype", dtype, "--batch-size", BATCH, *more]
-        _, memory = measured(command)
-        lines = map(json.loads, open(Path(folder) / "edit.run/metrics.jsonl"))
-        steps = [line for line in lines if "tokens_per_second" in line]
-    for step in steps:
-        step["seconds"] = step["tokens"] / step["tokens_per_second"]
+class Running:
+    """A command that runs, on the given cores alone if any are given."""
+
+    def __init__(self, command, cores=None):
+        self.command = [str(part) for part in command]
+        print("$", *self.command, f"(on cores {cores})" * bool(cores), file=sys.stderr, flush=True)
+        self.stdout, self.stderr = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+        streams = {"stdout": self.stdout, "stderr": self.stderr}
+        self.process = subprocess.Popen(self.command, preexec_fn=pin, **streams)
+
+    def finish(self):
+        """What it printed, and its peak memory in MiB."""
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        with self.stdout, self.stderr:
+            for stream in (self.stdout, self.stderr):
+                stream.seek(0)
+            if self.process.returncode != 0:
+                ended = f"{self.command[0]} ended with {self.process.returncode}"
+                sys.exit(f"bench: {ended}:\n{self.stderr.read()}")
+            return self.stdout.read(), used.ru_maxrss / 1024
+
+
+class Ours:
+    """A run of jola-train with all gates open."""
+
+    def __init__(self, rows, dtype, model, more=ALL_OPEN, cores=None):
+        self.folder = tempfile.TemporaryDirectory()
+        edit = Path(self.folder.name) / "edit.gguf"
+        command = [TRAIN, "-m", model, "--data", rows, "--valid-share", 0, "-o", edit]
+        command += ["--dtype", dtype, "--batch-size", BATCH, "--lr", 0.01, *more]
+        self.running = Running(command, cores)
+
+    def finish(self, length=None):
+        """Tokens per second and peak memory in MiB."""
+        with self.folder as folder:
+            _, memory = self.running.finish()
+            lines = map(json.loads, open(Path(folder) / "edit.run/metrics.jsonl"))
+            steps = [line for line in lines if "tokens_per_second" in line]
+        if any(step.get("closed") for step in steps):
+            sys.exit("bench: gates closed, so that the run did less than the peer")
+        # The trainer times several steps together, the first, which allocates, among them.
+        seconds = sum(step["tokens"] / step["tokens_per_second"] for step in steps)
         # The last token of a row predicts nothing and is not computed; the peer computes it.
-        step["tokens"] += BATCH
-    if length and any(step["tokens"] != BATCH * length for step in steps):
-        sys.exit(f"bench: the rows do not have {length} tokens each with {model or MODEL}")
-    # The first step allocates.
-    opened = [step for step in steps if "ungated" in more or step["phase"] == "learn"][1:]
-    return {
-        "tokens_per_s": speed(opened),
-        "whole_run_tokens_per_s": speed(steps[1:]),
-        "memory_mib": memory,
-    }
+        tokens = [step["tokens"] + BATCH for step in steps]
+        if length and any(count != BATCH * length for count in tokens):
+            sys.exit(f"bench: the rows do not have {length} tokens each: {' '.join(self.running.command)}")
+        return {"tokens_per_s": sum(tokens) / seconds, "memory_mib": memory}
 
 
-def speed(steps):
-    return sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps)
+def peer_model(model):
+    return CACHE / "peer-models" / Path(model).stem
 
 
-def peer(rows, dtype):
-    command = [PEER_PYTHON, HERE / "peer.py", "train", PEER_MODEL, rows, dtype, PEER_STEPS]
-    printed, memory = measured(command)
+def peer(rows, dtype, model):
+    command = [PEER_PYTHON, HERE / "peer.py", "train", peer_model(model), rows, dtype, STEPS]
+    printed, memory = Running(command).finish()
     found = last_json(printed)
-    seconds, tokens = found["seconds"][1:], found["tokens"][1:]
-    return {"tokens_per_s": sum(tokens) / sum(seconds), "memory_mib": memory}
+    # The first step allocates, and reads the weights from the mapped file.
+    rate = sum(found["tokens"][1:]) / sum(found["seconds"][1:])
+    return {"tokens_per_s": rate, "memory_mib": memory, "imported_mib": found["imported_mib"]}
 
 
-def products(tokens):
+def products(tokens, dtype, model):
     """Tokens per second of a step's matrix products alone."""
-    command = [PEER_PYTHON, HERE / "peer.py", "products", PEER_MODEL, tokens, BATCH * RESPONSE]
-    found = last_json(measured(command)[0])
+    command = [PEER_PYTHON, HERE / "peer.py", "products", peer_model(model), dtype]
+    found = last_json(Running([*command, tokens, BATCH * RESPONSE]).finish()[0])
     best = min(found["seconds"])
     return {"tokens_per_s": tokens / best, "gflop_per_s": found["operations"] / best / 1e9}
+
+
+def in_turns(runs):
+    """What each of the named runs found, in each round; every other round goes backwards."""
+    rounds = []
+    for k in range(ROUNDS):
+        order = list(runs) if k % 2 == 0 else list(reversed(runs))
+        found = {name: runs[name]() for name in order}
+        rounds.append({name: found[name] for name in runs})
+    return rounds
+
+
+def ragged_name():
+    return f"ragged ({RAGGED.stem if RAGGED.stem != 'train' else RAGGED.parent.name})"
 
 
 def shapes(_out):
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        kinds = {f"8×{length}": fixed_rows(folder / f"{length}.jsonl", length) for length in (64, 128)}
-        kinds[f"ragged ({RAGGED.parent.name})"] = RAGGED
-        for name, rows in kinds.items():
-            length = int(name[2:]) if name.startswith("8×") else None
-            rounds = []
-            for k in range(ROUNDS):
-                runs = {
-                    "ours_f32": lambda: ours(rows, "f32", length=length),
-                    "peer_f32": lambda: peer(rows, "f32"),
-                }
-                if FAST_BF16:
-                    runs["ours_bf16"] = lambda: ours(rows, "bf16", length=length)
-                    runs["peer_bf16"] = lambda: peer(rows, "bf16")
-                if length:
-                    runs["products"] = lambda: products(BATCH * length)
-                order = list(runs) if k % 2 == 0 else list(reversed(runs))
-                rounds.append({run: runs[run]() for run in order})
-            found[name] = rounds
+        ragged = ragged_rows(folder / "ragged.jsonl")
+        for base, model in BASES.items():
+            kinds = {f"8×{length}": length for length in FIXED[base]} | {ragged_name(): None}
+            found[base] = {}
+            for name, length in kinds.items():
+                rows = fixed_rows(folder / f"{length}.jsonl", length) if length else ragged
+                found[base][name] = in_turns(shape(rows, length, model))
+    return found
+
+
+def shape(rows, length, model):
+    """The runs that measure one shape of one base."""
+    runs = {}
+    for dtype in DTYPES:
+        runs[f"ours_{dtype}"] = lambda dtype=dtype: Ours(rows, dtype, model).finish(length)
+        runs[f"peer_{dtype}"] = lambda dtype=dtype: peer(rows, dtype, model)
+        if length:
+            tokens = BATCH * length
+            runs[f"products_{dtype}"] = lambda dtype=dtype: products(tokens, dtype, model)
+    return runs
+
+
+def threads(_out):
+    if len(CORES) < 2:
+        sys.exit("bench: the part threads needs two cores")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = ragged_rows(Path(folder) / "ragged.jsonl")
+
+        def together(dtype, model, count, cores):
+            """Tokens per second of as many processes as there are sets of cores, all at once."""
+            more = (*ALL_OPEN, "--threads", count)
+            running = [Ours(rows, dtype, model, more, on) for on in cores]
+            return sum(run.finish()["tokens_per_s"] for run in running)
+
+        ways = {"one": (1, [CORES[:1]]), "two_threads": (2, [CORES])}
+        ways["two_processes"] = (1, [CORES[:1], CORES[1:]])
+        found = {}
+        for base, model in BASES.items():
+            found[base] = {}
+            for dtype in DTYPES:
+                call = lambda way: lambda: together(dtype, model, *way)
+                found[base][dtype] = in_turns({name: call(way) for name, way in ways.items()})
     return found
 
 
@@ -158,11 +232,11 @@ def growth(_out):
             for length in LENGTHS:
                 rows = fixed_rows(Path(folder) / f"{length}.jsonl", length)
                 more = ["--method", "ungated", "--steps", 4]
-                found[name][length] = ours(rows, "f32", model, more=more)
+                found[name][length] = Ours(rows, "f32", model, more).finish()
     return found
 
 
-PARTS = {"shapes": shapes, "growth": growth}
+PARTS = {"shapes": shapes, "threads": threads, "growth": growth}
 
 
 def table(out):
@@ -174,34 +248,57 @@ def table(out):
     (out / "training.md").write_text("\n".join(lines))
 
 
+def middle(rounds, run, key):
+    return f"{statistics.median(r[run][key] for r in rounds):.0f}"
+
+
+def ratios(rounds, run, other, key):
+    return quartiles([r[run][key] / r[other][key] for r in rounds])
+
+
+def line(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
 def shapes_table(found):
     lines = ["## Against transformers with hooks", ""]
-    lines += ["Medians of the rounds; ratios within a round with their quartiles.", ""]
+    lines += ["All gates open; medians of the rounds; ratios within a round with their quartiles.", ""]
     if not FAST_BF16:
         lines += ["bfloat16 was left out: this CPU has no instructions for it.", ""]
-    lines += ["| rows | | tokens/s | peak MiB | ours / this, speed | ours / this, memory |"]
+    lines += ["| base | rows | dtype | tokens/s | peer's | ours / peer's | peak MiB | peer's | ours / peer's |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    measured = [(base, name, rounds) for base, kinds in found.items() for name, rounds in kinds.items()]
+    for base, name, rounds in measured:
+        for dtype in DTYPES:
+            cells, pair = [base, name, dtype], (f"ours_{dtype}", f"peer_{dtype}")
+            for key in ("tokens_per_s", "memory_mib"):
+                cells += [middle(rounds, run, key) for run in pair] + [ratios(rounds, *pair, key)]
+            lines.append(line(*cells))
+    imported = [r[f"peer_{dtype}"]["imported_mib"] for *_, rounds in measured for r in rounds for dtype in DTYPES]
+    lines += ["", f"Of the peer's memory {statistics.median(imported):.0f} MiB are there before it reads the model.", ""]
+    lines += ["| base | rows | dtype | products alone, tokens/s | GFLOP/s | ours / products |"]
     lines += ["|---|---|---|---|---|---|"]
-    for name, rounds in found.items():
-        for run in rounds[0]:
-            if run == "products":
-                continue
-            cells = [name, run.replace("_", ", ")]
-            for key in ("tokens_per_s", "memory_mib"):
-                cells.append(f"{statistics.median(r[run][key] for r in rounds):.0f}")
-            for key in ("tokens_per_s", "memory_mib"):
-                cells.append(quartiles([r["ours_f32"][key] / r[run][key] for r in rounds]))
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| rows | products alone, tokens/s | GFLOP/s | ours / products | whole run / all gates open |"]
-    lines += ["|---|---|---|---|---|"]
-    for name, rounds in found.items():
-        whole = [r["ours_f32"]["whole_run_tokens_per_s"] / r["ours_f32"]["tokens_per_s"] for r in rounds]
-        cells = [name, "", "", ""]
-        if "products" in rounds[0]:
-            for i, key in enumerate(("tokens_per_s", "gflop_per_s")):
-                cells[1 + i] = f"{statistics.median(r['products'][key] for r in rounds):.0f}"
-            share = [r["ours_f32"]["tokens_per_s"] / r["products"]["tokens_per_s"] for r in rounds]
-            cells[3] = quartiles(share)
-        lines.append(f"| {' | '.join(cells)} | {quartiles(whole)} |")
+    for base, name, rounds in measured:
+        for dtype in DTYPES:
+            run = f"products_{dtype}"
+            if run in rounds[0]:
+                cells = [middle(rounds, run, key) for key in ("tokens_per_s", "gflop_per_s")]
+                cells.append(ratios(rounds, f"ours_{dtype}", run, "tokens_per_s"))
+                lines.append(line(base, name, dtype, *cells))
+    return lines + [""]
+
+
+def threads_table(found):
+    lines = [f"## What one more core brings, {ragged_name()} rows, tokens/s", ""]
+    lines += ["| base | dtype | one thread | two threads | / one | two processes of one | / one |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for base, dtypes in found.items():
+        for dtype, rounds in dtypes.items():
+            cells = [f"{statistics.median(r['one'] for r in rounds):.0f}"]
+            for way in ("two_threads", "two_processes"):
+                cells.append(f"{statistics.median(r[way] for r in rounds):.0f}")
+                cells.append(quartiles([r[way] / r["one"] for r in rounds]))
+            lines.append(line(base, dtype, *cells))
     return lines + [""]
 
 
@@ -217,5 +314,6 @@ def growth_table(found):
 
 
 if __name__ == "__main__":
-    needed = [TRAIN, MODEL, PEER_PYTHON, PEER_MODEL / "config.json"]
+    folders = [peer_model(model) / dtype for model in BASES.values() for dtype in DTYPES]
+    needed = [TRAIN, *BASES.values(), PEER_PYTHON, *(folder / "config.json" for folder in folders)]
     run_parts(__doc__, PARTS, needed, table, "bench-training")
