@@ -34,7 +34,7 @@ watch_plugin() {
     check jola-plugin
     echo "== the plugin's C programs, under sanitizers"
     local -x JOLA_SANITIZE=address,undefined
-    local -x ASAN_OPTIONS=detect_leaks=0
+    local -x ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0
     cargo build --release --locked -p jola-plugin
     cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
 }

@@ -26,6 +26,12 @@ const BUILT_WITH: Option<&str> = match option_env!("JOLA_DIST") {
     Some(_) => None,
     None => option_env!("LIBTORCH"),
 };
+/// How many compiled matrix products oneDNN and libtorch's layer above it keep, each in a cache of
+/// its own: more than the shapes of one step. They keep 1,024 unless they are told otherwise, of
+/// about a megabyte each, and rows of many lengths make new shapes in every step: in bfloat16 a
+/// run of a 135M base took up to a gigabyte for them. A product is compiled in half a millisecond.
+const KEPT_PRODUCTS: &str = "16";
+const PRODUCT_CACHES: [&str; 2] = ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"];
 const REMEDY: &str = "Run `make build` in the project's folder, which downloads it, or \
                       `pip install 'torch==2.13.*'` beside the Python package jola-trainer, or set \
                       LIBTORCH to the folder of an unpacked libtorch 2.13.";
@@ -51,6 +57,11 @@ fn start() -> Result<std::convert::Infallible, String> {
     let mut command = Command::new(&core);
     command.args(env::args_os().skip(1));
     command.env(LIBRARY_PATH, joined(&library, LIBRARY_PATH));
+    for cache in PRODUCT_CACHES {
+        if env::var_os(cache).is_none() {
+            command.env(cache, KEPT_PRODUCTS);
+        }
+    }
     Err(format!(
         "cannot start {}: {}",
         core.display(),
