@@ -93,7 +93,7 @@ fn the_memory_named_is_what_a_run_takes() {
     let rows: String = (0..24).map(row).collect();
     fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
     let args = format!(
-        "-m {model} --data rows.jsonl -o edit.gguf --steps 6 --batch-size 4 --valid-share 0 --lr 0.1 --dtype f32 --device cpu -t 2"
+        "-m {model} --data rows.jsonl -o edit.gguf --steps 3 --batch-size 4 --valid-share 0 --lr 0.1 --dtype f32 --device cpu -t 2"
     );
     let estimated_and_taken = |args: &str| -> [f64; 2] {
         let report = text(&run(folder.path(), &format!("{args} --dry-run")).stdout);
