@@ -162,5 +162,12 @@ class Bench(unittest.TestCase):
 
 
 
+class Names(unittest.TestCase):
+    def test_modules_that_find_each_other_by_name_alone_have_names_of_their_own(self):
+        folders = [SCRIPTS, SCRIPTS / "bench", SCRIPTS.parents[1] / "scripts/gpu"]
+        names = [path.stem for folder in folders for path in folder.glob("*.py")]
+        self.assertEqual(sorted(set(names)), sorted(names))
+
+
 if __name__ == "__main__":
     unittest.main()

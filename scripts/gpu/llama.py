@@ -6,7 +6,7 @@ import statistics
 import time
 
 import base_8b
-import compare
+import distance
 from record import BIN, BUNDLE, HAS_CARD, LIBTORCH, MODELS, REHEARSAL, SMALL, Limit, NotRun, NotYet, fresh, need_card, run
 
 BUILD = BUNDLE.parent / "llama"
@@ -50,19 +50,19 @@ def agreement(table, what, base, edit, ids, answer):
             path = folder / f"{place}-{name}.bin"
             log = f"llama-{base.stem}-{place}-{name}".replace(" ", "-")
             ran = run(log, [program, "logits", base, layers, ids, path, answer], {**environment, **plugin(applied)})
-            found[place, name] = compare.read(path, n_tokens)
+            found[place, name] = distance.read(path, n_tokens)
             answers[place, name] = ran.stdout.strip().splitlines()[-1].split(",")
             if applied:
                 said = [line for line in ran.stderr.splitlines() if line.startswith("llama-jola: ")]
                 table.add(f"{what}, {place}: the plugin says", said[0] if said else "nothing")
-        compare.rows(table, f"{what}, card / CPU, {name}", found["card", name], found["CPU", name], f"{n_tokens} tokens")
+        distance.rows(table, f"{what}, card / CPU, {name}", found["card", name], found["CPU", name], f"{n_tokens} tokens")
         same = 0
         for a, b in zip(answers["card", name], answers["CPU", name]):
             if a != b:
                 break
             same += 1
         table.add(f"{what}, {name}: equal tokens of the answer", same, f"of {answer}", "card / CPU, greedy")
-    moved = compare.compare(found["card", "edit"], found["card", "no edit"])["relative L2"]
+    moved = distance.compare(found["card", "edit"], found["card", "no edit"])["relative L2"]
     table.add(f"{what}: what the edit moves on the card, relative L2", moved)
 
 
@@ -126,8 +126,8 @@ def hook(table):
         path = folder / f"{place}.bin"
         words = [program, "logits", "-m", SMALL, "--jola", EDIT, "--tokens", ids, "-o", path]
         run(f"hook-{place}", [*words, "--n-gpu-layers", layers, *same], {**environment, **visible})
-        found[place] = compare.read(path, n_tokens)
-    compare.rows(table, "SmolLM2, card / CPU, edit", found["card"], found["CPU"], f"{n_tokens} tokens")
+        found[place] = distance.read(path, n_tokens)
+    distance.rows(table, "SmolLM2, card / CPU, edit", found["card"], found["CPU"], f"{n_tokens} tokens")
     sizes = ["-p", 64, "-n", 8, "-r", 2] if REHEARSAL else ["-p", 512, "-n", 64, "-r", 9]
     words = [program, "bench", "-m", SMALL, "--jola", EDIT, "--n-gpu-layers", ALL_LAYERS, *same, *sizes, "--json"]
     said = json.loads(run("hook-bench", words, environment).stdout.strip().splitlines()[-1])

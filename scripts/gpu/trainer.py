@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 
-import compare
+import distance
 from record import (
     BIN, BUNDLE, DEVICE, LIBTORCH, MODELS, OUT, REHEARSAL, ROOT, SMALL,
     Failed, NotRun, fresh, need_card, run,
@@ -74,15 +74,15 @@ def logits(table):
     def written(name, device, *more):
         path = folder / f"{name}.bin"
         run(f"logits-{name}", [TRAIN, "logits", "-m", SMALL, "--tokens", ids, "-o", path, "--device", device, *more])
-        return compare.read(path, n_tokens)
+        return distance.read(path, n_tokens)
 
     reference = written("cpu", "cpu", "--dtype", "f32", "--jola", EDIT)
     for name, options in VARIANTS.items():
         file = f"card-{name}".replace(" ", "-").replace(",", "")
         ours = written(file, DEVICE, *options, "--jola", EDIT)
-        compare.rows(table, f"{name} on the card / float32 on the CPU", ours, reference, f"{n_tokens} tokens, an edit of every head")
+        distance.rows(table, f"{name} on the card / float32 on the CPU", ours, reference, f"{n_tokens} tokens, an edit of every head")
     unedited = written("card-no-edit", DEVICE, "--dtype", "f32")
-    moved = compare.compare(reference, unedited)["relative L2"]
+    moved = distance.compare(reference, unedited)["relative L2"]
     table.add("what the edit moves: relative L2", moved)
 
 
@@ -253,8 +253,8 @@ def resume(table):
                 path = folders[key] / "logits.bin"
                 words = [TRAIN, "logits", "-m", SMALL, "--jola", edits[key], "--tokens", tokens(), "-o", path]
                 run(f"resume-logits-{key}", [*words, "--device", DEVICE])
-                found[key] = compare.read(path, tokens().count(",") + 1)
-            value = compare.compare(found[name], found["once"])["relative L2"]
+                found[key] = distance.read(path, tokens().count(",") + 1)
+            value = distance.compare(found[name], found["once"])["relative L2"]
             table.add(f"{what}: relative L2 of the logits", value)
 
 
