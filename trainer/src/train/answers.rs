@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::validation::target_scores;
+use super::validation::{target_scores, RowScores};
 use crate::data::CachedRows;
 use crate::model::{passes, Batch, LayerChange, Model, Sequence};
 use crate::readings;
@@ -15,6 +15,10 @@ use crate::readings;
 const MOST: usize = 8;
 /// How often each must come up, on average, to be one of a closed set.
 const OFTEN: usize = 3;
+
+/// Below ln 2 an answer is likelier than all others together. The rest is room for what bfloat16
+/// makes of the same row in another batch.
+const SURE: f64 = 0.6;
 
 /// A closed set of answers, and how often each of them is the right one.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,14 +63,32 @@ impl Answers {
         self.texts.iter().position(|own| own == text)
     }
 
+    /// Whether an answer with this summed cross-entropy leaves too little probability for any
+    /// other. One that goes on where another ends leaves that one more.
+    fn is_sure(&self, place: usize, loss: f64) -> bool {
+        let own = &self.texts[place];
+        let begins_it = |other: &Vec<i64>| other.len() < own.len() && own.starts_with(other);
+        loss < SURE && !self.texts.iter().any(begins_it)
+    }
+
     /// The share of `rows` whose own answer is the likeliest of all; `None` where a row has
-    /// another answer.
-    pub fn choice(&self, model: &Model, changes: &[LayerChange], rows: &CachedRows) -> Option<f64> {
+    /// another answer. `scores` are those of the rows under the same changes: where a row's own
+    /// answer is sure, the others are not computed.
+    pub fn choice(
+        &self,
+        model: &Model,
+        changes: &[LayerChange],
+        rows: &CachedRows,
+        scores: &RowScores,
+    ) -> Option<f64> {
         let sequences = rows.sequences();
-        let mut places = Vec::with_capacity(sequences.len());
-        let mut alternatives = Vec::with_capacity(sequences.len() * self.texts.len());
-        for row in sequences {
-            places.push(self.place(answer(row)?)?);
+        let (mut places, mut alternatives) = (Vec::new(), Vec::new());
+        for (row, loss) in sequences.iter().zip(&scores.losses) {
+            let place = self.place(answer(row)?)?;
+            if self.is_sure(place, *loss) {
+                continue;
+            }
+            places.push(place);
             let prompt = &row.tokens[..row.n_prompt()];
             let with = |text: &Vec<i64>| Sequence::new([prompt, text].concat(), prompt.len());
             alternatives.extend(self.texts.iter().map(with));
@@ -92,14 +114,14 @@ impl Answers {
                     .map(|row| losses.by_ref().take(row.n_targets()).sum::<f64>()),
             );
         }
-        let right = places
+        let wrong = places
             .iter()
             .zip(sums.chunks(self.texts.len()))
             .filter(|(place, sums)| {
                 let best = (0..sums.len()).min_by(|a, b| sums[*a].total_cmp(&sums[*b]));
-                best == Some(**place)
+                best != Some(**place)
             });
-        Some(right.count() as f64 / sequences.len() as f64)
+        Some((sequences.len() - wrong.count()) as f64 / sequences.len() as f64)
     }
 }
 
@@ -131,6 +153,16 @@ mod tests {
         let expected = -((2.0f64 / 3.0).ln() + (1.0f64 / 3.0).ln()) / 2.0;
         assert!((loss - expected).abs() < 1e-12);
         assert_eq!(answers.guessing(&rows(&[7, 9])), None);
+    }
+
+    #[test]
+    fn an_answer_is_sure_where_no_other_can_be_likelier() {
+        let answers = Answers::of(&rows(&[7, 8, 7, 7, 8, 7])).unwrap();
+        assert!(answers.is_sure(0, 0.59) && !answers.is_sure(0, 0.7));
+        let mut longer = answers;
+        longer.texts = vec![vec![7], vec![7, 8], vec![9]];
+        assert!(longer.is_sure(0, 0.1) && longer.is_sure(2, 0.1));
+        assert!(!longer.is_sure(1, 0.1), "7 is likelier than 7, 8");
     }
 
     #[test]

@@ -111,10 +111,11 @@ impl Trainer<'_> {
     }
 
     /// How often the likeliest answer of validation rows is right with the parameters as they
-    /// stand, where they choose between a few.
+    /// stand, which are those of the stage's best, where they choose between a few.
     fn choice(&self) -> Option<f64> {
         let answers = self.answers.as_ref()?;
-        answers.choice(self.model, &self.parameters.final_changes(), &self.valid)
+        let changes = self.parameters.final_changes();
+        answers.choice(self.model, &changes, &self.valid, &self.best_scores)
     }
 
     /// Chooses between the candidates.

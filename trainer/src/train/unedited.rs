@@ -44,7 +44,7 @@ impl Unedited {
         Unedited {
             result: StageResult {
                 validation,
-                choice: answers.and_then(|answers| answers.choice(model, &none, rows)),
+                choice: answers.and_then(|answers| answers.choice(model, &none, rows, &scores)),
             },
             guessing: guessing.map(|loss| loss * per_token),
         }
