@@ -13,6 +13,11 @@
 //! lies. There is no controller to tune and nothing to overshoot: whatever the size of the
 //! model or of its loss, only the gates that are worth least are pushed, and the others move
 //! up.
+//!
+//! κ tends to 0 at a vector that has converged, whatever it is worth: there the gradient is 0. It
+//! ranks gates all the same, because it is averaged while the raised rate moves the vectors and
+//! other gates close; integrated gradients, which do not tend to 0, were tried and ranked them
+//! worse (`research/recipe.md`).
 
 use tch::{no_grad, Device, Kind, Tensor};
 
