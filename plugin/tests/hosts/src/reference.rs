@@ -39,11 +39,12 @@ impl Tolerance {
 /// For a quantised base. llama.cpp quantises activations too, and hosts do it with other
 /// kernels and batch shapes: without any edit, hosts differ from the reference by a mean of
 /// 0.075 on the model of the tests, with edits and several sequences by up to 0.093, by the
-/// kind of processor. A wrong edit differs by 0.38 and more.
+/// kind of processor; at a first token by up to 0.283, with a trained edit on Vulkan. A wrong edit
+/// differs by 0.38 and more.
 pub const QUANTISED: Tolerance = Tolerance {
     tie: 0.3,
     mean: 0.13,
-    first: 0.25,
+    first: 0.35,
     other: 0.30,
 };
 /// For a base in 32-bit floats: what remains is the order of sums, and 16-bit floats in
@@ -231,10 +232,10 @@ impl Agreement {
             self.same as f64 >= SAME * decided as f64,
             "other tokens than llama-jola's: {self}"
         );
-        ensure!(
-            self.ties as f64 <= TIES * self.places as f64,
-            "too many ties: {self}"
-        );
+        // Of a few places one may be a tie, but not all.
+        let places = self.places as f64;
+        let ties = (TIES * places).max(1.0).min(places / 2.0);
+        ensure!(self.ties as f64 <= ties, "too many ties: {self}");
         let Tolerance { mean, first, .. } = self.tolerance;
         ensure!(self.mean <= mean, "mean difference above {mean}: {self}");
         ensure!(
