@@ -110,7 +110,7 @@ bench: build ## measure speed on this machine into research/runs/<date>-bench (P
 	scripts/setup.sh hosts
 	$(ENV) research/scripts/bench/inference.py $(BENCH) $(PARTS)
 
-bench-training: build ## the same for training, against transformers (PARTS="shapes threads"; an hour with growth)
+bench-training: build ## the same for training, against transformers (PARTS="shapes threads": half an hour)
 	scripts/setup.sh gemma peer
 	$(ENV) research/scripts/bench/training.py $(BENCH) $(PARTS)
 

@@ -17,26 +17,25 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Only our units are compiled anew, into the usual folder; the next build does so again. What
-# is not freed is valgrind's to find, and the runtime need not come first: it has to watch
-# our code only.
-watch_hook() {
-    echo "== integration tests, C++ under sanitizers"
-    local -x JOLA_SANITIZE=address,undefined
-    local -x ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0
-    # The tests call these programs, too.
-    cargo build --release --locked -p llama-jola --bins --examples
-    cargo test --release --locked -p llama-jola --test integration
+# sanitized COMMAND...: compiles and runs our C and C++ with the sanitizers. What is not freed is
+# valgrind's to find, and the runtime need not come first: it has to watch our code only.
+sanitized() {
+    JOLA_SANITIZE=address,undefined ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 "$@"
 }
 
-# What is not freed is not asked for here either: the hosts' llama.cpp keeps its backends to the end.
+# Only our units are compiled anew, into the usual folder; the next build does so again.
+watch_hook() {
+    echo "== integration tests, C++ under sanitizers"
+    # The tests call these programs, too.
+    sanitized cargo build --release --locked -p llama-jola --bins --examples
+    sanitized cargo test --release --locked -p llama-jola --test integration
+}
+
 watch_plugin() {
     check jola-plugin
     echo "== the plugin's C programs, under sanitizers"
-    local -x JOLA_SANITIZE=address,undefined
-    local -x ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0
     cargo build --release --locked -p jola-plugin
-    cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
+    sanitized cargo test --release --locked -p jola-plugin --test plugin -- --include-ignored --skip write_the_header
 }
 
 # check PACKAGE [FILTER]...: the package's unit tests whose names have one of the filters.

@@ -161,7 +161,6 @@ class Bench(unittest.TestCase):
         self.assertEqual(words, {63})
 
 
-
 class Names(unittest.TestCase):
     def test_modules_that_find_each_other_by_name_alone_have_names_of_their_own(self):
         folders = [SCRIPTS, SCRIPTS / "bench", SCRIPTS.parents[1] / "scripts/gpu"]

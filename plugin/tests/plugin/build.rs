@@ -120,12 +120,14 @@ fn test_source(name: &str) -> PathBuf {
 /// (`scripts/sanitize.sh`). They watch the program, and whatever memory libjola and llama.cpp
 /// take, hand to each other and give back, since all of it then comes from the sanitizer.
 fn sanitizers() -> Vec<String> {
-    let names = std::env::var("JOLA_SANITIZE").ok();
-    let flags = names.into_iter().flat_map(|names| {
-        let watched = format!("-fsanitize={names}");
-        [watched, "-fno-sanitize-recover=all".into(), "-g".into()]
-    });
-    flags.collect()
+    let Ok(names) = std::env::var("JOLA_SANITIZE") else {
+        return Vec::new();
+    };
+    vec![
+        format!("-fsanitize={names}"),
+        "-fno-sanitize-recover=all".to_owned(),
+        "-g".to_owned(),
+    ]
 }
 
 fn compile_file(file: &Path, arguments: &[OsString], to: &Path) -> PathBuf {

@@ -309,7 +309,7 @@ def growth_table(found):
         for length, run in lengths.items():
             rate = run["tokens_per_s"]
             seconds = BATCH * int(length) / rate
-            lines.append(f"| {name} | {length} | {seconds:.2f} | {rate:.0f} | {run['memory_mib']:.0f} |")
+            lines.append(line(name, length, f"{seconds:.2f}", f"{rate:.0f}", f"{run['memory_mib']:.0f}"))
     return lines + [""]
 
 

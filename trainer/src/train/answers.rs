@@ -82,6 +82,7 @@ impl Answers {
         scores: &RowScores,
     ) -> Option<f64> {
         let sequences = rows.sequences();
+        debug_assert_eq!(sequences.len(), scores.losses.len());
         let (mut places, mut alternatives) = (Vec::new(), Vec::new());
         for (row, loss) in sequences.iter().zip(&scores.losses) {
             let place = self.place(answer(row)?)?;

@@ -39,13 +39,18 @@ impl Tolerance {
 /// For a quantised base. llama.cpp quantises activations too, and hosts do it with other
 /// kernels and batch shapes: without any edit, hosts differ from the reference by a mean of
 /// 0.075 on the model of the tests, with edits and several sequences by up to 0.093, by the
-/// kind of processor; at a first token by up to 0.283, with a trained edit on Vulkan. A wrong edit
-/// differs by 0.38 and more.
+/// kind of processor. A wrong edit differs by 0.38 and more.
 pub const QUANTISED: Tolerance = Tolerance {
     tie: 0.3,
     mean: 0.13,
-    first: 0.35,
+    first: 0.25,
     other: 0.30,
+};
+/// The same for a trained edit, which moves the model far more than the made-up ones, by 9 nats
+/// instead of 0.5: at a first token Vulkan differs by 0.283.
+pub const TRAINED: Tolerance = Tolerance {
+    first: 0.35,
+    ..QUANTISED
 };
 /// For a base in 32-bit floats: what remains is the order of sums, and 16-bit floats in
 /// the cache.
@@ -322,6 +327,18 @@ mod tests {
         let tie = against(&[-0.70, -0.69], answer(0, -0.70));
         assert_eq!((tie.places, tie.same, tie.ties), (1, 0, 1));
         assert!(tie.ensure_same().is_err());
+    }
+
+    #[test]
+    fn of_few_places_one_may_be_a_tie() {
+        let of_six = |ties| Agreement {
+            places: 6,
+            same: 6 - ties,
+            ties,
+            ..against(&[-0.1, -3.0, -5.0], answer(0, -0.1))
+        };
+        of_six(1).ensure_same().unwrap();
+        assert!(of_six(2).ensure_same().is_err());
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn too_little_memory_is_refused_before_the_run() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
-/// The estimate against the peak that the kernel counted, on SmolLM2-135M with long rows,
+/// The estimate against the peak that the kernel counted, on SmolLM2-135M with rows of many lengths,
 /// also where layers are computed again to stay below a limit.
 #[cfg(target_os = "linux")]
 #[test]
@@ -104,7 +104,6 @@ fn the_memory_named_is_what_a_run_takes() {
             (0.9..1.1).contains(&(estimate / peak)),
             "estimated {estimate}, took {peak} GiB\n{report}"
         );
-        println!("estimated {estimate}, took {peak} GiB");
         [estimate, peak]
     };
     let [estimate, peak] = estimated_and_taken(&args);

@@ -16,7 +16,7 @@ use crate::fixtures;
 use crate::hosts::{Build, Host};
 use crate::lab::Lab;
 use crate::preload::Preload;
-use crate::reference::{Reference, Settings, Tolerance, FLOAT};
+use crate::reference::{Agreement, Reference, Settings, Tolerance, FLOAT, QUANTISED, TRAINED};
 use crate::report::Report;
 
 /// What a prompt is continued by.
@@ -120,19 +120,9 @@ impl<'a> Case<'a> {
 
     /// That `answers` are the edited model's and not the unedited one's.
     fn compare_edited(&self, answers: &[Completion]) -> Result<String> {
-        let edited = self
-            .lab
-            .edited
-            .borrow_mut()
-            .compare(&self.prompts, answers)?;
-        edited.ensure_same()?;
-        let plain = self
-            .lab
-            .plain
-            .borrow_mut()
-            .compare(&self.prompts, answers)?;
-        plain.ensure_other_than(&edited)?;
-        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+        let [edited, plain] = [&self.lab.edited, &self.lab.plain]
+            .map(|reference| reference.borrow_mut().compare(&self.prompts, answers));
+        told_apart(&edited?, &plain?)
     }
 
     /// As [`Self::compare_edited`] with a sidecar set and settings of its own.
@@ -142,12 +132,7 @@ impl<'a> Case<'a> {
         edits: &[(&Sidecar, f32)],
         settings: Settings,
     ) -> Result<String> {
-        let model = &self.lab.model;
-        let edited = Reference::new(model, edits, settings)?.compare(&self.prompts, answers)?;
-        edited.ensure_same()?;
-        let plain = Reference::new(model, &[], settings)?.compare(&self.prompts, answers)?;
-        plain.ensure_other_than(&edited)?;
-        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+        self.compare_as(&self.lab.model, answers, edits, settings, QUANTISED)
     }
 
     /// As [`Self::compare_edited`] on another base.
@@ -158,16 +143,25 @@ impl<'a> Case<'a> {
         answers: &[Completion],
     ) -> Result<String> {
         let model = Model::load(base, &ModelParams::default())?;
-        let against = |edits: &[(&Sidecar, f32)]| {
-            Reference::new(&model, edits, Settings::default())?
+        let edits = [(&self.lab.sidecar, 1.0)];
+        self.compare_as(&model, answers, &edits, Settings::default(), tolerance)
+    }
+
+    /// As [`Self::compare_edited`] with references of its own.
+    fn compare_as(
+        &self,
+        model: &Model,
+        answers: &[Completion],
+        edits: &[(&Sidecar, f32)],
+        settings: Settings,
+        tolerance: Tolerance,
+    ) -> Result<String> {
+        let [edited, plain] = [edits, &[]].map(|edits| {
+            Reference::new(model, edits, settings)?
                 .with_tolerance(tolerance)
                 .compare(&self.prompts, answers)
-        };
-        let edited = against(&[(&self.lab.sidecar, 1.0)])?;
-        edited.ensure_same()?;
-        let plain = against(&[])?;
-        plain.ensure_other_than(&edited)?;
-        Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
+        });
+        told_apart(&edited?, &plain?)
     }
 
     /// What every host can do.
@@ -199,7 +193,8 @@ impl<'a> Case<'a> {
             self.check(report, "edited, trained sidecar", || {
                 let answers = self.answers(&lab.with(path.display().to_string()), &[])?;
                 let sidecar = Sidecar::read(path)?;
-                self.compare_with(&answers, &[(&sidecar, 1.0)], Settings::default())
+                let edits = [(&sidecar, 1.0)];
+                self.compare_as(&lab.model, &answers, &edits, Settings::default(), TRAINED)
             });
         }
         for (what, path) in fixtures::bad_sidecars(lab.model.shape(), lab.folder.path())? {
@@ -279,4 +274,11 @@ impl<'a> Case<'a> {
         }
         Ok(())
     }
+}
+
+/// That answers agree with the edited reference and not with the plain one.
+fn told_apart(edited: &Agreement, plain: &Agreement) -> Result<String> {
+    edited.ensure_same()?;
+    plain.ensure_other_than(edited)?;
+    Ok(format!("{edited}; unedited would be Δ {:.3}", plain.mean))
 }
