@@ -17,7 +17,9 @@ Where the trainer refuses what it learned as no better than the unedited model, 
 it left in the run directory is scored, and its result has `"refused": true`.
 
 A run that was interrupted goes on where it stopped: what is in OUT/results.jsonl is not run
-again. `table` writes OUT/table.md from it. `agree` takes the adapters that are still there,
+again. `table` writes OUT/table.md from it: mean scores, and by how much jola is ahead of
+every other method on the same test rows, with an interval of 95 % (of what test rows were drawn;
+how much runs differ is told by the seeds). `agree` takes the adapters that are still there,
 counts in llama.cpp how many of their validation rows they answer exactly, and writes that
 beside what the trainer counted in libtorch to OUT/agree.md. Only the standard library is
 needed.
@@ -31,6 +33,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -131,18 +134,30 @@ def applied(method, adapter):
     return ["--lora" if method == "lora" else "--jola", adapter]
 
 
-def evaluate(args, data, metric, length, adapter):
+def evaluate(args, data, metric, length, adapter, more=()):
     words = ["eval", "-m", args.model, "-d", data, "--metric", metric, "-n", length, "--json"]
-    return last_json(command(args, "llama-jola", *words, *adapter))
+    return last_json(command(args, "llama-jola", *words, *adapter, *more))
+
+
+def correct_rows(predictions):
+    """Which rows were answered right, as a text of one 0 or 1 a row; nothing for other metrics."""
+    rows = [json.loads(line) for line in lines(predictions)]
+    if any("correct" not in row for row in rows):
+        return {}
+    return {"correct": "".join(str(int(row["correct"])) for row in rows)}
 
 
 # Adapters are scored one by one: all at once (`--each`) takes as long but for loading the model,
 # and a result would have to wait, not written down, until other methods are trained.
 def score(args, task, data, adapter):
     metric, length = METRICS.get(task, CLASSES)
-    report = evaluate(args, data, metric, length, adapter)
+    with tempfile.TemporaryDirectory() as folder:
+        predictions = Path(folder) / "predictions.jsonl"
+        more = ["--predictions", predictions]
+        report = evaluate(args, data, metric, length, adapter, more)
+        rows = correct_rows(predictions)
     value = report["score"] * 100 if "accuracy" in report else report["score"]
-    return {"metric": metric, "score": value, "n": report["n"]}
+    return {"metric": metric, "score": value, "n": report["n"], **rows}
 
 
 def train(args, method, rate, data, seed, output):
@@ -185,8 +200,7 @@ def described(args, method, output):
     about = {"bytes": output.stat().st_size}
     if method != "lora":
         seen = last_json(command(args, "llama-jola", "inspect", output, "--json"))
-        about["heads_edited"] = seen["heads_edited"]
-        about["heads_total"] = seen["heads_total"]
+        about |= {key: seen[key] for key in ("heads_edited", "heads_total", "values")}
     return about
 
 
@@ -323,13 +337,46 @@ def cell(values):
     return f"{statistics.mean(values):.1f}{spread}"
 
 
+def difference(results, task, rows, one, other):
+    """By how many points `one` is ahead of `other` on the same test rows, averaged over the seeds
+    that both have, and half of the interval of 95 %; nothing where they have none."""
+    by_seed = lambda method: {
+        row["seed"]: [int(c) for c in row["correct"]]
+        for row in chosen(results, task, method, rows)
+        if "correct" in row
+    }
+    ours, theirs = by_seed(one), by_seed(other)
+    if other == "zero-shot" and theirs:
+        theirs = dict.fromkeys(ours, theirs[0])
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        return None
+    pairs = zip(*(zip(ours[seed], theirs[seed], strict=True) for seed in seeds), strict=True)
+    ahead = [statistics.mean(a - b for a, b in row) * 100 for row in pairs]
+    return statistics.mean(ahead), 1.96 * statistics.stdev(ahead) / len(ahead) ** 0.5
+
+
+def ahead(results, tasks, rows, one="jola"):
+    """A table of what the first method is ahead of all others."""
+    text = [f"`{one}` is ahead by, in points, with an interval of 95 %:\n"]
+    text += table_head(["of", *tasks])
+    for other in results.methods():
+        if other == one:
+            continue
+        found = [difference(results, task, rows, one, other) for task in tasks]
+        cells = ["–" if d is None else f"{d[0]:+.1f} ± {d[1]:.1f}" for d in found]
+        if any(found):
+            text.append(table_line([f"`{other}`", *cells]))
+    return text
+
+
 def table(args):
     results = Results(args.out / "results.jsonl")
     text = []
     for rows in sorted(results.names("rows")):
         tasks = [task for task in results.names("task") if results.find(task=task, rows=rows)]
         text.append(f"{rows} training rows; mean ± standard deviation over seeds\n")
-        text += table_head(["method", *tasks, "mean", "bytes", "heads edited", "seconds"])
+        text += table_head(["method", *tasks, "mean", "bytes", "heads edited", "numbers", "seconds"])
         for method in results.methods():
             if not results.find(method=method, rows=rows):
                 continue
@@ -344,9 +391,9 @@ def table(args):
                 return f"{statistics.mean(values):.0f}" if values else "–"
 
             cells = [cell(scores[task]) for task in tasks]
-            extra = [mean("bytes"), mean("heads_edited"), mean("train_seconds")]
+            extra = [mean(key) for key in ("bytes", "heads_edited", "values", "train_seconds")]
             text.append(table_line([method, *cells, whole, *extra]))
-        text.append("")
+        text += ["", *ahead(results, tasks, rows), ""]
     (args.out / "table.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
 
