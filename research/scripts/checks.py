@@ -19,6 +19,7 @@ sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "bench")]
 
 import common
 import compare
+import forgetting
 import inference
 import training
 
@@ -77,10 +78,10 @@ class Compare(unittest.TestCase):
         for name in ("train", "test"):
             compare.write(self.root / "data/task" / f"{name}.jsonl", [row(k) for k in range(20)])
 
-    def call(self, *words):
-        words = ["compare.py", *map(str, words)]
+    def call(self, *words, script=compare):
+        words = ["script.py", *map(str, words)]
         with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(io.StringIO()):
-            compare.main()
+            script.main()
 
     def run_methods(self, methods, *more):
         out = self.root / "out"
@@ -134,6 +135,18 @@ class Compare(unittest.TestCase):
         # Four rows of eight more are right: 50 points, with a deviation of 53.5 over the rows.
         self.assertIn("| `zero-shot` | +50.0 ± 37.0 |", table)
         self.assertIn("| `additive` | +62.5 ± 35.9 |", table)
+
+    def test_adapters_are_scored_on_other_tasks_once(self):
+        self.run_methods("jola,additive")
+        for name in ("other", "e2e_nlg"):
+            compare.write(self.root / f"data/{name}/test.jsonl", ["{}\n"] * 9)
+        out = self.root / "out"
+        words = [self.root / "data", out, "-m", "base.gguf", "--bin", self.root, "--trained", "task"]
+        for _ in range(2):
+            self.call(*words, "--on", "other,e2e_nlg", script=forgetting)
+        self.assertEqual(len(compare.lines(out / "forgetting.jsonl")), 6)
+        table = (out / "forgetting.md").read_text()
+        self.assertIn("| unedited | 25.00 | 0.25 |\n| jola | 75.00 | 0.75 |\n| additive | 12.50 | 0.12 |", table)
 
     def test_exact_rows_rank_first_where_they_are_more_than_a_few(self):
         better = {"valid_exact": 50, "valid_loss": 2}

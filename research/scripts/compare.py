@@ -97,24 +97,29 @@ def adapter_file(out, key, rate):
     return out / "adapters" / name
 
 
+def test_rows(args, task):
+    """The file with a task's test rows, drawn once for all seeds."""
+    rows = lines(args.data / task / "test.jsonl")
+    random.Random(0).shuffle(rows)
+    return write(args.out / "data" / task / "test.jsonl", rows[: args.test])
+
+
 class Data:
     """The rows of one task and seed, as files."""
 
     def __init__(self, args, task, seed):
         rows = lines(args.data / task / "train.jsonl")
-        test = lines(args.data / task / "test.jsonl")
         random.Random(seed).shuffle(rows)
-        random.Random(0).shuffle(test)
         needed = args.rows + args.valid
         if len(rows) < needed:
             sys.exit(f"compare: {task} has {len(rows)} rows, of {needed} to train on and validate with")
-        train, test = rows[: args.rows], test[: args.test]
+        train = rows[: args.rows]
         stem = args.out / "data" / task
         self.train = write(stem / f"train-{args.rows}-{seed}.jsonl", train)
         key = {"task": task, "rows": args.rows, "seed": seed}
         self.valid = write(validation_file(args.out, key), rows[args.rows : needed])
-        self.test = write(stem / "test.jsonl", test)
-        self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(test, train))
+        self.test = test_rows(args, task)
+        self.few_shot = write(stem / f"few-shot-{seed}.jsonl", few_shot(lines(self.test), train))
 
 
 def command(args, name, *words, accepted=(0,)):
