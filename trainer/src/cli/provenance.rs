@@ -12,7 +12,7 @@ use super::machine::device_names;
 use crate::base::tensors_sha256;
 use crate::method::{ClosedShares, Method, Provenance, Sparsity};
 use crate::report::{RunConfig, OPTIONS, SPLIT_SEED};
-use crate::train::Outcome;
+use crate::train::{Candidate, Outcome};
 
 /// Everything that was set, and what tells whether a run is the same.
 pub(super) fn run_config(
@@ -108,13 +108,13 @@ pub(super) fn add_outcome(
     let settings = &job.settings;
     let mut note = |key: &str, value: jola_edit::gguf::Value| provenance.train.insert(key, value);
     note("lr", outcome.rate.into())?;
-    let result = outcome.candidates.list()[stage].result;
+    let Candidate { level, result, .. } = outcome.candidates.list()[stage];
     if let (Some(unedited), Some(result)) = (outcome.unedited, result) {
         note("unedited", unedited.result.to_string().as_str().into())?;
         note("validation", result.to_string().as_str().into())?;
     }
     if settings.method.gated() {
-        if let Some(ClosedShares { scale, offset }) = settings.target(stage) {
+        if let Some(ClosedShares { scale, offset }) = settings.target(level) {
             note("sparsity", scale.into())?;
             note("sparsity_offset", offset.into())?;
         } else if let Sparsity::Lambda(lambda) = settings.sparsity {

@@ -59,6 +59,11 @@ impl<'a> CachedRows<'a> {
         (tokens * model.config.n_embd) as u64 * bytes_of(model.precision.math)
     }
 
+    /// Keeps nothing any more.
+    pub fn forget(&mut self) {
+        *self = CachedRows::new(self.sequences);
+    }
+
     /// Computes the streams before `layer`, with no edit below it, and keeps them. They
     /// depend on nothing but the rows, so that a resumed run keeps the same.
     pub fn keep(&mut self, model: &Model, layer: usize) {

@@ -10,7 +10,7 @@ use super::half::Half;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sparsity {
-    /// From dense to sparse in stages; the validation says which serves.
+    /// In stages, a dense one and sparser ones; the validation says which serves.
     #[serde(rename = "auto")]
     Path,
     /// How many gates of each kind to close.

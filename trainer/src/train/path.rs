@@ -1,6 +1,7 @@
 //! What the stages of a run left, and which of it serves: the sparsest that is not worse than
 //! the best.
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::state::State;
@@ -9,9 +10,20 @@ use super::validation::{RowScores, StageResult};
 use crate::method::Parameters;
 use crate::Error;
 
+/// A stage that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Which of the run's targets its gates were closed to.
+    pub level: usize,
+    /// What its best measured; none without validation rows.
+    pub result: Option<StageResult>,
+}
+
 /// The best of one stage.
 #[derive(Debug)]
 pub struct Candidate {
+    /// Which of the run's targets its gates were closed to.
+    pub level: usize,
     /// What it measured; none without validation rows.
     pub result: Option<StageResult>,
     /// Row by row.
@@ -21,13 +33,27 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Whether it does better than another of its run; without validation rows the later one is
+    /// taken to.
+    fn is_better(&self, other: &Candidate) -> bool {
+        let n_rows = self.scores.losses.len();
+        let results = self.result.zip(other.result);
+        results.is_none_or(|(own, other)| own.validation.is_better(&other.validation, n_rows))
+    }
+
+    /// Whether it chooses answers no worse than the unedited model.
+    fn chooses(&self, unedited: Option<&Unedited>) -> bool {
+        let results = self.result.zip(unedited);
+        results.is_none_or(|(own, unedited)| own.choice >= unedited.result.choice)
+    }
+
     /// Gives parameters of its run its values.
     pub fn restore(&self, parameters: &mut Parameters) {
         parameters.set_values(&self.values);
     }
 }
 
-/// The candidates of a run, from dense to sparse.
+/// The candidates of a run, in the order of its stages.
 #[derive(Debug, Default)]
 pub struct Candidates {
     list: Vec<Candidate>,
@@ -39,45 +65,49 @@ impl Candidates {
         self.list.push(candidate);
     }
 
-    /// From dense to sparse.
+    /// In the order of the stages.
     pub fn list(&self) -> &[Candidate] {
         &self.list
     }
 
     fn best(&self) -> usize {
-        let better = |a: usize, b: usize| match (&self.list[a].result, &self.list[b].result) {
-            (Some(one), Some(other)) => {
-                let n_rows = self.list[a].scores.losses.len();
-                one.validation.is_better(&other.validation, n_rows)
-            }
-            _ => true,
-        };
         let stages = 1..self.list.len();
-        stages.fold(0, |best, stage| match better(stage, best) {
-            true => stage,
-            false => best,
+        stages.fold(0, |best, stage| {
+            match self.list[stage].is_better(&self.list[best]) {
+                true => stage,
+                false => best,
+            }
         })
     }
 
     /// The sparsest that is not worse than the best, and whose answers are chosen no worse than
     /// without an edit, if there is one of these.
     pub fn chosen(&self, unedited: Option<&Unedited>) -> usize {
-        let best = &self.list[self.best()];
-        let serves = |index: &usize| !self.list[*index].scores.worse_than(&best.scores, 1.0);
-        let chooses = |index: &usize| match (&self.list[*index].result, unedited) {
-            (Some(result), Some(unedited)) => result.choice >= unedited.result.choice,
-            _ => true,
-        };
-        let all = || (0..self.list.len()).rev();
-        let found = all().filter(chooses).find(serves);
-        found.or_else(|| all().find(serves)).unwrap_or(0)
+        let mut all: Vec<usize> = (0..self.list.len()).collect();
+        all.sort_by_key(|index| std::cmp::Reverse(self.list[*index].level));
+        let serves = |index: &usize| !self.worse_than_best(*index, 1.0);
+        let chooses = |index: &usize| self.list[*index].chooses(unedited);
+        let found = all.iter().find(|index| serves(index) && chooses(index));
+        let found = found.or_else(|| all.iter().find(|index| serves(index)));
+        found.copied().unwrap_or(0)
     }
 
-    /// Whether the last stage is so much worse than the best that sparser ones need no trial.
-    pub(super) fn lost(&self) -> bool {
+    /// Whether one is worse than the best by more than so many standard errors.
+    fn worse_than_best(&self, index: usize, errors: f64) -> bool {
         let best = &self.list[self.best()];
-        let last = self.list.last();
-        last.is_some_and(|last| last.scores.worse_than(&best.scores, 3.0))
+        self.list[index].scores.worse_than(&best.scores, errors)
+    }
+
+    /// The level that the third stage tries: a sparser one, if the second serves, else one between
+    /// the two, the denser the worse the second is.
+    pub(super) fn next_level(&self) -> usize {
+        let second = 1;
+        let level = self.list[second].level;
+        match () {
+            () if !self.worse_than_best(second, 1.0) => level + 1,
+            () if !self.worse_than_best(second, 3.0) => level - 1,
+            () => level - 2,
+        }
     }
 
     /// Everything needed to continue exactly, beside the results.
@@ -105,14 +135,15 @@ impl Candidates {
         values: &[(String, Tensor)],
     ) -> Result<(), Error> {
         self.list.clear();
-        for (index, result) in state.counters.stages.iter().enumerate() {
+        for (index, &Done { level, result }) in state.counters.stages.iter().enumerate() {
             let mut own = Vec::with_capacity(values.len());
             for (name, like) in values {
                 let value = state.tensor(&format!("stage.{index}.{name}"), like)?;
                 own.push((name.clone(), value.to_device(like.device())));
             }
             self.list.push(Candidate {
-                result: *result,
+                level,
+                result,
                 scores: RowScores::load(state, &format!("stage.{index}"))?,
                 values: own,
             });
@@ -157,34 +188,57 @@ mod tests {
     use super::*;
     use crate::train::Validation;
 
-    fn candidate(losses: &[f64], exact: &[bool], choice: Option<f64>) -> Candidate {
+    fn candidate(level: usize, losses: &[f64], choice: Option<f64>) -> Candidate {
         let n = losses.len() as f64;
         Candidate {
+            level,
             result: Some(StageResult {
                 validation: Validation {
                     loss: losses.iter().sum::<f64>() / n,
-                    exact: exact.iter().filter(|exact| **exact).count() as f64 / n,
+                    exact: 1.0,
                 },
                 choice,
             }),
             scores: RowScores {
                 losses: losses.to_vec(),
-                exact: exact.to_vec(),
+                exact: vec![true; losses.len()],
             },
             values: Vec::new(),
         }
     }
 
+    fn candidates<const N: usize>(list: [Candidate; N]) -> Candidates {
+        let mut candidates = Candidates::default();
+        list.into_iter()
+            .for_each(|candidate| candidates.push(candidate));
+        candidates
+    }
+
+    const DENSE: [f64; 4] = [0.1, 0.5, 0.2, 0.9];
+    const EVEN: [f64; 4] = [0.2, 0.4, 0.3, 0.8];
+    const WORSE: [f64; 4] = [0.5, 0.7, 0.4, 1.4];
+    const LOST: [f64; 4] = [2.1, 2.5, 2.2, 2.9];
+
     #[test]
     fn the_sparsest_that_is_not_worse_is_chosen() {
-        let mut candidates = Candidates::default();
-        candidates.push(candidate(&[0.1, 0.5, 0.2, 0.9], &[true; 4], None));
-        assert_eq!(candidates.chosen(None), 0);
-        candidates.push(candidate(&[0.2, 0.4, 0.3, 0.8], &[true; 4], None));
-        assert!(!candidates.lost());
-        candidates.push(candidate(&[2.1, 2.5, 2.2, 2.9], &[false; 4], None));
-        assert!(candidates.lost());
-        assert_eq!(candidates.chosen(None), 1);
+        let dense = || candidate(0, &DENSE, None);
+        let chosen = |candidates: Candidates| candidates.chosen(None);
+        assert_eq!(chosen(candidates([dense()])), 0);
+        let even = |level| candidate(level, &EVEN, None);
+        let lost = |level| candidate(level, &LOST, None);
+        assert_eq!(chosen(candidates([dense(), even(3), lost(4)])), 1);
+        // The third may lie between the two.
+        assert_eq!(chosen(candidates([dense(), even(3), even(2)])), 1);
+        assert_eq!(chosen(candidates([dense(), lost(3), even(1)])), 2);
+        assert_eq!(chosen(candidates([dense(), lost(3), lost(1)])), 0);
+    }
+
+    #[test]
+    fn the_third_stage_is_the_denser_the_worse_the_second_is() {
+        for (losses, level) in [(EVEN, 4), (WORSE, 2), (LOST, 1)] {
+            let [dense, second] = [candidate(0, &DENSE, None), candidate(3, &losses, None)];
+            assert_eq!(candidates([dense, second]).next_level(), level);
+        }
     }
 
     #[test]
@@ -199,9 +253,9 @@ mod tests {
             },
             guessing: None,
         };
-        let mut candidates = Candidates::default();
-        candidates.push(candidate(&[0.1, 0.5], &[true; 2], Some(0.75)));
-        candidates.push(candidate(&[0.1, 0.5], &[true; 2], Some(0.25)));
+        let list = [(0, 0.75), (3, 0.25)];
+        let candidates =
+            candidates(list.map(|(level, choice)| candidate(level, &DENSE, Some(choice))));
         assert_eq!(candidates.chosen(None), 1);
         assert_eq!(candidates.chosen(Some(&unedited)), 0);
     }

@@ -62,18 +62,10 @@ impl<'a> LearningRates<'a> {
         match place.phase {
             Phase::Polish => {
                 let left = warmup.saturating_sub(step - place.done);
-                self.settings.boost(place.stage) * cosine(place.done, place.span, left)
+                self.settings.boost(place.level) * cosine(place.done, place.span, left)
             }
-            _ => self.held(place) * ((step + 1) as f64 / warmup.max(1) as f64).min(1.0),
+            _ => ((step + 1) as f64 / warmup.max(1) as f64).min(1.0),
         }
-    }
-
-    /// The factor until a stage's gates are fixed: that of the stage before it.
-    fn held(&self, place: Place) -> f64 {
-        place
-            .stage
-            .checked_sub(1)
-            .map_or(1.0, |before| self.settings.boost(before))
     }
 
     /// The rate that closes a gate within its part of the prune phase. Adam moves a gate that is

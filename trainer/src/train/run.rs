@@ -14,7 +14,7 @@ use crate::method::Parameters;
 use crate::Error;
 
 /// Validations of each stage of a path.
-const PATH_VALIDATIONS: usize = 3;
+const PATH_VALIDATIONS: usize = 4;
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
 
@@ -37,9 +37,10 @@ impl Trainer<'_> {
         while self.counters.step < steps && !ended {
             let step = self.counters.step;
             let (begun, place) = (Instant::now(), self.plan.place(step));
+            self.note_learned();
             self.step(step, place, rate);
             if step + 1 == self.plan.choice(place.stage) {
-                self.choose_heads(place.stage, observer);
+                self.choose_heads(place.level, observer);
                 self.keep_streams(observer);
             }
             self.unread.note_gates(self.parameters.open_gates());
@@ -55,6 +56,7 @@ impl Trainer<'_> {
                 if !ended {
                     // What is left of a stage that gets no better is left out.
                     self.counters.step = self.plan.end(place.stage);
+                    self.keep_streams(observer);
                 }
                 self.counters.ended = ended;
             }
@@ -80,8 +82,8 @@ impl Trainer<'_> {
     }
 
     /// Ends a stage's choice of heads.
-    fn choose_heads(&mut self, stage: usize, observer: &mut dyn Observer) {
-        let target = self.settings.target(stage);
+    fn choose_heads(&mut self, level: usize, observer: &mut dyn Observer) {
+        let target = self.settings.target(level);
         if let Some(edits) = self.parameters.edits_mut() {
             choose_heads(edits, target, observer);
         }
@@ -93,8 +95,17 @@ impl Trainer<'_> {
         // While a stage closes gates, these are the layers that the one before it left.
         let changes = self.parameters.training_changes(None);
         let lowest = changes.iter().position(|change| !change.is_empty());
-        if let Some(lowest @ 1..) = lowest {
-            let rows = [&mut self.train, &mut self.valid];
+        let Some(lowest) = lowest else {
+            return;
+        };
+        let mut rows = [&mut self.train, &mut self.valid];
+        // A stage of a path goes back to where all gates are open.
+        for rows in &mut rows {
+            if rows.kept_before() > lowest {
+                rows.forget();
+            }
+        }
+        if lowest > 0 {
             keep_streams(
                 self.model,
                 self.settings,

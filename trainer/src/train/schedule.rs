@@ -30,6 +30,8 @@ impl Phase {
 /// One stage of a run: gates close down to its target, then what is left is polished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
+    /// Which of the run's targets its gates are closed to.
+    pub level: usize,
     /// Steps of [`Phase::Prune`].
     pub prune: usize,
     /// Steps of [`Phase::Polish`].
@@ -47,7 +49,7 @@ impl Stage {
 pub struct Plan {
     /// Steps of [`Phase::Learn`].
     pub learn: usize,
-    /// The stages, one at least; each starts from what the one before it left.
+    /// The stages, one at least; each starts from where the learn phase ends.
     pub stages: Vec<Stage>,
 }
 
@@ -58,6 +60,8 @@ pub struct Place {
     pub phase: Phase,
     /// The stage that the step belongs to; the learn phase is part of the first.
     pub stage: usize,
+    /// The stage's [`Stage::level`].
+    pub level: usize,
     /// Steps of this phase and stage before it.
     pub done: usize,
     /// Steps of this phase and stage.
@@ -76,11 +80,12 @@ impl Place {
     }
 }
 
-/// Of the steps of a path, the part of the learn phase, and of the dense edit's polish.
+/// Of the steps of a path, the part of the learn phase, and of the dense edit's polish. The
+/// later stages share the rest.
 const PATH_LEARN: f64 = 0.15;
-const PATH_DENSE: f64 = 0.10;
+const PATH_DENSE: f64 = 0.23;
 /// Of the steps of a later stage, the part of its prune phase.
-const PATH_PRUNE: f64 = 1.0 / 3.0;
+const PATH_PRUNE: f64 = 0.25;
 
 impl Plan {
     /// One stage: splits `steps` by the shares of the first two phases; the rest is polish.
@@ -90,27 +95,41 @@ impl Plan {
         let polish = steps - learn - prune;
         Plan {
             learn,
-            stages: vec![Stage { prune, polish }],
+            stages: vec![Stage {
+                level: 0,
+                prune,
+                polish,
+            }],
         }
     }
 
-    /// From dense to sparse: the first of `n_stages` stages polishes the dense edit, each
-    /// later one closes gates and polishes what is left.
-    pub fn path(steps: usize, n_stages: usize) -> Plan {
+    /// A stage for each of these levels, all from where the learn phase ends: the first polishes
+    /// the dense edit, each later one closes gates and polishes what is left.
+    pub fn path(steps: usize, levels: &[usize]) -> Plan {
         let learn = part(steps, PATH_LEARN);
         let polish = part(steps, PATH_DENSE);
-        let mut stages = vec![Stage { prune: 0, polish }];
-        let (left, later) = (steps - learn - polish, n_stages - 1);
-        for index in 0..later {
+        let (left, later) = (steps - learn - polish, levels.len() - 1);
+        let stages = levels.iter().enumerate().map(|(index, &level)| {
+            if index == 0 {
+                return Stage {
+                    level,
+                    prune: 0,
+                    polish,
+                };
+            }
             // What does not divide goes to the last ones.
-            let own = left * (index + 1) / later - left * index / later;
+            let own = left * index / later - left * (index - 1) / later;
             let prune = part(own, PATH_PRUNE);
-            stages.push(Stage {
+            Stage {
+                level,
                 prune,
                 polish: own - prune,
-            });
+            }
+        });
+        Plan {
+            learn,
+            stages: stages.collect(),
         }
-        Plan { learn, stages }
     }
 
     /// Steps of all phases.
@@ -131,9 +150,10 @@ impl Plan {
 
     /// Where step `step` (from 0) lies.
     pub fn place(&self, step: usize) -> Place {
-        let place = |phase, stage, done, span| Place {
+        let place = |phase, stage: usize, done, span| Place {
             phase,
             stage,
+            level: self.stages[stage].level,
             done,
             span,
         };
@@ -176,7 +196,7 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "learn {}", self.learn)?;
-        for Stage { prune, polish } in &self.stages {
+        for Stage { prune, polish, .. } in &self.stages {
             write!(f, ", prune {prune}, polish {polish}")?;
         }
         Ok(())
@@ -213,6 +233,7 @@ mod tests {
     fn phases_follow_each_other_and_cover_all_steps() {
         let plan = Plan::new(100, 0.4, 0.35);
         let stage = Stage {
+            level: 0,
             prune: 35,
             polish: 25,
         };
@@ -234,7 +255,7 @@ mod tests {
     #[test]
     fn a_path_goes_through_all_stages_in_order() {
         for steps in [48, 100, 751] {
-            let plan = Plan::path(steps, 6);
+            let plan = Plan::path(steps, &[0, 3, 2]);
             assert_eq!(plan.steps(), steps);
             let places: Vec<Place> = (0..steps).map(|step| plan.place(step)).collect();
             assert!(places.windows(2).all(|pair| match pair[0].is_last() {
@@ -246,12 +267,12 @@ mod tests {
                         },
                 true => pair[1].done == 0 && pair[1].stage - pair[0].stage <= 1,
             }));
-            assert_eq!(places[steps - 1].stage, 5);
+            assert_eq!((places[steps - 1].stage, places[steps - 1].level), (2, 2));
             assert!(plan.stages[1..]
                 .iter()
                 .all(|stage| stage.prune > 0 && stage.polish > 0));
             // Each stage's polish ends with a validation.
-            for stage in 0..6 {
+            for stage in 0..3 {
                 assert!(plan.validates_after(plan.end(stage) - 1, 2));
                 let (from, to) = (plan.choice(stage), plan.end(stage));
                 let count = (from..to)
@@ -262,7 +283,7 @@ mod tests {
             let all = (0..steps)
                 .filter(|step| plan.validates_after(*step, 2))
                 .count();
-            assert_eq!(all, 12);
+            assert_eq!(all, 6);
         }
     }
 

@@ -11,9 +11,10 @@ use crate::method::{ClosedShares, Method, Sparsity};
 /// for as many epochs.
 const LOFIT_CHOICE: f64 = 0.5;
 
-/// Shares of the gates that the stages of a path close: none, half, three quarters and so on.
-/// Offsets are worth more than scales where few are left (`research/recipe.md`).
-const PATH: [ClosedShares; 6] = [
+/// Shares of the gates that the stages of a path may close, by their level: none, half, three
+/// quarters and so on. Offsets are worth more than scales where few are left
+/// (`research/recipe.md`).
+const LEVELS: [ClosedShares; 5] = [
     ClosedShares::both(0.0),
     ClosedShares::both(0.5),
     ClosedShares::both(0.75),
@@ -22,11 +23,10 @@ const PATH: [ClosedShares; 6] = [
         scale: 0.95,
         offset: 0.925,
     },
-    ClosedShares {
-        scale: 0.975,
-        offset: 0.96,
-    },
 ];
+/// The levels of the first two stages, and what the third has where the second is as good as the
+/// first.
+const PATH: [usize; 3] = [0, 3, 4];
 /// What is closed where no path can be taken.
 const SHARES: ClosedShares = ClosedShares {
     scale: 0.9,
@@ -125,26 +125,26 @@ impl Settings {
         let (learn, prune) = match &self.method {
             Method::Lofit { .. } => (LOFIT_CHOICE, 0.0),
             method if !method.gated() => (0.0, 0.0),
-            _ if self.sparsity == Sparsity::Path => return Plan::path(self.steps, PATH.len()),
+            _ if self.sparsity == Sparsity::Path => return Plan::path(self.steps, &PATH),
             _ => (self.recipe.learn, self.recipe.prune),
         };
         Plan::new(self.steps, learn, prune)
     }
 
-    /// The shares of the gates that a stage closes; `None` where λ says it.
-    pub fn target(&self, stage: usize) -> Option<ClosedShares> {
+    /// The shares of the gates that a stage of this level closes; `None` where λ says it.
+    pub fn target(&self, level: usize) -> Option<ClosedShares> {
         match self.sparsity {
-            Sparsity::Path => Some(PATH[stage]),
+            Sparsity::Path => Some(LEVELS[level]),
             Sparsity::Target(shares) => Some(shares),
             Sparsity::Lambda(_) => None,
         }
     }
 
-    /// What the learning rate is multiplied by once a stage's gates are fixed: few vectors have
+    /// What the learning rate is multiplied by once the gates of a stage of this level are fixed: few vectors have
     /// further to move than many, and a step of AdamW moves every number by the rate, so that
     /// what it does grows with their count.
-    pub fn boost(&self, stage: usize) -> f64 {
-        match self.target(stage) {
+    pub fn boost(&self, level: usize) -> f64 {
+        match self.target(level) {
             Some(shares) if self.method.gated() => shares.open().powf(-BOOST),
             _ => 1.0,
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::observer::Observer;
-use super::path::Candidate;
+use super::path::{Candidate, Done};
 use super::rate_search::{find_rate, judges, trial_settings, Trial};
 use super::settings::Rate;
 use super::state::Counters;
@@ -74,7 +74,8 @@ impl Trainer<'_> {
         })
     }
 
-    /// Notes the best of a stage, and goes on from it; returns whether the path ends there.
+    /// Notes the best of a stage, and goes back to where the next one begins; returns whether
+    /// there is none.
     pub(super) fn end_stage(&mut self, stage: usize, observer: &mut dyn Observer) -> bool {
         let values = match self.best.is_empty() {
             true => self.optim.values(),
@@ -90,9 +91,11 @@ impl Trainer<'_> {
             number: stage,
             result,
         });
-        self.counters.stages.push(result);
+        let level = self.plan.stages[stage].level;
+        self.counters.stages.push(Done { level, result });
         self.counters.stale = 0;
         self.candidates.push(Candidate {
+            level,
             result,
             scores: std::mem::take(&mut self.best_scores),
             values,
@@ -100,14 +103,35 @@ impl Trainer<'_> {
         if stage + 1 == self.plan.stages.len() {
             return true;
         }
-        if self.candidates.lost() {
-            observer.log("the path ends here: what is left is clearly worse");
-            return true;
+        self.plan_third(observer);
+        self.go_back();
+        false
+    }
+
+    /// Once the first two stages of a path are done, they say what the third one closes.
+    pub(super) fn plan_third(&mut self, observer: &mut dyn Observer) {
+        if let ([_, _], [_, _, third]) = (self.candidates.list(), &mut self.plan.stages[..]) {
+            third.level = self.candidates.next_level();
+            if let Some(shares) = self.settings.target(third.level) {
+                observer.log(&format!("the last stage closes {shares} of the gates"));
+            }
         }
+    }
+
+    /// Notes where the stages of a path begin.
+    pub(super) fn note_learned(&mut self) {
+        if self.counters.step == self.plan.learn && self.plan.stages.len() > 1 {
+            self.learned = self.changing();
+        }
+    }
+
+    /// Goes back to where the learn phase ended and all gates were open.
+    pub(super) fn go_back(&mut self) {
+        self.load_changing(None).expect("a state of this run");
         if let Some(edits) = self.parameters.edits_mut() {
+            edits.fix();
             edits.release();
         }
-        false
     }
 
     /// How often the likeliest answer of validation rows is right with the parameters as they

@@ -2,9 +2,10 @@
 
 use tch::{Kind, Tensor};
 
+use super::path::Done;
 use super::rate_search::Trial;
 use super::unedited::Unedited;
-use super::validation::{StageResult, Validation};
+use super::validation::Validation;
 use crate::Error;
 
 /// Between two steps of a run. Randomness needs no state: it is keyed by seed and step.
@@ -37,8 +38,8 @@ pub struct Counters {
     /// The rate that was found.
     pub rate: Option<f64>,
     /// The best of the stages that are done; their parameters are among the tensors.
-    pub stages: Vec<Option<StageResult>>,
-    /// Whether the path ended before all steps were done.
+    pub stages: Vec<Done>,
+    /// Whether the last stage is done.
     pub ended: bool,
 }
 

@@ -36,7 +36,7 @@ impl Trainer<'_> {
             self.optim.zero_grad();
             if phase == Phase::Prune {
                 let late = ramp(place.progress() - recipe.closing, recipe.ramp);
-                let due = self.closed_shares(place.stage, late);
+                let due = self.closed_shares(place.level, late);
                 if let (Some(due), Some(edits)) = (due, self.parameters.edits_mut()) {
                     edits.close_to(due);
                 }
@@ -56,14 +56,11 @@ impl Trainer<'_> {
         });
     }
 
-    /// The shares of the gates to close when `part` of a stage's way has been gone; `None`
+    /// The shares of the gates to close when `part` of the way to a level has been gone; `None`
     /// where λ says it.
-    fn closed_shares(&self, stage: usize, part: f64) -> Option<ClosedShares> {
-        let before = stage.checked_sub(1);
-        let before = before.and_then(|before| self.settings.target(before));
-        let target = self.settings.target(stage)?;
-        let from = before.unwrap_or(ClosedShares::both(0.0));
-        Some(from.towards(target, part))
+    fn closed_shares(&self, level: usize, part: f64) -> Option<ClosedShares> {
+        let target = self.settings.target(level)?;
+        Some(ClosedShares::both(0.0).towards(target, part))
     }
 
     /// Adds the penalty's gradient to that of the task; returns its λ.
@@ -75,7 +72,7 @@ impl Trainer<'_> {
             return Some(Tensor::from(*l1));
         }
         let ramp = ramp(place.progress(), self.settings.recipe.ramp);
-        let target = self.closed_shares(place.stage, ramp);
+        let target = self.closed_shares(place.level, ramp);
         let penalty = self.penalty.as_mut()?;
         if phase != Phase::Polish && !self.settings.sparsity.sampled() {
             penalty.observe(&edits.worth());

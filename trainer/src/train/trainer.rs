@@ -22,6 +22,8 @@ use crate::Error;
 
 /// Fewer validation rows tell nothing about how often an answer is picked right.
 const CHOOSING_ROWS: usize = 16;
+/// Before the names of the tensors of [`Trainer::learned`] in a saved state.
+const LEARNED: &str = "learned.";
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 
@@ -32,7 +34,7 @@ pub struct Outcome {
     pub rate: f64,
     /// The unedited model; none without validation rows.
     pub unedited: Option<Unedited>,
-    /// The best of each stage, from dense to sparse.
+    /// The best of each stage.
     pub candidates: Candidates,
     /// Which of them is returned.
     pub chosen: usize,
@@ -75,6 +77,9 @@ pub struct Trainer<'a> {
     pub(super) best: Vec<(String, Tensor)>,
     /// Row by row, what they measured.
     pub(super) best_scores: RowScores,
+    /// Where the stages of a path begin: parameters, moments and averages of the penalty at the
+    /// end of the learn phase.
+    pub(super) learned: Vec<(String, Tensor)>,
     /// The stages that are done.
     pub(super) candidates: Candidates,
     /// The answers that rows choose between.
@@ -151,6 +156,7 @@ impl<'a> Trainer<'a> {
             counters: Counters::default(),
             best: Vec::new(),
             best_scores: RowScores::default(),
+            learned: Vec::new(),
             candidates: Candidates::default(),
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
@@ -171,10 +177,30 @@ impl<'a> Trainer<'a> {
         self.counters.step
     }
 
+    /// What steps change: parameters, their moments, averages of the penalty. Copies, not views.
+    pub(super) fn changing(&self) -> Vec<(String, Tensor)> {
+        let penalty = self.penalty.iter().flat_map(Penalty::state);
+        self.optim.state().into_iter().chain(penalty).collect()
+    }
+
+    /// Puts [`changing`](Self::changing) back, from a saved state or from where the stages begin.
+    pub(super) fn load_changing(
+        &mut self,
+        state: Option<&[(String, Tensor)]>,
+    ) -> Result<(), Error> {
+        let state = state.unwrap_or(&self.learned);
+        self.optim.load_state(state)?;
+        match &mut self.penalty {
+            Some(penalty) => penalty.load_state(state),
+            None => Ok(()),
+        }
+    }
+
     /// Where the run stands, after a step; copies on the CPU.
     pub fn state(&self) -> State {
-        let mut tensors = self.optim.state();
-        tensors.extend(self.penalty.iter().flat_map(Penalty::state));
+        let mut tensors = self.changing();
+        let learned = self.learned.iter();
+        tensors.extend(learned.map(|(name, tensor)| (format!("{LEARNED}{name}"), tensor.copy())));
         let best = self.best.iter();
         tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
         let scores = self.best_scores.tensors();
@@ -196,14 +222,17 @@ impl<'a> Trainer<'a> {
     /// [`Error::State`] when it comes from a run of other parameters.
     pub fn restore(&mut self, state: &State) -> Result<(), Error> {
         self.candidates.load_state(state, &self.optim.values())?;
-        // Which layers have open gates while a stage closes them is what the one before it left.
-        if let Some(last) = self.candidates.list().last() {
-            last.restore(&mut self.parameters);
+        let learned = state.tensors.iter().filter_map(|(name, tensor)| {
+            let name = name.strip_prefix(LEARNED)?;
+            Some((name.to_owned(), tensor.copy()))
+        });
+        self.learned = learned.collect();
+        self.plan_third(&mut ());
+        if self.plan.stages.len() > 1 && state.counters.step > self.plan.learn {
+            // What is missing would be missed at the end of the stage only.
+            self.load_changing(None)?;
         }
-        self.optim.load_state(&state.tensors)?;
-        if let Some(penalty) = &mut self.penalty {
-            penalty.load_state(&state.tensors)?;
-        }
+        self.load_changing(Some(&state.tensors))?;
         self.best.clear();
         if state.counters.best.is_some() {
             for (name, value) in self.optim.values() {
