@@ -37,7 +37,6 @@ impl Trainer<'_> {
         while self.counters.step < steps && !ended {
             let step = self.counters.step;
             let (begun, place) = (Instant::now(), self.plan.place(step));
-            self.note_learned();
             self.step(step, place, rate);
             if step + 1 == self.plan.choice(place.stage) {
                 self.choose_heads(place.level, observer);
@@ -99,7 +98,7 @@ impl Trainer<'_> {
             return;
         };
         let mut rows = [&mut self.train, &mut self.valid];
-        // A stage of a path goes back to where all gates are open.
+        // Each stage of a path goes back to the dense edit.
         for rows in &mut rows {
             if rows.kept_before() > lowest {
                 rows.forget();

@@ -49,7 +49,7 @@ impl Stage {
 pub struct Plan {
     /// Steps of [`Phase::Learn`].
     pub learn: usize,
-    /// The stages, one at least; each starts from where the learn phase ends.
+    /// The stages, one at least; the later ones start from what the first one left.
     pub stages: Vec<Stage>,
 }
 
@@ -103,8 +103,8 @@ impl Plan {
         }
     }
 
-    /// A stage for each of these levels, all from where the learn phase ends: the first polishes
-    /// the dense edit, each later one closes gates and polishes what is left.
+    /// A stage for each of these levels: the first polishes the dense edit, each later one goes on
+    /// from that, closes gates and polishes what is left.
     pub fn path(steps: usize, levels: &[usize]) -> Plan {
         let learn = part(steps, PATH_LEARN);
         let polish = part(steps, PATH_DENSE);

@@ -103,6 +103,9 @@ impl Trainer<'_> {
         if stage + 1 == self.plan.stages.len() {
             return true;
         }
+        if stage == 0 {
+            self.dense = self.changing();
+        }
         self.plan_third(observer);
         self.go_back();
         false
@@ -118,15 +121,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// Notes where the stages of a path begin.
-    pub(super) fn note_learned(&mut self) {
-        if self.counters.step == self.plan.learn && self.plan.stages.len() > 1 {
-            self.learned = self.changing();
-        }
-    }
-
-    /// Goes back to where the learn phase ended and all gates were open.
-    pub(super) fn go_back(&mut self) {
+    /// Goes back to the dense edit, whose gates are all open.
+    fn go_back(&mut self) {
         self.load_changing(None).expect("a state of this run");
         if let Some(edits) = self.parameters.edits_mut() {
             edits.fix();

@@ -22,8 +22,8 @@ use crate::Error;
 
 /// Fewer validation rows tell nothing about how often an answer is picked right.
 const CHOOSING_ROWS: usize = 16;
-/// Before the names of the tensors of [`Trainer::learned`] in a saved state.
-const LEARNED: &str = "learned.";
+/// Before the names of the tensors of [`Trainer::dense`] in a saved state.
+const DENSE: &str = "dense.";
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 
@@ -77,9 +77,9 @@ pub struct Trainer<'a> {
     pub(super) best: Vec<(String, Tensor)>,
     /// Row by row, what they measured.
     pub(super) best_scores: RowScores,
-    /// Where the stages of a path begin: parameters, moments and averages of the penalty at the
-    /// end of the learn phase.
-    pub(super) learned: Vec<(String, Tensor)>,
+    /// Where the later stages of a path begin: parameters, moments and averages of the penalty at
+    /// the end of the first.
+    pub(super) dense: Vec<(String, Tensor)>,
     /// The stages that are done.
     pub(super) candidates: Candidates,
     /// The answers that rows choose between.
@@ -156,7 +156,7 @@ impl<'a> Trainer<'a> {
             counters: Counters::default(),
             best: Vec::new(),
             best_scores: RowScores::default(),
-            learned: Vec::new(),
+            dense: Vec::new(),
             candidates: Candidates::default(),
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
@@ -183,12 +183,12 @@ impl<'a> Trainer<'a> {
         self.optim.state().into_iter().chain(penalty).collect()
     }
 
-    /// Puts [`changing`](Self::changing) back, from a saved state or from where the stages begin.
+    /// Puts [`changing`](Self::changing) back, from a saved state or from the end of the first stage.
     pub(super) fn load_changing(
         &mut self,
         state: Option<&[(String, Tensor)]>,
     ) -> Result<(), Error> {
-        let state = state.unwrap_or(&self.learned);
+        let state = state.unwrap_or(&self.dense);
         self.optim.load_state(state)?;
         match &mut self.penalty {
             Some(penalty) => penalty.load_state(state),
@@ -199,8 +199,8 @@ impl<'a> Trainer<'a> {
     /// Where the run stands, after a step; copies on the CPU.
     pub fn state(&self) -> State {
         let mut tensors = self.changing();
-        let learned = self.learned.iter();
-        tensors.extend(learned.map(|(name, tensor)| (format!("{LEARNED}{name}"), tensor.copy())));
+        let dense = self.dense.iter();
+        tensors.extend(dense.map(|(name, tensor)| (format!("{DENSE}{name}"), tensor.copy())));
         let best = self.best.iter();
         tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
         let scores = self.best_scores.tensors();
@@ -222,14 +222,14 @@ impl<'a> Trainer<'a> {
     /// [`Error::State`] when it comes from a run of other parameters.
     pub fn restore(&mut self, state: &State) -> Result<(), Error> {
         self.candidates.load_state(state, &self.optim.values())?;
-        let learned = state.tensors.iter().filter_map(|(name, tensor)| {
-            let name = name.strip_prefix(LEARNED)?;
+        let dense = state.tensors.iter().filter_map(|(name, tensor)| {
+            let name = name.strip_prefix(DENSE)?;
             Some((name.to_owned(), tensor.copy()))
         });
-        self.learned = learned.collect();
+        self.dense = dense.collect();
         self.plan_third(&mut ());
-        if self.plan.stages.len() > 1 && state.counters.step > self.plan.learn {
-            // What is missing would be missed at the end of the stage only.
+        if self.plan.stages.len() > 1 && !state.counters.stages.is_empty() {
+            // What is missing would be missed at the end of a stage only.
             self.load_changing(None)?;
         }
         self.load_changing(Some(&state.tensors))?;
