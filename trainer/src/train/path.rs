@@ -1,23 +1,13 @@
 //! What the stages of a run left, and which of it serves: the sparsest that is not worse than
 //! the best.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::state::State;
 use super::unedited::Unedited;
-use super::validation::{RowScores, StageResult};
+use super::validation::{Done, RowScores, StageResult};
 use crate::method::Parameters;
 use crate::Error;
-
-/// A stage that is done.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Done {
-    /// Which of the run's targets its gates were closed to.
-    pub level: usize,
-    /// What its best measured; none without validation rows.
-    pub result: Option<StageResult>,
-}
 
 /// The best of one stage.
 #[derive(Debug)]

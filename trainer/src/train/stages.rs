@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use super::observer::Observer;
-use super::path::{Candidate, Done};
+use super::path::Candidate;
 use super::rate_search::{find_rate, judges, trial_settings, Trial};
 use super::settings::Rate;
 use super::state::Counters;
 use super::step_record::Event;
 use super::trainer::{Outcome, Trainer};
 use super::unedited::Unedited;
-use super::validation::StageResult;
+use super::validation::{Done, StageResult};
 use crate::method::Parameters;
 use crate::Error;
 

@@ -2,10 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::path::Done;
 use super::rate_search::Trial;
 use super::unedited::Unedited;
-use super::validation::Validation;
+use super::validation::{Done, Validation};
 use crate::Error;
 
 /// Between two steps of a run. Randomness needs no state: it is keyed by seed and step.

@@ -69,6 +69,15 @@ impl fmt::Display for StageResult {
     }
 }
 
+/// A stage that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Which of the run's targets its gates were closed to.
+    pub level: usize,
+    /// What its best measured; none without validation rows.
+    pub result: Option<StageResult>,
+}
+
 /// What a validation measured of each row, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowScores {
