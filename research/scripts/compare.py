@@ -362,9 +362,8 @@ def difference(results, task, rows, one, other):
 
 
 def ahead(results, tasks, rows, one="jola"):
-    """A table of what the first method is ahead of all others."""
-    text = [f"`{one}` is ahead by, in points, with an interval of 95 %:\n"]
-    text += table_head(["of", *tasks])
+    """A table of what the first method is ahead of all others; nothing where there is no other."""
+    text = []
     for other in results.methods():
         if other == one:
             continue
@@ -372,7 +371,10 @@ def ahead(results, tasks, rows, one="jola"):
         cells = ["–" if d is None else f"{d[0]:+.1f} ± {d[1]:.1f}" for d in found]
         if any(found):
             text.append(table_line([f"`{other}`", *cells]))
-    return text
+    if not text:
+        return []
+    title = f"`{one}` is ahead by, in points, with an interval of 95 %:\n"
+    return [title, *table_head(["of", *tasks]), *text]
 
 
 def table(args):

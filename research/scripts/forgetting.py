@@ -15,7 +15,6 @@ import argparse
 from pathlib import Path
 
 from compare import (
-    CLASSES,
     METHODS,
     METRICS,
     Results,
@@ -24,6 +23,7 @@ from compare import (
     chosen,
     evaluate,
     result_file,
+    score,
     table_head,
     table_line,
     test_rows,
@@ -38,9 +38,10 @@ def adapters(args):
     yield UNEDITED, []
     results = Results(args.out / "results.jsonl")
     for method in METHODS:
-        runs = [row for row in results.find(task=args.trained, seed=0) if row["method"] == method]
-        for rows in sorted({row["rows"] for row in runs if "lr" in row})[-1:]:
-            best = chosen(results, args.trained, method, rows)[0]
+        runs = results.find(task=args.trained, method=method, seed=0)
+        most = max((row["rows"] for row in runs if "lr" in row), default=None)
+        if most is not None:
+            best = chosen(results, args.trained, method, most)[0]
             made = result_file(adapter_file(args.out, best, best["lr"]), best)
             if made.exists():
                 yield method, applied(method, made)
@@ -48,17 +49,16 @@ def adapters(args):
 
 def measure(args, results, method, adapter):
     for task in args.on:
-        if results.find(method=method, task=task):
+        key = {"trained": args.trained, "method": method, "task": task}
+        if results.find(**key):
             continue
         data = test_rows(args, task)
         if task in METRICS:
             report = evaluate(args, data, "perplexity", METRICS[task][1], adapter)
-            metric, value = "perplexity", report["score"]
+            scored = {"metric": "perplexity", "score": report["score"], "n": report["n"]}
         else:
-            report = evaluate(args, data, *CLASSES, adapter)
-            metric, value = CLASSES[0], report["score"] * 100
-        key = {"trained": args.trained, "method": method, "task": task}
-        results.add({**key, "metric": metric, "score": value, "n": report["n"]})
+            scored = score(args, task, data, adapter)
+        results.add({**key, **scored})
 
 
 def table(args, results):

@@ -53,12 +53,11 @@ impl ClosedShares {
         }
     }
 
-    /// `part` of the way from these shares to `target`.
-    pub fn towards(self, target: ClosedShares, part: f64) -> ClosedShares {
-        let between = |from: f64, to: f64| from + (to - from) * part;
+    /// `part` of the way from open gates to these shares.
+    pub fn part(self, part: f64) -> ClosedShares {
         ClosedShares {
-            scale: between(self.scale, target.scale),
-            offset: between(self.offset, target.offset),
+            scale: self.scale * part,
+            offset: self.offset * part,
         }
     }
 

@@ -93,10 +93,12 @@ impl Candidates {
     pub(super) fn next_level(&self) -> usize {
         let second = 1;
         let level = self.list[second].level;
-        match () {
-            () if !self.worse_than_best(second, 1.0) => level + 1,
-            () if !self.worse_than_best(second, 3.0) => level - 1,
-            () => level - 2,
+        if !self.worse_than_best(second, 1.0) {
+            level + 1
+        } else if !self.worse_than_best(second, 3.0) {
+            level - 1
+        } else {
+            level - 2
         }
     }
 

@@ -30,7 +30,7 @@ impl Trainer<'_> {
         if self.counters.step == 0 && self.plan.choice(0) == 0 {
             self.choose_heads(0, observer);
         }
-        if !self.choosing() || !self.candidates.list().is_empty() {
+        if !self.choosing() {
             self.keep_streams(observer);
         }
         let mut ended = self.counters.ended;
@@ -55,7 +55,6 @@ impl Trainer<'_> {
                 if !ended {
                     // What is left of a stage that gets no better is left out.
                     self.counters.step = self.plan.end(place.stage);
-                    self.keep_streams(observer);
                 }
                 self.counters.ended = ended;
             }
@@ -91,20 +90,10 @@ impl Trainer<'_> {
     /// Keeps what the layers below all edits make of the rows, where that takes no more memory
     /// than was counted for those layers. Heads must have been chosen.
     fn keep_streams(&mut self, observer: &mut dyn Observer) {
-        // While a stage closes gates, these are the layers that the one before it left.
         let changes = self.parameters.training_changes(None);
         let lowest = changes.iter().position(|change| !change.is_empty());
-        let Some(lowest) = lowest else {
-            return;
-        };
-        let mut rows = [&mut self.train, &mut self.valid];
-        // Each stage of a path goes back to the dense edit.
-        for rows in &mut rows {
-            if rows.kept_before() > lowest {
-                rows.forget();
-            }
-        }
-        if lowest > 0 {
+        if let Some(lowest @ 1..) = lowest {
+            let rows = [&mut self.train, &mut self.valid];
             keep_streams(
                 self.model,
                 self.settings,

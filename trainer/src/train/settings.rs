@@ -140,7 +140,8 @@ impl Settings {
         }
     }
 
-    /// What the learning rate is multiplied by once the gates of a stage of this level are fixed: few vectors have
+    /// What the learning rate is multiplied by once the gates of a stage of this level are fixed:
+    /// few vectors have
     /// further to move than many, and a step of AdamW moves every number by the rate, so that
     /// what it does grows with their count.
     pub fn boost(&self, level: usize) -> f64 {

@@ -124,6 +124,9 @@ impl Trainer<'_> {
     /// Goes back to the dense edit, whose gates are all open.
     fn go_back(&mut self) {
         self.load_changing(None).expect("a state of this run");
+        // It edits the lowest layer, too.
+        self.train.forget();
+        self.valid.forget();
         if let Some(edits) = self.parameters.edits_mut() {
             edits.fix();
             edits.release();

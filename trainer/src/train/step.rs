@@ -59,8 +59,7 @@ impl Trainer<'_> {
     /// The shares of the gates to close when `part` of the way to a level has been gone; `None`
     /// where λ says it.
     fn closed_shares(&self, level: usize, part: f64) -> Option<ClosedShares> {
-        let target = self.settings.target(level)?;
-        Some(ClosedShares::both(0.0).towards(target, part))
+        Some(self.settings.target(level)?.part(part))
     }
 
     /// Adds the penalty's gradient to that of the task; returns its λ.
