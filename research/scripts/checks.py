@@ -33,6 +33,14 @@ with open(Path(__file__).with_name("calls"), "a") as file:
     print(*words, file=file)
 option = dict(zip(words, words[1:]))
 output = Path(option["-o"])
+if "--test" in words:
+    folder = output.with_suffix(".run")
+    folder.mkdir()
+    (folder / "test.md").write_text("| 4 test rows | loss | exact | chosen right | |\\n|---|---|---|---|---|\\n"
+        "| without an edit | 2.5000 | 0.0 % | 25.0 % | |\\n| stage 0 | 0.5000 | 75.0 % | 100.0 % | |\\n"
+        "| stage 1 | 0.6250 | 50.0 % | 75.0 % | chosen |\\n")
+    (folder / "test.jsonl").write_text("".join('{"loss": [2, 1, 1], "exact": [false, true, %s], '
+        '"chosen": [false, true, true]}\\n' % str(row % 2 == 0).lower() for row in range(4)))
 if option["--method"] == "additive":
     folder = output.with_suffix(".run")
     folder.mkdir()
@@ -115,6 +123,14 @@ class Compare(unittest.TestCase):
         self.assertIs(first["refused"], True)
         self.assertEqual((first["score"], first["bytes"]), (12.5, len("refused")))
         self.assertEqual((first["valid_loss"], first["valid_exact"]), (1.75, 35.5))
+
+    def test_the_trainer_can_score_several_runs_at_a_time(self):
+        results = self.run_methods("jola,lora", "--scored-by", "trainer", "--jobs", 2)
+        self.assertEqual(len(results.rows), 4)
+        for row in results.rows:
+            self.assertEqual((row["metric"], row["score"], row["n"]), ("exact", 50.0, 4))
+            self.assertEqual((row["correct"], row["right"], row["written"]), ("1010", "1111", 2))
+            self.assertEqual(row["stages"][0], {"loss": 2.5, "exact": 0.0, "choice": 25.0})
 
     def test_both_engines_are_compared(self):
         self.run_methods("zero-shot,jola,additive")

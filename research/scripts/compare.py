@@ -13,6 +13,11 @@ that does best on the validation rows serves the other seeds too: most rows exac
 lowest loss. With `--tuned-on TASK` the rates are tried on that task only, and its best serves
 all tasks.
 
+Test rows are answered by llama-jola. With `--scored-by trainer` they are jola-train's own test rows
+instead, in libtorch on its device: a row counts whose every answer token is the likeliest (of
+e2e_nlg the loss of a token is taken), and the result holds what each stage of the path and the
+unedited model do on them. `--jobs` runs are trained at a time.
+
 Where the trainer refuses what it learned as no better than the unedited model, the edit that
 it left in the run directory is scored, and its result has `"refused": true`.
 
@@ -34,7 +39,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # Methods that the trainer knows.
@@ -165,11 +172,31 @@ def score(args, task, data, adapter):
     return {"metric": metric, "score": value, "n": report["n"], **rows}
 
 
+def scored_by_trainer(task, output):
+    """What jola-train measured on its test rows."""
+    folder = output.with_suffix(".run")
+    # A line for the unedited model, then one for each stage.
+    table = [line.split("|")[2:6] for line in lines(folder / "test.md")[2:]]
+    numbers = lambda cells: [float(cell.strip(" %")) if cell.strip() else None for cell in cells]
+    stages = [dict(zip(("loss", "exact", "choice"), numbers(line[:3]))) for line in table]
+    [own] = [index for index, line in enumerate(table) if line[3].strip() == "chosen"]
+    rows = [json.loads(line) for line in lines(folder / "test.jsonl")]
+    bits = lambda name: "".join(str(int(row[name][own])) for row in rows)
+    scored = {"n": len(rows), "stages": stages, "written": own}
+    if "chosen" in rows[0]:
+        scored["right"] = bits("chosen")
+    if task in METRICS:
+        return {"metric": "loss", "score": stages[own]["loss"], **scored}
+    return {"metric": "exact", "score": stages[own]["exact"], "correct": bits("exact"), **scored}
+
+
 def train(args, method, rate, data, seed, output):
     words = ["-m", args.model, "--data", data.train, "--valid", data.valid, "-o", output]
     words += ["--method", method, "--seed", seed]
     if rate != AUTO:
         words += ["--lr", rate]
+    if args.scored_by == "trainer":
+        words += ["--test", data.test]
     # A run that was interrupted with this script goes on where it stopped: its seconds count
     # from there.
     words += ["--resume", *args.train]
@@ -216,6 +243,7 @@ class Results:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = [json.loads(line) for line in lines(path)] if path.exists() else []
+        self.lock = threading.Lock()
 
     def find(self, **key):
         return [r for r in self.rows if all(r.get(k) == v for k, v in key.items())]
@@ -227,8 +255,8 @@ class Results:
         return [method for method in METHODS if self.find(method=method)]
 
     def add(self, row):
-        self.rows.append(row)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with self.lock, open(self.path, "a", encoding="utf-8") as file:
+            self.rows.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -273,21 +301,27 @@ def run_method(args, results, key, data):
         output.parent.mkdir(parents=True, exist_ok=True)
         trained = train(args, method, rate, data, seed, output)
         made = result_file(output, trained)
-        scored = score(args, key["task"], data.test, applied(method, made))
+        if args.scored_by == "trainer":
+            scored = scored_by_trainer(key["task"], output)
+        else:
+            scored = score(args, key["task"], data.test, applied(method, made))
         results.add({**key, "lr": rate, **trained, **scored, **described(args, method, made)})
 
 
 def run(args):
     results = Results(args.out / "results.jsonl")
-    for seed in range(args.seeds):
-        for task in args.tasks:
-            data = Data(args, task, seed)
-            for method in args.methods:
-                key = {"task": task, "method": method, "rows": args.rows, "seed": seed}
-                if method in PROMPTS:
-                    run_prompt(args, results, key, data)
-                else:
-                    run_method(args, results, key, data)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        begun = []
+        for seed in range(args.seeds):
+            for task in args.tasks:
+                data = Data(args, task, seed)
+                for method in args.methods:
+                    key = {"task": task, "method": method, "rows": args.rows, "seed": seed}
+                    job = run_prompt if method in PROMPTS else run_method
+                    begun.append(pool.submit(job, args, results, key, data))
+    # One that failed ends the script when all others are done.
+    for job in begun:
+        job.result()
     table(args)
 
 
@@ -430,6 +464,8 @@ def main():
     runs.add_argument("--test", type=int, default=500, help="test rows")
     runs.add_argument("--tuned-on", help="the task on which --rates are tried for all")
     runs.add_argument("--rates", type=method_rates, nargs="+", default=[], help="method=rate,rate: learning rates to try instead of finding them")
+    runs.add_argument("--scored-by", choices=["llama-jola", "trainer"], default="llama-jola")
+    runs.add_argument("--jobs", type=int, default=1, help="runs at a time")
     runs.add_argument("--train", type=str.split, default=[], help="more options for jola-train")
     shown = commands.add_parser("table", help="only the table")
     shown.add_argument("out", type=Path)
@@ -441,6 +477,8 @@ def main():
     unknown = set(getattr(args, "methods", [])) - set(METHODS) | set(args.rates) - set(TRAINED)
     if unknown:
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
+    if args.rates and args.jobs > 1:
+        parser.error("--rates needs --jobs 1: the first seed's runs say what the others are run at")
     {"run": run, "table": table, "agree": agree}[args.command](args)
 
 

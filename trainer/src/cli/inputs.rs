@@ -11,14 +11,26 @@ use crate::base::Base;
 use crate::data::{self, Encoded, Encoding};
 use crate::model::{Config, Sequence};
 
-/// Training and validation rows as tokens, and what the training rows are to the model; without
-/// a file for the validation rows, `split_seed` says which rows are held back.
+/// The rows of a run, as tokens.
+pub(super) struct Rows {
+    /// To train on.
+    pub train: Vec<Sequence>,
+    /// To validate with.
+    pub valid: Vec<Sequence>,
+    /// To measure the results on.
+    pub test: Vec<Sequence>,
+    /// What the training rows are to the model.
+    pub form: Training,
+}
+
+/// Reads the rows; without a file for the validation rows, `split_seed` says which of the others
+/// are held back.
 pub(super) fn read_data(
     args: &TrainArgs,
     split_seed: u64,
     base: &dyn Base,
     config: &Config,
-) -> Result<(Vec<Sequence>, Vec<Sequence>, Training)> {
+) -> Result<Rows> {
     let encoding = Encoding {
         chat: args.chat,
         turns: args.turns.into(),
@@ -31,22 +43,52 @@ pub(super) fn read_data(
         Ok(encoded)
     };
     let Encoded { rows, form, .. } = read(&args.data, args.limit)?;
-    let Some(path) = &args.valid else {
-        let (train, valid) = data::split(rows, args.valid_share, split_seed);
-        return Ok((train, valid, form));
+    let mut known: HashSet<&Vec<Sequence>> = rows.iter().collect();
+    let valid = match &args.valid {
+        Some(path) => read(path, None)?.rows,
+        None => Vec::new(),
     };
-    let valid = read(path, None)?.rows;
-    let trained: HashSet<&Vec<Sequence>> = rows.iter().collect();
-    let twins = valid.iter().filter(|row| trained.contains(row)).count();
-    if twins > 0 {
-        eprintln!(
-            "warning: {twins} of the {} rows in {} are also trained on: validation says less \
-             about new rows",
-            valid.len(),
-            path.display()
+    if let Some(path) = &args.valid {
+        tell_twins(
+            path,
+            &valid,
+            &known,
+            "trained on: validation says less about new rows",
         );
     }
-    Ok((rows.concat(), valid.concat(), form))
+    known.extend(&valid);
+    let test = match &args.test {
+        Some(path) => read(path, None)?.rows,
+        None => Vec::new(),
+    };
+    if let Some(path) = &args.test {
+        let known_as = "trained on or validated with: this test says less about new rows";
+        tell_twins(path, &test, &known, known_as);
+    }
+    let (train, valid) = match &args.valid {
+        Some(_) => (rows.concat(), valid.concat()),
+        None => data::split(rows, args.valid_share, split_seed),
+    };
+    Ok(Rows {
+        train,
+        valid,
+        test: test.concat(),
+        form,
+    })
+}
+
+/// Warns of rows of a file that are among those that are `known`.
+fn tell_twins(
+    path: &Path,
+    rows: &[Vec<Sequence>],
+    known: &HashSet<&Vec<Sequence>>,
+    known_as: &str,
+) {
+    let twins = rows.iter().filter(|row| known.contains(row)).count();
+    if twins > 0 {
+        let (all, path) = (rows.len(), path.display());
+        eprintln!("warning: {twins} of the {all} rows in {path} are also {known_as}");
+    }
 }
 
 /// Says what of a file is not learned.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use jola_edit::{BaseShape, Training};
 use tch::Device;
 
-use super::inputs::read_data;
+use super::inputs::{read_data, Rows};
 use super::machine::{device_names, set_threads, Machine, WeightsChoice};
 use super::method_args::MethodArgs;
 use super::train_args::TrainArgs;
@@ -26,6 +26,8 @@ pub(super) struct Job<'a> {
     pub train: Vec<Sequence>,
     /// Rows to validate with.
     pub valid: Vec<Sequence>,
+    /// Rows to measure the results on.
+    pub test: Vec<Sequence>,
     /// What the training rows are to the model.
     pub form: Training,
     pub settings: Settings,
@@ -51,7 +53,13 @@ impl Job<'_> {
         let config = Config::read(&*base)?;
         let shape = base.shape()?;
         let split_seed = split_seed.unwrap_or(args.seed);
-        let (train, valid, form) = read_data(args, split_seed, &*base, &config)?;
+        let rows = read_data(args, split_seed, &*base, &config)?;
+        let Rows {
+            train,
+            valid,
+            test,
+            form,
+        } = rows;
         let settings = args.settings(method, &config, [train.len(), valid.len()])?;
         Ok(Job {
             args,
@@ -65,6 +73,7 @@ impl Job<'_> {
             config,
             train,
             valid,
+            test,
             form,
             settings,
             split_seed,
@@ -116,7 +125,7 @@ impl Job<'_> {
             &*self.base,
             &self.config,
             (precision, self.machine.devices.first()),
-            [&self.train, &self.valid],
+            [&self.train, &self.valid, &self.test],
             &self.settings,
             Sizes::new(method, &*self.base, &self.config, precision, recipe.init),
         )
@@ -133,7 +142,7 @@ impl Job<'_> {
             threads,
         } = self.machine;
         let mut model = Model::from_base(&*self.base, precision, devices.clone())?;
-        model.serve_rows(self.train.iter().chain(&self.valid));
+        model.serve_rows(self.train.iter().chain(&self.valid).chain(&self.test));
         eprintln!(
             "{} rows to train on, {} to validate; {} layers of {} heads; {}{}, {}",
             self.train.len(),

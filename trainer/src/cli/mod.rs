@@ -2,6 +2,7 @@
 
 mod command;
 mod config_file;
+mod held_out;
 mod inputs;
 mod job;
 mod logits;

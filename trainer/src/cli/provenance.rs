@@ -38,6 +38,9 @@ pub(super) fn run_config(
         None => config.set(SPLIT_SEED, job.split_seed),
     }
     config.set("valid_rows", job.valid.len());
+    if let Some(test) = &args.test {
+        config.set("test", test);
+    }
     config.set("chat", args.chat);
     config.set("turns", args.turns);
     config.set("output", &args.output);

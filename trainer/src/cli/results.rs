@@ -49,7 +49,7 @@ impl Results<'_> {
     ///
     /// # Errors
     /// Files that cannot be written; [`NoBetter`].
-    pub fn write(mut self, mut parameters: Parameters, folder: &Path) -> Result<String> {
+    pub fn write(mut self, parameters: &mut Parameters, folder: &Path) -> Result<String> {
         let Outcome {
             chosen,
             ref candidates,
@@ -59,10 +59,10 @@ impl Results<'_> {
             ..
         } = *self.outcome;
         let path = candidates.list().len() > 1;
-        let path = path.then(|| self.measure(&mut parameters));
+        let path = path.then(|| self.measure(parameters));
         if let Some(numbers) = &path {
             self.note_path(numbers)?;
-            self.write_path(&mut parameters, numbers, folder)?;
+            self.write_path(parameters, numbers, folder)?;
         }
         let output = self.output;
         let own = self.outcome.chosen();
@@ -71,7 +71,7 @@ impl Results<'_> {
             (verdict, self.outcome.unedited, own.result)
         {
             let kept = folder.join(REFUSED);
-            self.write_stage(&mut parameters, chosen, &Output::without_inputs(&kept)?)?;
+            self.write_stage(parameters, chosen, &Output::without_inputs(&kept)?)?;
             return Err(NoBetter {
                 unedited: unedited.result.to_string(),
                 edited: edited.to_string(),
@@ -80,7 +80,7 @@ impl Results<'_> {
             }
             .into());
         }
-        let written = self.write_stage(&mut parameters, chosen, output)?;
+        let written = self.write_stage(parameters, chosen, output)?;
         if let Some(result) = own.result {
             writeln!(text, "kept the best: validation {result}")?;
         }

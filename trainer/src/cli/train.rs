@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use jola_edit::Output;
 
+use super::held_out;
 use super::job::Job;
 use super::method_args::MethodArgs;
 use super::out_of_memory::guard;
@@ -15,6 +16,7 @@ use super::results::{NoBetter, Results};
 use super::run_args::RunArgs;
 use super::train_args::TrainArgs;
 use crate::method::Provenance;
+use crate::model::Model;
 use crate::report::{plots, Reporter, RunDir, Watcher};
 use crate::train::{State, Trainer};
 
@@ -52,14 +54,11 @@ fn load_and_train(job: &Job, run: &RunArgs, folder: &Path, output: &Output) -> R
     let run_dir = begin(job, run, folder, &provenance, &mut trainer)?;
     let reporter = Reporter::new(job.settings.steps, trainer.n_gates(), trainer.steps_done());
     let mut watcher = Watcher::new(reporter, run_dir);
-    let done = finish(job, trainer, &mut watcher, provenance, output);
+    let done = finish(job, &model, trainer, &mut watcher, provenance, output);
     let (n_layer, n_head) = (model.config.n_layer, model.config.n_head);
     let drawn = plots::draw(folder, n_layer, n_head);
     // A result that is refused lies in the run directory: nothing is left to continue.
-    if done
-        .as_ref()
-        .map_or_else(|error| error.is::<NoBetter>(), |_| true)
-    {
+    if came_to_an_end(&done) {
         watcher.run_dir.finish()?;
     }
     let written = done?;
@@ -91,6 +90,7 @@ fn begin(
 /// Does the steps that are left and writes their result; returns what it is, for the user.
 fn finish(
     job: &Job,
+    model: &Model,
     trainer: Trainer,
     watcher: &mut Watcher,
     provenance: Provenance,
@@ -98,7 +98,7 @@ fn finish(
 ) -> Result<String> {
     let trained = trainer.run(watcher);
     let run_dir = &mut watcher.run_dir;
-    let (parameters, outcome) = trained.with_context(|| match run_dir.saved_step() {
+    let (mut parameters, outcome) = trained.with_context(|| match run_dir.saved_step() {
         Some(step) => format!(
             "the run stopped; its state after step {step} is in {}",
             run_dir.folder().display()
@@ -111,11 +111,24 @@ fn finish(
         provenance,
         output,
     };
-    let written = results.write(parameters, run_dir.folder());
-    written.map_err(|error| match error.is::<NoBetter>() {
-        true => error,
-        false => error.context(keep(run_dir, watcher.last.take())),
-    })
+    let written = results.write(&mut parameters, run_dir.folder());
+    if !came_to_an_end(&written) {
+        return written.map_err(|error| error.context(keep(run_dir, watcher.last.take())));
+    }
+    if !job.test.is_empty() {
+        // The result is safe by now.
+        match held_out::measure(job, model, &outcome, &mut parameters, run_dir.folder()) {
+            Ok(table) => eprint!("{table}"),
+            Err(error) => eprintln!("warning: no test of the result: {error:#}"),
+        }
+    }
+    written
+}
+
+/// Whether a run wrote its result, or refused it.
+fn came_to_an_end(done: &Result<String>) -> bool {
+    done.as_ref()
+        .map_or_else(|error| error.is::<NoBetter>(), |_| true)
 }
 
 /// Keeps the state of a run whose result cannot be written; returns how to get the result.

@@ -33,6 +33,11 @@ pub(crate) struct TrainArgs {
     /// Without --valid: the share of the training rows held out for validation.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
     pub(super) valid_share: f64,
+    /// Test rows, which the run does not look at before it is done: how its edits do on them, and
+    /// the model without an edit, goes to test.md in the run directory, and row by row to
+    /// test.jsonl.
+    #[arg(long, value_name = "TEST.jsonl")]
+    pub(super) test: Option<PathBuf>,
     /// Where to write the sidecar (with --method lora: the LoRA adapter).
     #[arg(short, long, value_name = "EDIT.gguf")]
     pub(super) output: PathBuf,
@@ -133,8 +138,12 @@ impl From<TurnsChoice> for Turns {
 impl TrainArgs {
     /// All files that are read.
     pub(super) fn inputs(&self) -> Vec<PathBuf> {
-        let inputs = [&self.model, &self.data].into_iter().chain(&self.valid);
-        inputs.cloned().collect()
+        let inputs = [&self.model, &self.data].into_iter();
+        inputs
+            .chain(&self.valid)
+            .chain(&self.test)
+            .cloned()
+            .collect()
     }
 
     /// What the options mean for so many rows, to train on and to validate with, and a model

@@ -11,9 +11,9 @@ use crate::Error;
 
 /// The options that the run was given, by their names: what `--config` reads.
 pub const OPTIONS: &str = "options";
-/// Entries that tell where things lie, or how it was said. They may differ between the parts of
-/// one run.
-const PLACES: [&str; 5] = ["base", "data", "valid", "output", OPTIONS];
+/// Entries that tell where things lie, what is done when the run has ended, or how it was said.
+/// They may differ between the parts of one run.
+const PLACES: [&str; 6] = ["base", "data", "valid", "test", "output", OPTIONS];
 /// Entries without which it is another run.
 const ESSENTIAL: [&str; 4] = ["base_sha256", "data_sha256", "rows", "method"];
 

@@ -26,8 +26,15 @@ pub const PATH: &str = "path";
 /// An edit that is no better than none.
 pub const REFUSED: &str = "refused.gguf";
 
+/// What the edits of a run do on its test rows.
+pub const TEST: &str = "test.md";
+/// The same row by row.
+pub const TEST_ROWS: &str = "test.jsonl";
+
 /// All files that a run writes itself.
-const OWN: [&str; 6] = [CONFIG, METRICS, CHECKPOINT, LOSS, GATES, REFUSED];
+const OWN: [&str; 8] = [
+    CONFIG, METRICS, CHECKPOINT, LOSS, GATES, REFUSED, TEST, TEST_ROWS,
+];
 
 /// Finds out before the work whether a run that reads `inputs` and writes `output` can be
 /// written down in `folder`, which need not be there.

@@ -71,7 +71,7 @@ impl Answers {
         loss < SURE && !self.texts.iter().any(begins_it)
     }
 
-    /// The share of `rows` whose own answer is the likeliest of all; `None` where a row has
+    /// Of each of `rows`, whether its own answer is the likeliest of all; `None` where a row has
     /// another answer. `scores` are those of the rows under the same changes: where a row's own
     /// answer is sure, the others are not computed.
     pub fn choice(
@@ -80,16 +80,16 @@ impl Answers {
         changes: &[LayerChange],
         rows: &CachedRows,
         scores: &RowScores,
-    ) -> Option<f64> {
+    ) -> Option<Vec<bool>> {
         let sequences = rows.sequences();
         debug_assert_eq!(sequences.len(), scores.losses.len());
-        let (mut places, mut alternatives) = (Vec::new(), Vec::new());
-        for (row, loss) in sequences.iter().zip(&scores.losses) {
+        let (mut unsure, mut alternatives) = (Vec::new(), Vec::new());
+        for (index, (row, loss)) in sequences.iter().zip(&scores.losses).enumerate() {
             let place = self.place(answer(row)?)?;
             if self.is_sure(place, *loss) {
                 continue;
             }
-            places.push(place);
+            unsure.push((index, place));
             let prompt = &row.tokens[..row.n_prompt()];
             let with = |text: &Vec<i64>| Sequence::new([prompt, text].concat(), prompt.len());
             alternatives.extend(self.texts.iter().map(with));
@@ -115,14 +115,12 @@ impl Answers {
                     .map(|row| losses.by_ref().take(row.n_targets()).sum::<f64>()),
             );
         }
-        let wrong = places
-            .iter()
-            .zip(sums.chunks(self.texts.len()))
-            .filter(|(place, sums)| {
-                let best = (0..sums.len()).min_by(|a, b| sums[*a].total_cmp(&sums[*b]));
-                best != Some(**place)
-            });
-        Some((sequences.len() - wrong.count()) as f64 / sequences.len() as f64)
+        let mut right = vec![true; sequences.len()];
+        for ((index, place), sums) in unsure.into_iter().zip(sums.chunks(self.texts.len())) {
+            let best = (0..sums.len()).min_by(|a, b| sums[*a].total_cmp(&sums[*b]));
+            right[index] = best == Some(place);
+        }
+        Some(right)
     }
 }
 

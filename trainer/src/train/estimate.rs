@@ -50,7 +50,7 @@ pub fn estimate(
     base: &dyn Base,
     config: &Config,
     (precision, device): (Precision, Device),
-    [train, valid]: [&[Sequence]; 2],
+    [train, valid, test]: [&[Sequence]; 3],
     settings: &Settings,
     sizes: Sizes,
 ) -> Estimate {
@@ -61,19 +61,20 @@ pub fn estimate(
     for rows in sampler.first(plan.steps()) {
         let size = BatchSize::of(rows.iter().map(|&row| &train[row]));
         tokens += size.context;
-        let bytes = Activations::new(config, precision, size, &[], &weights, on_gpu).peak(0);
+        let bytes = Activations::new(config, precision, size, [&[], &[]], &weights, on_gpu).peak(0);
         if bytes > most {
             (most, largest) = (bytes, size);
         }
     }
     let math = bytes_of(precision.math);
-    let activations = Activations::new(config, precision, largest, valid, &weights, on_gpu);
+    let activations = Activations::new(config, precision, largest, [valid, test], &weights, on_gpu);
     Estimate {
         rows: [train.len(), valid.len()],
         epoch_tokens: train.iter().map(|row| row.tokens.len() - 1).sum(),
         longest: train
             .iter()
             .chain(valid)
+            .chain(test)
             .map(|row| row.tokens.len())
             .max()
             .unwrap_or(0),

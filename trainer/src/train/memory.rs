@@ -63,12 +63,12 @@ impl Memory {
 }
 
 impl Activations {
-    /// For a training batch of `size` and for validation on `valid`.
+    /// For a training batch of `size`, and for validation and test rows.
     pub fn new(
         config: &Config,
         precision: Precision,
         size: BatchSize,
-        valid: &[Sequence],
+        measured: [&[Sequence]; 2],
         weights: &WeightBytes,
         on_gpu: bool,
     ) -> Activations {
@@ -85,7 +85,7 @@ impl Activations {
             layer_weights: weights.layer,
             logits: 4 * logits(size.targets),
             output_matrix: weights.output_matrix,
-            validation: 2 * logits(validation_rows(valid)),
+            validation: 2 * logits(measured.map(validation_rows).into_iter().max().unwrap_or(0)),
             adds_up: !on_gpu,
         }
     }

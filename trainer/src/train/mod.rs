@@ -2,7 +2,7 @@
 //!
 //! `settings` and `recipe` say how, `schedule` and `rates` what happens at which step,
 //! `gradient` computes the loss and its gradient, `penalty` adds what closes gates, `optimiser`
-//! takes the step, `validation` measures the result. `trainer` is a run, `run` its loop, `step` a
+//! takes the step, `validation` and `measured` tell how good the result is. `trainer` is a run, `run` its loop, `step` a
 //! step of it, and `stages` what comes before and between the stages: the `unedited` model,
 //! the `rate_search`, and the `path` of candidates. `step_record`,
 //! `state` and `observer` are what a run tells those who watch it; `estimate` and `memory` are
@@ -13,6 +13,7 @@ mod choice;
 mod estimate;
 mod gate_history;
 mod gradient;
+mod measured;
 mod memory;
 mod observer;
 mod optimiser;
@@ -35,8 +36,10 @@ mod unread_steps;
 mod validation;
 mod weights_memory;
 
+pub use answers::Answers;
 pub use estimate::{estimate, Estimate};
 pub use gradient::{backward, cross_entropy};
+pub use measured::Measured;
 pub use observer::Observer;
 pub use path::{Candidate, Candidates};
 pub use rate_search::Trial;

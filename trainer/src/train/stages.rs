@@ -11,7 +11,7 @@ use super::state::Counters;
 use super::step_record::Event;
 use super::trainer::{Outcome, Trainer};
 use super::unedited::Unedited;
-use super::validation::{Done, StageResult};
+use super::validation::{share, Done, StageResult};
 use crate::method::Parameters;
 use crate::Error;
 
@@ -138,7 +138,8 @@ impl Trainer<'_> {
     fn choice(&self) -> Option<f64> {
         let answers = self.answers.as_ref()?;
         let changes = self.parameters.final_changes();
-        answers.choice(self.model, &changes, &self.valid, &self.best_scores)
+        let right = answers.choice(self.model, &changes, &self.valid, &self.best_scores)?;
+        Some(share(&right))
     }
 
     /// Chooses between the candidates.

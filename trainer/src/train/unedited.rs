@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::answers::Answers;
-use super::validation::{evaluate, StageResult};
+use super::measured::Measured;
+use super::validation::StageResult;
 use crate::data::CachedRows;
 use crate::model::{LayerChange, Model};
 
@@ -36,16 +37,13 @@ impl Unedited {
     /// Measures the model on `rows`, of which there must be some.
     pub(super) fn measure(model: &Model, rows: &CachedRows, answers: Option<&Answers>) -> Unedited {
         let none = LayerChange::none(model.config.n_layer);
-        let (validation, scores) = evaluate(model, &none, rows);
+        let Measured { result, scores, .. } = Measured::new(model, &none, rows, answers);
         let sequences = rows.sequences();
         let n_targets: usize = sequences.iter().map(|row| row.n_targets()).sum();
         let guessing = answers.and_then(|answers| answers.guessing(sequences));
         let per_token = scores.losses.len() as f64 / n_targets as f64;
         Unedited {
-            result: StageResult {
-                validation,
-                choice: answers.and_then(|answers| answers.choice(model, &none, rows, &scores)),
-            },
+            result,
             guessing: guessing.map(|loss| loss * per_token),
         }
     }

@@ -93,8 +93,7 @@ impl RowScores {
     /// loss, as in [`Validation::is_better`]. Of a hundred rows the error of a count is four or
     /// five, so a loss that is worse by twice as many errors tells too.
     pub fn worse_than(&self, best: &RowScores, errors: f64) -> bool {
-        let exact = best.exact.iter().filter(|exact| **exact).count();
-        let telling = exact as f64 >= Validation::FEW * best.exact.len() as f64;
+        let telling = share(&best.exact) >= Validation::FEW;
         let pairs = self.losses.iter().zip(&best.losses);
         let risen: Vec<f64> = pairs.map(|(own, best)| own - best).collect();
         let pairs = self.exact.iter().zip(&best.exact);
@@ -105,6 +104,11 @@ impl RowScores {
             false => exceeds(&risen, errors),
         }
     }
+}
+
+/// The share of flags that are set.
+pub(super) fn share(flags: &[bool]) -> f64 {
+    flags.iter().filter(|flag| **flag).count() as f64 / flags.len() as f64
 }
 
 /// Whether the mean of some numbers is above 0 by more than so many of its standard errors.
@@ -166,10 +170,9 @@ pub fn evaluate(
             scores.exact.push(hits[own].iter().all(|&hit| hit));
         }
     }
-    let exact = scores.exact.iter().filter(|exact| **exact).count();
     let validation = Validation {
         loss: scores.losses.iter().sum::<f64>() / targets as f64,
-        exact: exact as f64 / sequences.len() as f64,
+        exact: share(&scores.exact),
     };
     (validation, scores)
 }

@@ -120,6 +120,58 @@ fn both_number_formats_train_and_are_noted() {
 }
 
 #[test]
+fn test_rows_measure_every_stage_and_the_unedited_model() {
+    let folder = folder();
+    let path = folder.path();
+    std::fs::write(path.join("questions.jsonl"), QUESTIONS).unwrap();
+    let run = "-m tiny.gguf --data questions.jsonl --valid questions.jsonl --steps 60 --lr 0.1";
+    assert!(train(path, &format!("{run} -o alone.gguf"))
+        .status
+        .success());
+    let tested = train(path, &format!("{run} -o edit.gguf --test questions.jsonl"));
+    let text = stderr(&tested);
+    assert!(tested.status.success(), "{text}");
+    assert!(
+        text.contains("in questions.jsonl are also trained on or validated with"),
+        "{text}"
+    );
+    // They are looked at when all is done.
+    let [alone, edit] =
+        ["alone.gguf", "edit.gguf"].map(|name| Sidecar::read(path.join(name)).unwrap().layers);
+    assert_eq!(alone, edit);
+
+    let read = |name: &str| std::fs::read_to_string(path.join("edit.run").join(name)).unwrap();
+    let (table, validations) = (read("test.md"), read("path/path.md"));
+    assert!(text.contains(&table), "{text}");
+    // The test rows are those of the validation here, so both measure the same.
+    let column = |table: &str, name: &str| -> Vec<String> {
+        let cells = |line: &str| -> Vec<String> {
+            line.split('|').map(|cell| cell.trim().to_owned()).collect()
+        };
+        let mut lines = table.lines();
+        let head = cells(lines.next().unwrap());
+        let index = head.iter().position(|cell| cell == name).unwrap();
+        lines
+            .skip(1)
+            .map(|line| cells(line)[index].clone())
+            .collect()
+    };
+    for (measured, validated) in [("loss", "validation loss"), ("exact", "exact")] {
+        let measured = column(&table, measured);
+        assert_eq!(measured[1..], column(&validations, validated), "{table}");
+    }
+    let rows = read("test.jsonl");
+    let rows = rows
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len(), QUESTIONS.lines().count());
+    let right = rows.iter().filter(|row| row["exact"][1] == true).count();
+    let share = format!("{:.1} %", right as f64 / rows.len() as f64 * 100.0);
+    assert_eq!(column(&table, "exact")[1], share);
+}
+
+#[test]
 fn the_result_notes_how_it_was_trained() {
     let folder = folder();
     let args = "-m tiny.gguf --data rows.jsonl --steps 2 -o edit.gguf";
