@@ -6,7 +6,7 @@
 
 use tch::{no_grad, Device, Tensor};
 
-use crate::model::{bytes_of, passes, Batch, Model, Sequence};
+use crate::model::{bytes_of, passes, Batch, Bunch, Model, Sequence};
 
 /// Tokenised rows, and their residual streams before a layer where those are kept.
 #[derive(Debug)]
@@ -43,10 +43,11 @@ impl<'a> CachedRows<'a> {
     pub fn pack(&self, rows: &[usize], device: Device) -> Batch {
         let mut batch = Batch::pack(rows.iter().map(|&row| &self.sequences[row]), device);
         if self.layer > 0 {
+            let Bunch { prefix, lengths } = &batch.bunches[0];
             let own =
-                |(&row, &length): (&usize, &i64)| self.streams[row].narrow(0, batch.prefix, length);
-            let prefix = self.streams[rows[0]].narrow(0, 0, batch.prefix);
-            let rest = rows.iter().zip(&batch.lengths).map(own);
+                |(&row, &length): (&usize, &i64)| self.streams[row].narrow(0, *prefix, length);
+            let rest = rows.iter().zip(lengths).map(own);
+            let prefix = self.streams[rows[0]].narrow(0, 0, *prefix);
             let pieces: Vec<Tensor> = std::iter::once(prefix).chain(rest).collect();
             batch.entry = Some((self.layer, Tensor::cat(&pieces, 0)));
         }
@@ -73,9 +74,10 @@ impl<'a> CachedRows<'a> {
         for pass in passes(self.sequences) {
             let batch = Batch::pack(&self.sequences[pass], model.device());
             let x = no_grad(|| model.enter(&batch, layer)); // [T, d]
-            let prefix = x.narrow(0, 0, batch.prefix);
-            let mut start = batch.prefix;
-            for &length in &batch.lengths {
+            let Bunch { prefix, lengths } = &batch.bunches[0];
+            let mut start = *prefix;
+            let prefix = x.narrow(0, 0, *prefix);
+            for &length in lengths {
                 let own = x.narrow(0, start, length);
                 streams.push(Tensor::cat(&[&prefix, &own], 0));
                 start += length;

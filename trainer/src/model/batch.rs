@@ -1,9 +1,10 @@
-//! Packing: the sequences of a batch laid end to end, without padding, and what all of
-//! them begin with only once.
+//! Packing: the sequences of a batch laid end to end, without padding, and what sequences
+//! begin with together only once.
 //!
 //! The prompts of a task mostly share their first part (a template, an instruction, a list
-//! of labels). In a causal model what comes later changes nothing there, so that part is
-//! computed once for the whole batch, forwards and backwards. The result is the same.
+//! of labels), and the answers that are compared share their whole prompt. In a causal model what
+//! comes later changes nothing there, so that part is computed once for all of them, forwards and
+//! backwards. The result is the same.
 
 use std::ops::Range;
 
@@ -58,17 +59,24 @@ impl Sequence {
     }
 }
 
+/// Sequences of a batch that follow each other and begin alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bunch {
+    /// P, tokens that all of them begin with and that are computed once; 0 without.
+    pub prefix: i64,
+    /// What each has beyond the prefix; of all bunches, P and their sum make T.
+    pub lengths: Vec<i64>,
+}
+
 /// Sequences ready for one forward pass. T tokens in all, R rows whose logits are wanted.
 #[derive(Debug)]
 pub struct Batch {
-    /// [T] token ids: the shared prefix, then the rest of each sequence
+    /// [T] token ids: of each bunch the prefix, then the rest of each sequence
     pub tokens: Tensor,
     /// [T] position of each token in its own sequence
     pub positions: Tensor,
-    /// P, tokens that all sequences begin with and that are computed once; 0 without.
-    pub prefix: i64,
-    /// What each sequence has beyond the prefix; P and their sum make T.
-    pub lengths: Vec<i64>,
+    /// Sequences that share a prefix, in order; one bunch where all do.
+    pub bunches: Vec<Bunch>,
     /// [R] rows of the packed tokens whose logits are wanted
     pub rows: Tensor,
     /// [R] the token that follows each of `rows`; [0] without targets
@@ -81,31 +89,46 @@ impl Batch {
     /// Packs training sequences: `rows` are the positions that predict a target. What comes
     /// behind the last of them predicts nothing and is left out.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a Sequence>, device: Device) -> Batch {
-        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
-        let mut packer = Packer::new(shared_prefix(&sequences));
-        for sequence in sequences {
-            let places = || sequence.target_places();
-            packer.push(
-                &sequence.tokens[..sequence.n_predicting()],
-                places().map(|place| place - 1),
-            );
-            packer
-                .targets
-                .extend(places().map(|place| sequence.tokens[place]));
+        Batch::pack_bunches([sequences], device)
+    }
+
+    /// [`pack`](Self::pack) of sequences in bunches, each of which shares a prefix of its own.
+    pub fn pack_bunches<'a, B>(bunches: impl IntoIterator<Item = B>, device: Device) -> Batch
+    where
+        B: IntoIterator<Item = &'a Sequence>,
+    {
+        let mut packer = Packer::default();
+        for bunch in bunches {
+            let sequences: Vec<&Sequence> = bunch.into_iter().collect();
+            packer.begin(shared_prefix(&sequences));
+            for sequence in sequences {
+                let places = || sequence.target_places();
+                packer.push(
+                    &sequence.tokens[..sequence.n_predicting()],
+                    places().map(|place| place - 1),
+                );
+                packer
+                    .targets
+                    .extend(places().map(|place| sequence.tokens[place]));
+            }
         }
         packer.finish(device)
     }
 
     /// One sequence with every row selected and no targets.
     pub fn all_rows(tokens: &[i64], device: Device) -> Batch {
-        let mut packer = Packer::new(0);
+        let mut packer = Packer::default();
+        packer.begin(0);
         packer.push(tokens, 0..tokens.len());
         packer.finish(device)
     }
 
     /// Tokens of all sequences, each with its prefix.
     pub fn n_tokens(&self) -> usize {
-        (self.lengths.iter().sum::<i64>() + self.prefix * self.lengths.len() as i64) as usize
+        let tokens = self.bunches.iter().map(|bunch| {
+            bunch.lengths.iter().sum::<i64>() + bunch.prefix * bunch.lengths.len() as i64
+        });
+        tokens.sum::<i64>() as usize
     }
 
     /// R, the tokens that the loss is on.
@@ -171,20 +194,34 @@ const PASS_TOKENS: usize = 2048;
 
 /// The numbers of the sequences of each forward pass without a gradient, in order.
 pub(crate) fn passes(sequences: &[Sequence]) -> impl Iterator<Item = Range<usize>> + '_ {
+    passes_of(sequences.iter().map(|sequence| sequence.tokens.len()))
+}
+
+/// The same of bunches.
+pub(crate) fn bunch_passes<'a>(
+    bunches: &'a [&[Sequence]],
+) -> impl Iterator<Item = Range<usize>> + 'a {
+    passes_of(bunches.iter().map(|bunch| BatchSize::of(*bunch).tokens))
+}
+
+/// The same of things of so many tokens.
+fn passes_of(mut sizes: impl Iterator<Item = usize> + Clone) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        let rest = &sequences[start..];
-        let end = start + fitting(rest, PASS_TOKENS).min(rest.len());
-        let pass = std::mem::replace(&mut start, end)..end;
-        (!pass.is_empty()).then_some(pass)
+        sizes.clone().next()?;
+        let count = fitting(sizes.clone(), PASS_TOKENS);
+        sizes.nth(count - 1);
+        let end = start + count;
+        Some(std::mem::replace(&mut start, end)..end)
     })
 }
 
-/// How many of the first sequences have at most `tokens` tokens together; at least one.
-pub(crate) fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
+/// How many of the first things, of so many tokens each, have at most `tokens` tokens together; at
+/// least one.
+pub(crate) fn fitting(sizes: impl Iterator<Item = usize>, tokens: usize) -> usize {
     let mut sum = 0;
-    let fits = sequences.iter().take_while(|sequence| {
-        sum += sequence.tokens.len();
+    let fits = sizes.take_while(|size| {
+        sum += size;
         sum <= tokens
     });
     fits.count().max(1)
@@ -192,33 +229,34 @@ pub(crate) fn fitting(sequences: &[Sequence], tokens: usize) -> usize {
 
 #[derive(Default)]
 struct Packer {
-    prefix: usize,
+    bunches: Vec<Bunch>,
     tokens: Vec<i64>,
     positions: Vec<i64>,
-    lengths: Vec<i64>,
     rows: Vec<i64>,
     targets: Vec<i64>,
 }
 
 impl Packer {
-    fn new(prefix: usize) -> Packer {
-        Packer {
-            prefix,
-            ..Packer::default()
-        }
+    /// Begins a bunch, whose sequences share a prefix of this length.
+    fn begin(&mut self, prefix: usize) {
+        self.bunches.push(Bunch {
+            prefix: prefix as i64,
+            lengths: Vec::new(),
+        });
     }
 
-    /// Adds a sequence of which some rows are selected.
+    /// Adds a sequence of which some rows are selected to the bunch that was begun last.
     fn push(&mut self, tokens: &[i64], rows: impl Iterator<Item = usize>) {
-        let start = if self.tokens.is_empty() {
-            0
-        } else {
-            self.prefix
+        let bunch = self.bunches.last_mut().expect("a bunch was begun");
+        let prefix = bunch.prefix as usize;
+        let start = match bunch.lengths.is_empty() {
+            true => 0,
+            false => prefix,
         };
         let shift = self.tokens.len() as i64 - start as i64;
         self.tokens.extend_from_slice(&tokens[start..]);
         self.positions.extend(start as i64..tokens.len() as i64);
-        self.lengths.push((tokens.len() - self.prefix) as i64);
+        bunch.lengths.push((tokens.len() - prefix) as i64);
         self.rows.extend(rows.map(|row| row as i64 + shift));
     }
 
@@ -236,8 +274,7 @@ impl Packer {
             positions: part(),
             rows: part(),
             targets: part(),
-            prefix: self.prefix as i64,
-            lengths: self.lengths,
+            bunches: self.bunches,
             entry: None,
         }
     }
@@ -247,6 +284,13 @@ impl Packer {
 mod tests {
     use super::*;
 
+    fn bunch(prefix: i64, lengths: &[i64]) -> Bunch {
+        Bunch {
+            prefix,
+            lengths: lengths.to_vec(),
+        }
+    }
+
     #[test]
     fn packs_without_padding_and_selects_what_predicts_the_response() {
         let a = Sequence::new(vec![5, 6, 7, 8], 2);
@@ -255,7 +299,7 @@ mod tests {
         let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
         assert_eq!(list(&batch.tokens), [5, 6, 7, 9]);
         assert_eq!(list(&batch.positions), [0, 1, 2, 0]);
-        assert_eq!(batch.lengths, [3, 1]);
+        assert_eq!(batch.bunches, [bunch(0, &[3, 1])]);
         assert_eq!(list(&batch.rows), [1, 2, 3]);
         assert_eq!(list(&batch.targets), [7, 8, 10]);
         assert_eq!((batch.n_tokens(), batch.n_rows()), (4, 3));
@@ -291,7 +335,7 @@ mod tests {
         let row = |rest: &[i64], n_prompt| Sequence::new([&start, rest].concat(), n_prompt);
         let batch = Batch::pack([&row(&[1, 2, 3], 12), &row(&[4, 5], 11)], Device::Cpu);
         let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
-        assert_eq!((batch.prefix, &batch.lengths[..]), (10, &[2, 1][..]));
+        assert_eq!(batch.bunches, [bunch(10, &[2, 1])]);
         assert_eq!(list(&batch.tokens), [&start[..], &[1, 2, 4]].concat());
         assert_eq!(
             list(&batch.positions),
@@ -303,6 +347,37 @@ mod tests {
         let size = BatchSize::of([&row(&[1, 2, 3], 12), &row(&[4, 5], 11)]);
         assert_eq!((size.tokens, size.context, size.targets), (13, 23, 2));
         assert_eq!(size.pairs, 10 * 10 + 2 * 12 + 11);
+    }
+
+    #[test]
+    fn each_bunch_has_a_prefix_of_its_own() {
+        let [a, b]: [Vec<i64>; 2] = [(20..30).collect(), (40..49).collect()];
+        let row =
+            |start: &[i64], rest: &[i64]| Sequence::new([start, rest].concat(), start.len() + 1);
+        let first = [row(&a, &[1, 2]), row(&a, &[1, 3])];
+        let second = [row(&b, &[4, 5]), row(&b, &[4, 6, 7])];
+        let bunches = [&first[..], &second[..]];
+        let batch = Batch::pack_bunches(bunches, Device::Cpu);
+        assert_eq!(batch.bunches, [bunch(10, &[1, 1]), bunch(9, &[1, 2])]);
+        let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
+        assert_eq!(
+            list(&batch.tokens),
+            [&a[..], &[1, 1], &b, &[4, 4, 6]].concat()
+        );
+        assert_eq!(list(&batch.rows), [10, 11, 21, 22, 23]);
+        assert_eq!(list(&batch.targets), [2, 3, 5, 6, 7]);
+        assert_eq!(list(&batch.positions)[21..], [9, 9, 10]);
+        assert_eq!(batch.n_tokens(), 11 + 11 + 10 + 11);
+        let first = bunch_passes(&bunches).next();
+        assert_eq!(first, Some(0..2));
+    }
+
+    #[test]
+    fn passes_hold_as_much_as_fits() {
+        let of = |sizes: &[usize]| passes_of(sizes.iter().copied()).collect::<Vec<_>>();
+        assert!(of(&[]).is_empty());
+        let half = PASS_TOKENS / 2;
+        assert_eq!(of(&[half, half, 1, 3 * half, 5]), [0..2, 2..3, 3..4, 4..5]);
     }
 
     #[test]

@@ -28,8 +28,8 @@ mod rotation;
 mod tensor_reader;
 mod weight;
 
-pub(crate) use batch::{fitting, passes, BatchSize};
-pub use batch::{Batch, Sequence};
+pub(crate) use batch::{bunch_passes, fitting, passes, BatchSize};
+pub use batch::{Batch, Bunch, Sequence};
 pub use change::LayerChange;
 pub use config::{Config, ExpertCount, LayerConfig};
 pub(crate) use decoder::{rows_at_once, Head};

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::batch::Batch;
+use super::batch::{Batch, Bunch};
 use super::config::Config;
 use super::rotation::{Frequencies, Rotation};
 
@@ -34,7 +34,7 @@ impl PassContexts {
 
 /// What the layers of one device need to know about the tokens of a batch.
 pub(crate) struct PassContext {
-    /// The packed tokens in the order of the batch: the shared prefix if there is one, then
+    /// The packed tokens in the order of the batch: of each bunch the prefix if there is one, then
     /// the rest of each sequence.
     pub(super) groups: Vec<Group>,
     /// Rotation in most layers.
@@ -53,7 +53,7 @@ pub(super) struct Group {
     pub longest: i64,
     /// Where they differ in length.
     pub padding: Option<Padding>,
-    /// Whether the first group is a prefix that they continue.
+    /// Whether they continue the last group before them that continues none.
     pub continued: bool,
     /// What their tokens see, [t, prefix + t]: 0, or −∞ where they do not; `None` for plain
     /// causal attention without a prefix. Padding stands behind a sequence, where no token of
@@ -74,7 +74,7 @@ pub(super) struct Padding {
 impl PassContext {
     /// For the tokens of `batch` in a model of this configuration, with masks in format
     /// `attention` and rotations in `math`.
-    /// `together`: all sequences behind the prefix are one group.
+    /// `together`: all sequences behind a prefix are one group.
     pub fn new(
         config: &Config,
         frequencies: &Frequencies,
@@ -83,21 +83,22 @@ impl PassContext {
         together: bool,
         device: Device,
     ) -> PassContext {
-        let Batch {
-            prefix, lengths, ..
-        } = batch;
         let positions = &batch.positions.to_device(device);
         let group = |prefix: i64, lengths: &[i64]| {
             Group::new(prefix, lengths, config.window as i64, (attention, device))
         };
-        let start = (*prefix > 0).then(|| group(0, &[*prefix]));
-        let rest = lengths.chunks(if together { lengths.len().max(1) } else { 1 });
-        let rest = rest.map(|lengths| group(*prefix, lengths));
-        let longest = prefix + lengths.iter().copied().max().unwrap_or(0);
+        let mut groups = Vec::new();
+        let mut longest = 0;
+        for Bunch { prefix, lengths } in &batch.bunches {
+            groups.extend((*prefix > 0).then(|| group(0, &[*prefix])));
+            let rest = lengths.chunks(if together { lengths.len().max(1) } else { 1 });
+            groups.extend(rest.map(|lengths| group(*prefix, lengths)));
+            longest = longest.max(prefix + lengths.iter().copied().max().unwrap_or(0));
+        }
         let usual = frequencies.of_context(longest as usize);
         let (rope, local_rope) = (&config.rope, &config.local_rope);
         PassContext {
-            groups: start.into_iter().chain(rest).collect(),
+            groups,
             rotation: Rotation::new(positions, rope, usual, math),
             local_rotation: Rotation::new(positions, local_rope, &frequencies.local, math),
         }

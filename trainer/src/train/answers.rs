@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::validation::{target_scores, RowScores};
 use crate::data::CachedRows;
-use crate::model::{passes, Batch, LayerChange, Model, Sequence};
+use crate::model::{bunch_passes, Batch, LayerChange, Model, Sequence};
 use crate::readings;
 
 /// More answers than this are no closed set, and would take long to compare.
@@ -94,26 +94,16 @@ impl Answers {
             let with = |text: &Vec<i64>| Sequence::new([prompt, text].concat(), prompt.len());
             alternatives.extend(self.texts.iter().map(with));
         }
-        // The answers to one prompt share it. Where a pass costs more than its tokens do, many
-        // rows go through the model together all the same.
-        let costly = model.precision.blocks || model.device().is_cuda();
-        let by_row = || alternatives.chunks(self.texts.len()).collect();
-        let by_tokens = || {
-            passes(&alternatives)
-                .map(|pass| &alternatives[pass])
-                .collect()
-        };
-        let groups: Vec<&[Sequence]> = if costly { by_tokens() } else { by_row() };
+        // The answers to one prompt share it.
+        let bunches: Vec<&[Sequence]> = alternatives.chunks(self.texts.len()).collect();
         let mut sums: Vec<f64> = Vec::with_capacity(alternatives.len());
-        for group in groups {
-            let batch = Batch::pack(group, model.device());
+        for pass in bunch_passes(&bunches) {
+            let bunches = bunches[pass].iter().copied();
+            let batch = Batch::pack_bunches(bunches.clone(), model.device());
             let losses = readings::numbers(&target_scores(model, &batch, changes).0);
             let mut losses = losses.into_iter();
-            sums.extend(
-                group
-                    .iter()
-                    .map(|row| losses.by_ref().take(row.n_targets()).sum::<f64>()),
-            );
+            let sum = |row: &Sequence| losses.by_ref().take(row.n_targets()).sum::<f64>();
+            sums.extend(bunches.flatten().map(sum));
         }
         let mut right = vec![true; sequences.len()];
         for ((index, place), sums) in unsure.into_iter().zip(sums.chunks(self.texts.len())) {

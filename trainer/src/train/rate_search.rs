@@ -34,7 +34,8 @@ pub struct Trial {
     pub rate: f64,
     /// Validation loss at its end; `None` where a loss was no number.
     pub loss: Option<f64>,
-    /// The share of rows whose answer is the likeliest, where rows choose between a few.
+    /// The share of rows whose answer is the likeliest, where rows choose between a few; not
+    /// measured of a trial whose loss alone is too high.
     pub choice: Option<f64>,
     /// Tokens that it trained on.
     pub tokens: usize,
@@ -43,7 +44,7 @@ pub struct Trial {
 impl Trial {
     /// What is to be lowest: the loss, but whatever picks answers worse than the unedited model
     /// (`before`) comes after what does not, however well it words them.
-    fn badness(&self, before: Option<f64>) -> f64 {
+    pub(super) fn badness(&self, before: Option<f64>) -> f64 {
         let lost = before.zip(self.choice).map_or(0.0, |(before, after)| {
             (before - choice_error(before, JUDGES) - after).max(0.0)
         });

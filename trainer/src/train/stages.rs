@@ -41,7 +41,8 @@ impl Trainer<'_> {
                 self.counters.trials = done.to_vec();
                 observer.checkpoint(&self.state());
             }
-            let trial = self.try_rate(rate)?;
+            let least = done.iter().map(|trial| trial.badness(before));
+            let trial = self.try_rate(rate, least.fold(f64::INFINITY, f64::min))?;
             observer.event(&Event::Trial(trial));
             Ok::<_, Error>(trial)
         })?;
@@ -54,13 +55,15 @@ impl Trainer<'_> {
         Ok(rate)
     }
 
-    /// Trains a little at this rate, apart from the run.
-    fn try_rate(&self, rate: f64) -> Result<Trial, Error> {
+    /// Trains a little at this rate, apart from the run. A trial whose loss is not below `least` is
+    /// not the best, whatever answers it chooses.
+    fn try_rate(&self, rate: f64, least: f64) -> Result<Trial, Error> {
         let settings = trial_settings(self.settings, rate);
         let (train, valid) = (self.train.sequences(), self.valid.sequences());
         let rows = [train, judges(train, valid)];
         let mut trainer = Trainer::around(self.model, &settings, rows, self.head_rms.as_ref())?;
         trainer.reference = false;
+        trainer.choosing_below = least;
         let (result, tokens) = match trainer.run(&mut ()) {
             Ok((_, outcome)) => (outcome.chosen().result, outcome.tokens),
             Err(Error::Diverged { .. }) => (None, 0),
@@ -85,7 +88,7 @@ impl Trainer<'_> {
         let validation = self.counters.best.take();
         let result = validation.map(|validation| StageResult {
             validation,
-            choice: self.choice(),
+            choice: self.choice(validation.loss),
         });
         observer.event(&Event::Stage {
             number: stage,
@@ -134,9 +137,12 @@ impl Trainer<'_> {
     }
 
     /// How often the likeliest answer of validation rows is right with the parameters as they
-    /// stand, which are those of the stage's best, where they choose between a few.
-    fn choice(&self) -> Option<f64> {
+    /// stand, which are those of the stage's best of this `loss`, where they choose between a few.
+    fn choice(&self, loss: f64) -> Option<f64> {
         let answers = self.answers.as_ref()?;
+        if loss >= self.choosing_below {
+            return None;
+        }
         let changes = self.parameters.final_changes();
         let right = answers.choice(self.model, &changes, &self.valid, &self.best_scores)?;
         Some(share(&right))

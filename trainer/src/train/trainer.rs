@@ -88,6 +88,8 @@ pub struct Trainer<'a> {
     pub(super) head_rms: Option<Tensor>,
     /// Whether the unedited model is measured.
     pub(super) reference: bool,
+    /// With a loss that is not below this, it does not matter which answers are chosen.
+    pub(super) choosing_below: f64,
     pub(super) unread: UnreadSteps,
     pub(super) gates: GateHistory,
     /// The state for a checkpoint, which is handed on as soon as the losses that follow from it
@@ -107,7 +109,8 @@ impl<'a> Trainer<'a> {
         valid: &'a [Sequence],
     ) -> Result<Trainer<'a>, Error> {
         let head_rms = (!matches!(settings.method, Method::Lora(_))).then(|| {
-            let calibration = &train[..fitting(train, CALIBRATION_TOKENS)];
+            let sizes = train.iter().map(|row| row.tokens.len());
+            let calibration = &train[..fitting(sizes, CALIBRATION_TOKENS)];
             model.head_rms(&Batch::pack(calibration, model.device()))
         });
         Trainer::around(model, settings, [train, valid], head_rms.as_ref())
@@ -160,6 +163,7 @@ impl<'a> Trainer<'a> {
             candidates: Candidates::default(),
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
+            choosing_below: f64::INFINITY,
             head_rms: head_rms.map(Tensor::copy),
             candidate: None,
         })

@@ -132,7 +132,8 @@ fn together_with_a_shared_prefix_and_with_kept_layers_rows_are_as_alone() {
             let expected = sums(&model, &edits, &alone, 0);
 
             let together = Batch::pack(&rows, Device::Cpu);
-            assert_eq!(together.prefix >= PREFIX as i64, prefixed, "{what}");
+            let prefix = together.bunches[0].prefix;
+            assert_eq!(prefix >= PREFIX as i64, prefixed, "{what}");
             let batches = [together];
             assert_same(&what, sums(&model, &edits, &batches, 0), &expected);
             let twice = sums(&model, &edits, &batches, model.config.n_layer - 1);
@@ -163,4 +164,26 @@ fn a_run_with_one_long_row_takes_the_long_factors_for_all() {
     let all: Vec<&Sequence> = rows.iter().collect();
     let (alone, among_long) = (logits(&[short]), logits(&all));
     assert!(!alone.allclose(&among_long, 1e-3, 1e-3, false));
+}
+
+#[test]
+fn each_bunch_continues_its_own_prefix() {
+    for (name, tiny) in models() {
+        let (first, mut second) = (rows(true), rows(true));
+        for token in second.iter_mut().flat_map(|row| &mut row.tokens) {
+            *token = (*token + 1) % VOCABULARY as i64;
+        }
+        let mut model = load(&tiny);
+        model.serve_rows(first.iter().chain(&second));
+        let edits = edits(&model, &first);
+        let alone = first.iter().chain(&second);
+        let alone: Vec<Batch> = alone.map(|row| Batch::pack([row], Device::Cpu)).collect();
+        let expected = sums(&model, &edits, &alone, 0);
+        let bunched = [Batch::pack_bunches([&first, &second], Device::Cpu)];
+        assert!(bunched[0]
+            .bunches
+            .iter()
+            .all(|bunch| bunch.prefix >= PREFIX as i64));
+        assert_same(name, sums(&model, &edits, &bunched, 0), &expected);
+    }
 }

@@ -96,7 +96,7 @@ fn prefixed_rows() -> Vec<Sequence> {
 #[test]
 fn a_prefix_computed_once_equals_rows_alone() {
     let rows = prefixed_rows();
-    assert!(Batch::pack(&rows, Device::Cpu).prefix >= 20);
+    assert!(Batch::pack(&rows, Device::Cpu).bunches[0].prefix >= 20);
     let error = difference(Precision::F32, &rows);
     assert!(error < 1e-5, "{error}");
     let error = difference(Precision::F64, &rows);
