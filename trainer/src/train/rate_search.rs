@@ -1,16 +1,24 @@
 //! Finds the learning rate that fits a base and its data: short trials, and the one whose
-//! validation loss is lowest.
+//! validation loss is lowest, or the next lower rate if it is no worse.
 //!
 //! The best rate differs tenfold between bases, and no formula was found that tells it. A trial
 //! trains without closing any gate, along a whole schedule, since a rate that is held only
 //! looks worse than it is. Trials begin in the middle of the ladder and go on to the side where
 //! it gets better, as long as it does.
+//!
+//! Of two rates that do equally well the lower one is right: a run has many times a trial's steps
+//! to get as far, and what it learns stays smaller, so that it changes less of all else. The best
+//! rate of low-rank factors falls as steps grow, for a change is the product of two: there the
+//! next lower one always serves (`research/recipe.md`).
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::recipe::Recipe;
 use super::settings::{Rate, Settings};
 use super::unedited::choice_error;
+use super::validation::exceeds;
 use crate::method::{ClosedShares, Method, Sparsity};
 use crate::model::Sequence;
 
@@ -24,11 +32,13 @@ const START: usize = 3;
 /// nothing, and more than the second are not needed.
 const SHARE: f64 = 0.06;
 const STEPS: [usize; 2] = [20, 60];
+/// Why a lower rate serves than that of the best trial.
+const AS_WELL: &str = "it does no worse by more than one standard error";
 /// Rows that a trial is judged by, at most.
 const JUDGES: usize = 64;
 
 /// What a trial came to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Learning rate at its peak.
     pub rate: f64,
@@ -39,6 +49,9 @@ pub struct Trial {
     pub choice: Option<f64>,
     /// Tokens that it trained on.
     pub tokens: usize,
+    /// Validation loss of each row, summed over its response tokens; none where a loss was no
+    /// number.
+    pub rows: Vec<f64>,
 }
 
 impl Trial {
@@ -50,6 +63,33 @@ impl Trial {
         });
         // A loss is far below this for each row that is lost.
         self.loss.map_or(f64::INFINITY, |loss| loss + lost * 1e4)
+    }
+}
+
+/// What the trials came to.
+pub(super) struct Found {
+    /// The rate that serves.
+    pub rate: f64,
+    /// That of the best trial.
+    best: f64,
+    /// Where they differ.
+    why: Option<&'static str>,
+    pub trials: Vec<Trial>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Found {
+            rate, best, why, ..
+        } = self;
+        let count = self.trials.len();
+        match why {
+            None => write!(f, "learning rate {rate}: the best of {count}"),
+            Some(why) => write!(
+                f,
+                "learning rate {rate}: the next below {best}, the best of {count}: {why}"
+            ),
+        }
     }
 }
 
@@ -76,7 +116,7 @@ pub(super) fn find_rate<E>(
     before: Option<f64>,
     mut trials: Vec<Trial>,
     mut attempt: impl FnMut(f64, &[Trial]) -> Result<Trial, E>,
-) -> Result<(f64, Vec<Trial>), E> {
+) -> Result<Found, E> {
     let ladder = ladder(method);
     let mut next = 0;
     let best = climb(ladder.len(), START, |index| {
@@ -86,7 +126,33 @@ pub(super) fn find_rate<E>(
         next += 1;
         Ok(trials[next - 1].badness(before))
     })?;
-    Ok((ladder[best], trials))
+    let lower = ladder[best.saturating_sub(1)];
+    let best = ladder[best];
+    let why = match method {
+        _ if lower == best => None,
+        Method::Lora(_) => Some("a whole run does not bear what a trial does"),
+        _ if does_as_well(lower, best, &trials) => Some(AS_WELL),
+        _ => None,
+    };
+    Ok(Found {
+        rate: why.map_or(best, |_| lower),
+        best,
+        why,
+        trials,
+    })
+}
+
+/// Whether the rows of a trial at a `lower` rate do no worse than those of the `best`, by more than
+/// one standard error of the difference.
+fn does_as_well(lower: f64, best: f64, trials: &[Trial]) -> bool {
+    let rows = |rate: f64| {
+        let trial = trials.iter().find(|trial| trial.rate == rate);
+        trial.map_or(&[][..], |trial| &trial.rows)
+    };
+    let (lower, best) = (rows(lower), rows(best));
+    let pairs = lower.iter().zip(best);
+    let risen: Vec<f64> = pairs.map(|(lower, best)| lower - best).collect();
+    !risen.is_empty() && risen.len() == best.len() && !exceeds(&risen, 1.0)
 }
 
 /// A trial at this rate, of a run of these settings: no gate is closed, and it is judged once.
@@ -139,6 +205,7 @@ fn climb<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::LoraConfig;
 
     #[test]
     fn what_forgets_the_answers_comes_last() {
@@ -148,6 +215,7 @@ mod tests {
                 loss,
                 choice,
                 tokens: 1,
+                rows: Vec::new(),
             };
             trial.badness(Some(0.6))
         };
@@ -157,6 +225,51 @@ mod tests {
         assert!(badness(Some(0.4), Some(0.4)) > kept);
         assert_eq!(badness(None, None), f64::INFINITY);
         assert_eq!(badness(Some(2.0), None), 2.0);
+    }
+
+    #[test]
+    fn of_rates_that_do_equally_well_the_next_lower_serves() {
+        let trial = |rate: f64, rows: &[f64]| Trial {
+            rate,
+            loss: Some(rows.iter().sum()),
+            choice: None,
+            tokens: 1,
+            rows: rows.to_vec(),
+        };
+        let best = trial(0.1, &[0.1, 0.5, 0.2, 0.9]);
+        let even = trial(0.03, &[0.2, 0.4, 0.3, 0.8]);
+        let worse = trial(0.03, &[0.5, 0.7, 0.6, 1.4]);
+        let diverged = trial(0.03, &[]);
+        let lower = |trial: &Trial| {
+            let trials = [trial.clone(), best.clone()];
+            does_as_well(0.03, 0.1, &trials)
+        };
+        assert!(lower(&even));
+        assert!(!lower(&worse));
+        assert!(!lower(&diverged));
+    }
+
+    #[test]
+    fn low_rank_factors_are_trained_at_the_rate_below_the_best_trial() {
+        let lora = Method::Lora(LoraConfig {
+            rank: 8,
+            alpha: 16.0,
+            targets: vec!["attn_q".to_owned()],
+        });
+        let attempt = |rate: f64, _: &[Trial]| {
+            let loss = (rate.log10() + 2.0).abs();
+            Ok::<_, ()>(Trial {
+                rate,
+                loss: Some(loss),
+                choice: None,
+                tokens: 1,
+                rows: vec![loss; 9],
+            })
+        };
+        let found = find_rate(&lora, None, Vec::new(), attempt).unwrap();
+        assert_eq!((found.rate, found.best), (3e-3, 1e-2));
+        let found = find_rate(&Method::Jola, None, Vec::new(), attempt).unwrap();
+        assert_eq!((found.rate, found.best), (1e-2, 1e-2));
     }
 
     fn found(values: [f64; 7]) -> (usize, usize) {

@@ -36,23 +36,20 @@ impl Trainer<'_> {
         let before = self.counters.unedited.and_then(|own| own.result.choice);
         let trials = self.counters.trials.clone();
         let method = &self.settings.method;
-        let (rate, trials) = find_rate(method, before, trials, |rate, done| {
+        let found = find_rate(method, before, trials, |rate, done| {
             if !done.is_empty() && observer.checkpoint_due() {
                 self.counters.trials = done.to_vec();
                 observer.checkpoint(&self.state());
             }
             let least = done.iter().map(|trial| trial.badness(before));
             let trial = self.try_rate(rate, least.fold(f64::INFINITY, f64::min))?;
-            observer.event(&Event::Trial(trial));
+            observer.event(&Event::Trial(trial.clone()));
             Ok::<_, Error>(trial)
         })?;
-        observer.log(&format!(
-            "learning rate {rate}: the best of {}",
-            trials.len()
-        ));
-        self.counters.trials = trials;
-        self.counters.rate = Some(rate);
-        Ok(rate)
+        observer.log(&found.to_string());
+        self.counters.trials = found.trials;
+        self.counters.rate = Some(found.rate);
+        Ok(found.rate)
     }
 
     /// Trains a little at this rate, apart from the run. A trial whose loss is not below `least` is
@@ -64,9 +61,12 @@ impl Trainer<'_> {
         let mut trainer = Trainer::around(self.model, &settings, rows, self.head_rms.as_ref())?;
         trainer.reference = false;
         trainer.choosing_below = least;
-        let (result, tokens) = match trainer.run(&mut ()) {
-            Ok((_, outcome)) => (outcome.chosen().result, outcome.tokens),
-            Err(Error::Diverged { .. }) => (None, 0),
+        let (result, tokens, rows) = match trainer.run(&mut ()) {
+            Ok((_, outcome)) => {
+                let Candidate { result, scores, .. } = outcome.chosen();
+                (*result, outcome.tokens, scores.losses.clone())
+            }
+            Err(Error::Diverged { .. }) => (None, 0, Vec::new()),
             Err(error) => return Err(error),
         };
         Ok(Trial {
@@ -74,6 +74,7 @@ impl Trainer<'_> {
             loss: result.map(|result| result.validation.loss),
             choice: result.and_then(|result| result.choice),
             tokens,
+            rows,
         })
     }
 

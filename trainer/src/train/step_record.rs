@@ -50,7 +50,7 @@ impl StepRecord {
 }
 
 /// What is noted beside steps and validations.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
     /// What the run has to beat.

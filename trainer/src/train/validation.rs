@@ -112,7 +112,7 @@ pub(super) fn share(flags: &[bool]) -> f64 {
 }
 
 /// Whether the mean of some numbers is above 0 by more than so many of its standard errors.
-fn exceeds(values: &[f64], errors: f64) -> bool {
+pub(super) fn exceeds(values: &[f64], errors: f64) -> bool {
     let (mean, error) = mean_with_error(values);
     mean > errors * error
 }

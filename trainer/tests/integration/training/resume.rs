@@ -34,7 +34,7 @@ impl Observer for Keeper {
     }
 
     fn event(&mut self, event: &Event) {
-        self.events.push(*event);
+        self.events.push(event.clone());
     }
 
     fn checkpoint_due(&mut self) -> bool {
