@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::checkpoint;
 use super::run_config::RunConfig;
-use super::run_files::{CHECKPOINT, CONFIG, METRICS};
+use super::run_files::{CHECKPOINT, CONFIG, METRICS, REFUSED, TEST, TEST_ROWS};
 use crate::train::State;
 use crate::train::{Event, StepRecord, ValidationRecord};
 use crate::Error;
@@ -78,7 +78,9 @@ impl RunDir {
     /// [`Error::Write`]; [`Error::Busy`] while another process holds the directory.
     pub fn create(folder: &Path, config: RunConfig, interval: Duration) -> Result<RunDir, Error> {
         let mut run = RunDir::open(folder, config, interval)?;
-        remove(&folder.join(CHECKPOINT))?;
+        for name in [CHECKPOINT, REFUSED, TEST, TEST_ROWS] {
+            remove(&folder.join(name))?;
+        }
         run.begin_at(0)?;
         Ok(run)
     }

@@ -51,6 +51,7 @@ pub struct Trial {
     pub tokens: usize,
     /// Validation loss of each row, summed over its response tokens; none where a loss was no
     /// number.
+    #[serde(default)]
     pub rows: Vec<f64>,
 }
 

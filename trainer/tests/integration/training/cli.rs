@@ -169,6 +169,10 @@ fn test_rows_measure_every_stage_and_the_unedited_model() {
     let right = rows.iter().filter(|row| row["exact"][1] == true).count();
     let share = format!("{:.1} %", right as f64 / rows.len() as f64 * 100.0);
     assert_eq!(column(&table, "exact")[1], share);
+
+    // What the next run does not measure is not left from this one.
+    assert!(train(path, &format!("{run} -o edit.gguf")).status.success());
+    assert!(!path.join("edit.run/test.md").exists());
 }
 
 #[test]
