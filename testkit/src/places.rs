@@ -66,6 +66,8 @@ pub fn repository(path: &str) -> PathBuf {
 pub fn llama_cpp() -> PathBuf {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        // Packages of other platforms alone are on no machine that has only built here.
+        .args(["--filter-platform", "host-tuple"])
         .current_dir(repository("."))
         .output()
         .expect("cargo runs");
