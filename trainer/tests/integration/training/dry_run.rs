@@ -100,8 +100,8 @@ fn the_memory_named_is_what_a_run_takes() {
         let memory = report.lines().find_map(|line| line.strip_prefix("memory"));
         let number = memory.unwrap().split_whitespace().next().unwrap();
         let (estimate, peak): (f64, f64) = (number.parse().unwrap(), peak_gib(folder.path(), args));
-        // A kernel that takes idle pages back before they are needed (DAMON) makes the peak lower
-        // than what is in use: of five runs one came 8 % below the others.
+        // The same run's peak differs from time to time: 0.56 to 0.66 GiB were seen, perhaps since
+        // a kernel took idle pages back. A peak below the estimate harms nobody.
         assert!(
             (0.9..1.2).contains(&(estimate / peak)),
             "estimated {estimate}, took {peak} GiB\n{report}"
