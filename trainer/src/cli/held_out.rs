@@ -9,6 +9,7 @@ use jola_edit::Output;
 use serde::Serialize;
 
 use super::job::Job;
+use super::results::cells;
 use crate::data::CachedRows;
 use crate::method::Parameters;
 use crate::model::{LayerChange, Model};
@@ -67,13 +68,8 @@ fn table(all: &[Measured], written: usize, n_rows: usize) -> String {
             format!("stage {stage}")
         });
         let mark = if stage == Some(written) { "chosen" } else { "" };
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let choice = result.choice.map_or(String::new(), percent);
-        let (loss, exact) = (result.validation.loss, percent(result.validation.exact));
-        let _ = writeln!(
-            table,
-            "| {name} | {loss:.4} | {exact} | {choice} | {mark} |"
-        );
+        let cells = cells(Some(result));
+        let _ = writeln!(table, "| {name} | {cells} | {mark} |");
     }
     table
 }

@@ -1,7 +1,7 @@
 //! The rows that a run reads.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use jola_edit::Training;
@@ -43,28 +43,25 @@ pub(super) fn read_data(
         Ok(encoded)
     };
     let Encoded { rows, form, .. } = read(&args.data, args.limit)?;
+    // Warns of rows that are among those that are `known`.
+    let read_apart = |path: &Option<PathBuf>, known: &HashSet<_>, known_as: &str| {
+        let Some(path) = path else {
+            return Ok(Vec::new());
+        };
+        let rows = read(path, None)?.rows;
+        let twins = rows.iter().filter(|row| known.contains(row)).count();
+        if twins > 0 {
+            let (all, path) = (rows.len(), path.display());
+            eprintln!("warning: {twins} of the {all} rows in {path} are also {known_as}");
+        }
+        anyhow::Ok(rows)
+    };
     let mut known: HashSet<&Vec<Sequence>> = rows.iter().collect();
-    let valid = match &args.valid {
-        Some(path) => read(path, None)?.rows,
-        None => Vec::new(),
-    };
-    if let Some(path) = &args.valid {
-        tell_twins(
-            path,
-            &valid,
-            &known,
-            "trained on: validation says less about new rows",
-        );
-    }
+    let known_as = "trained on: validation says less about new rows";
+    let valid = read_apart(&args.valid, &known, known_as)?;
     known.extend(&valid);
-    let test = match &args.test {
-        Some(path) => read(path, None)?.rows,
-        None => Vec::new(),
-    };
-    if let Some(path) = &args.test {
-        let known_as = "trained on or validated with: this test says less about new rows";
-        tell_twins(path, &test, &known, known_as);
-    }
+    let known_as = "trained on or validated with: this test says less about new rows";
+    let test = read_apart(&args.test, &known, known_as)?;
     let (train, valid) = match &args.valid {
         Some(_) => (rows.concat(), valid.concat()),
         None => data::split(rows, args.valid_share, split_seed),
@@ -75,20 +72,6 @@ pub(super) fn read_data(
         test: test.concat(),
         form,
     })
-}
-
-/// Warns of rows of a file that are among those that are `known`.
-fn tell_twins(
-    path: &Path,
-    rows: &[Vec<Sequence>],
-    known: &HashSet<&Vec<Sequence>>,
-    known_as: &str,
-) {
-    let twins = rows.iter().filter(|row| known.contains(row)).count();
-    if twins > 0 {
-        let (all, path) = (rows.len(), path.display());
-        eprintln!("warning: {twins} of the {all} rows in {path} are also {known_as}");
-    }
 }
 
 /// Says what of a file is not learned.

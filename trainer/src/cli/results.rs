@@ -13,7 +13,7 @@ use super::job::Job;
 use super::provenance::add_outcome;
 use crate::method::{export, lora_file, Parameters, Provenance};
 use crate::report::run_files::{PATH, REFUSED};
-use crate::train::{Outcome, Verdict};
+use crate::train::{Outcome, StageResult, Verdict};
 
 /// In the folder of a path, what each stage came to.
 const TABLE: &str = "path.md";
@@ -136,11 +136,7 @@ impl Results<'_> {
             let path = folder.join(format!("stage-{stage}.gguf"));
             self.write_stage(parameters, stage, &Output::without_inputs(&path)?)?;
             let bytes = fs::metadata(&path).map_or(0, |file| file.len());
-            let percent = |share: f64| format!("{:.1} %", share * 100.0);
-            let result = candidate.result;
-            let loss = result.map_or(String::new(), |r| format!("{:.4}", r.validation.loss));
-            let exact = result.map_or(String::new(), |r| percent(r.validation.exact));
-            let choice = result.and_then(|r| r.choice).map_or(String::new(), percent);
+            let cells = cells(candidate.result.as_ref());
             let mark = if stage == self.outcome.chosen {
                 "written"
             } else {
@@ -148,7 +144,7 @@ impl Results<'_> {
             };
             writeln!(
                 table,
-                "| {stage} | {numbers} | {bytes} | {loss} | {exact} | {choice} | {mark} |"
+                "| {stage} | {numbers} | {bytes} | {cells} | {mark} |"
             )?;
         }
         eprint!("{table}");
@@ -189,4 +185,16 @@ impl Results<'_> {
             }
         })
     }
+}
+
+/// Loss, exact rows and rows whose answer is chosen right, as cells of a table; empty where they
+/// were not measured.
+pub(super) fn cells(result: Option<&StageResult>) -> String {
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let cells = [
+        result.map(|result| format!("{:.4}", result.validation.loss)),
+        result.map(|result| percent(result.validation.exact)),
+        result.and_then(|result| result.choice).map(percent),
+    ];
+    cells.map(Option::unwrap_or_default).join(" | ")
 }

@@ -193,26 +193,25 @@ fn shared_prefix(sequences: &[&Sequence]) -> usize {
 const PASS_TOKENS: usize = 2048;
 
 /// The numbers of the sequences of each forward pass without a gradient, in order.
-pub(crate) fn passes(sequences: &[Sequence]) -> impl Iterator<Item = Range<usize>> + '_ {
-    passes_of(sequences.iter().map(|sequence| sequence.tokens.len()))
+pub(crate) fn passes(sequences: &[Sequence]) -> impl Iterator<Item = Range<usize>> {
+    let sizes = sequences.iter().map(|sequence| sequence.tokens.len());
+    passes_of(sizes.collect())
 }
 
 /// The same of bunches.
-pub(crate) fn bunch_passes<'a>(
-    bunches: &'a [&[Sequence]],
-) -> impl Iterator<Item = Range<usize>> + 'a {
-    passes_of(bunches.iter().map(|bunch| BatchSize::of(*bunch).tokens))
+pub(crate) fn bunch_passes(bunches: &[&[Sequence]]) -> impl Iterator<Item = Range<usize>> {
+    let sizes = bunches.iter().map(|bunch| BatchSize::of(*bunch).tokens);
+    passes_of(sizes.collect())
 }
 
 /// The same of things of so many tokens.
-fn passes_of(mut sizes: impl Iterator<Item = usize> + Clone) -> impl Iterator<Item = Range<usize>> {
+fn passes_of(sizes: Vec<usize>) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        sizes.clone().next()?;
-        let count = fitting(sizes.clone(), PASS_TOKENS);
-        sizes.nth(count - 1);
-        let end = start + count;
-        Some(std::mem::replace(&mut start, end)..end)
+        let rest = &sizes[start..];
+        let end = start + fitting(rest.iter().copied(), PASS_TOKENS).min(rest.len());
+        let pass = std::mem::replace(&mut start, end)..end;
+        (!pass.is_empty()).then_some(pass)
     })
 }
 
@@ -374,7 +373,7 @@ mod tests {
 
     #[test]
     fn passes_hold_as_much_as_fits() {
-        let of = |sizes: &[usize]| passes_of(sizes.iter().copied()).collect::<Vec<_>>();
+        let of = |sizes: &[usize]| passes_of(sizes.to_vec()).collect::<Vec<_>>();
         assert!(of(&[]).is_empty());
         let half = PASS_TOKENS / 2;
         assert_eq!(of(&[half, half, 1, 3 * half, 5]), [0..2, 2..3, 3..4, 4..5]);

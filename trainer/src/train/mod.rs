@@ -2,11 +2,11 @@
 //!
 //! `settings` and `recipe` say how, `schedule` and `rates` what happens at which step,
 //! `gradient` computes the loss and its gradient, `penalty` adds what closes gates, `optimiser`
-//! takes the step, `validation` and `measured` tell how good the result is. `trainer` is a run, `run` its loop, `step` a
-//! step of it, and `stages` what comes before and between the stages: the `unedited` model,
-//! the `rate_search`, and the `path` of candidates. `step_record`,
-//! `state` and `observer` are what a run tells those who watch it; `estimate` and `memory` are
-//! what it will take.
+//! takes the step, `validation` and `measured` tell how good the result is. `trainer` is a run,
+//! `run` its loop, `step` a step of it, and `stages` what comes before and between the stages: the
+//! `unedited` model, the `rate_search`, and the `path` of candidates. `step_record`, `state` and
+//! `observer` are what a run tells those who watch it; `estimate` and `memory` are what it will
+//! take.
 
 mod answers;
 mod choice;

@@ -32,8 +32,6 @@ const START: usize = 3;
 /// nothing, and more than the second are not needed.
 const SHARE: f64 = 0.06;
 const STEPS: [usize; 2] = [20, 60];
-/// Why a lower rate serves than that of the best trial.
-const AS_WELL: &str = "it does no worse by more than one standard error";
 /// Rows that a trial is judged by, at most.
 const JUDGES: usize = 64;
 
@@ -132,7 +130,9 @@ pub(super) fn find_rate<E>(
     let why = match method {
         _ if lower == best => None,
         Method::Lora(_) => Some("a whole run does not bear what a trial does"),
-        _ if does_as_well(lower, best, &trials) => Some(AS_WELL),
+        _ if does_as_well(lower, best, &trials) => {
+            Some("it does no worse by more than one standard error")
+        }
         _ => None,
     };
     Ok(Found {

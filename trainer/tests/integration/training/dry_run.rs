@@ -99,11 +99,12 @@ fn the_memory_named_is_what_a_run_takes() {
         let report = text(&run(folder.path(), &format!("{args} --dry-run")).stdout);
         let memory = report.lines().find_map(|line| line.strip_prefix("memory"));
         let number = memory.unwrap().split_whitespace().next().unwrap();
-        let (estimate, peak): (f64, f64) = (number.parse().unwrap(), peak_gib(folder.path(), args));
-        // The same run's peak differs from time to time: 0.56 to 0.66 GiB were seen, perhaps since
-        // a kernel took idle pages back. A peak below the estimate harms nobody.
+        let estimate: f64 = number.parse().unwrap();
+        // One run's peak differs from another's, 0.56 to 0.66 GiB were seen: what a run can take is
+        // the higher of two.
+        let peak = peak_gib(folder.path(), args).max(peak_gib(folder.path(), args));
         assert!(
-            (0.9..1.2).contains(&(estimate / peak)),
+            (0.9..1.1).contains(&(estimate / peak)),
             "estimated {estimate}, took {peak} GiB\n{report}"
         );
         [estimate, peak]
