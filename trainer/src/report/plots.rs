@@ -70,10 +70,16 @@ impl History {
         for (index, line) in text.lines().enumerate() {
             if let Ok(step) = serde_json::from_str::<StepRecord>(line) {
                 history.steps.push(step);
-            } else if serde_json::from_str::<Event>(line).is_err() {
-                let validation = serde_json::from_str(line);
-                let place = || format!("{}, line {}", path.display(), index + 1);
-                history.validations.push(validation.with_context(place)?);
+                continue;
+            }
+            match serde_json::from_str(line) {
+                Ok(Event::Restart { .. }) => history = History::default(),
+                Ok(_) => {}
+                Err(_) => {
+                    let validation = serde_json::from_str(line);
+                    let place = || format!("{}, line {}", path.display(), index + 1);
+                    history.validations.push(validation.with_context(place)?);
+                }
             }
         }
         Ok(history)
@@ -341,6 +347,19 @@ mod tests {
             });
         }
         assert_eq!(history.kept(), [1, 2]);
+    }
+
+    #[test]
+    fn what_was_before_a_restart_is_not_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(METRICS);
+        let step = |step| serde_json::to_string(&record(step, Phase::Learn, &[])).unwrap();
+        let validation = serde_json::to_string(&history().validations[0]).unwrap();
+        let restart = serde_json::to_string(&Event::Restart { rate: 0.01 }).unwrap();
+        let lines = [step(1), step(2), validation, restart, step(1)];
+        fs::write(&path, lines.join("\n")).unwrap();
+        let history = History::read(&path).unwrap();
+        assert_eq!((history.steps.len(), history.validations.len()), (1, 0));
     }
 
     #[test]

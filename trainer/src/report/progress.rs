@@ -107,6 +107,14 @@ impl Observer for Reporter {
                 }
                 self.log(&format!("learning rate {}: {loss}", trial.rate));
             }
+            Event::Restart { rate } => {
+                self.losses.clear();
+                if let Some(bar) = &self.bar {
+                    bar.set_position(0);
+                    bar.reset_eta();
+                }
+                self.log(&format!("starting over at a learning rate of {rate}"));
+            }
             Event::Stage {
                 result:
                     Some(

@@ -4,7 +4,7 @@
 //! `gradient` computes the loss and its gradient, `penalty` adds what closes gates, `optimiser`
 //! takes the step, `validation` and `measured` tell how good the result is. `trainer` is a run,
 //! `run` its loop, `step` a step of it, and `stages` what comes before and between the stages: the
-//! `unedited` model, the `rate_search`, and the `path` of candidates. `step_record`, `state` and
+//! `unedited` model, the `rate_search`, the `restart` at a lower rate, and the `path` of candidates. `step_record`, `state` and
 //! `observer` are what a run tells those who watch it; `estimate` and `memory` are what it will
 //! take.
 
@@ -22,6 +22,7 @@ mod penalty;
 mod rate_search;
 mod rates;
 mod recipe;
+mod restart;
 mod run;
 mod schedule;
 mod settings;

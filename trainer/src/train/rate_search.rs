@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::recipe::Recipe;
 use super::settings::{Rate, Settings};
 use super::unedited::choice_error;
-use super::validation::exceeds;
+use super::validation::{exceeds, RowScores};
 use crate::method::{ClosedShares, Method, Sparsity};
 use crate::model::Sequence;
 
@@ -47,10 +47,9 @@ pub struct Trial {
     pub choice: Option<f64>,
     /// Tokens that it trained on.
     pub tokens: usize,
-    /// Validation loss of each row, summed over its response tokens; none where a loss was no
-    /// number.
-    #[serde(default)]
-    pub rows: Vec<f64>,
+    /// What it measured of each row that judged it; none where a loss was no number.
+    #[serde(flatten)]
+    pub scores: RowScores,
 }
 
 impl Trial {
@@ -98,6 +97,12 @@ fn ladder(method: &Method) -> [f64; 7] {
         Method::Lora(_) => LORA,
         _ => EDITS,
     }
+}
+
+/// The next lower rate that suits a method.
+pub(super) fn lower_rate(method: &Method, rate: f64) -> Option<f64> {
+    let mut descending = ladder(method).into_iter().rev();
+    descending.find(|lower| *lower < rate)
 }
 
 /// Steps of a trial, for a run of so many.
@@ -148,7 +153,7 @@ pub(super) fn find_rate<E>(
 fn does_as_well(lower: f64, best: f64, trials: &[Trial]) -> bool {
     let rows = |rate: f64| {
         let trial = trials.iter().find(|trial| trial.rate == rate);
-        trial.map_or(&[][..], |trial| &trial.rows)
+        trial.map_or(&[][..], |trial| &trial.scores.losses)
     };
     let (lower, best) = (rows(lower), rows(best));
     let pairs = lower.iter().zip(best);
@@ -216,7 +221,7 @@ mod tests {
                 loss,
                 choice,
                 tokens: 1,
-                rows: Vec::new(),
+                scores: RowScores::default(),
             };
             trial.badness(Some(0.6))
         };
@@ -228,6 +233,13 @@ mod tests {
         assert_eq!(badness(Some(2.0), None), 2.0);
     }
 
+    fn scores(losses: &[f64]) -> RowScores {
+        RowScores {
+            losses: losses.to_vec(),
+            exact: vec![false; losses.len()],
+        }
+    }
+
     #[test]
     fn of_rates_that_do_equally_well_the_next_lower_serves() {
         let trial = |rate: f64, rows: &[f64]| Trial {
@@ -235,7 +247,7 @@ mod tests {
             loss: Some(rows.iter().sum()),
             choice: None,
             tokens: 1,
-            rows: rows.to_vec(),
+            scores: scores(rows),
         };
         let best = trial(0.1, &[0.1, 0.5, 0.2, 0.9]);
         let even = trial(0.03, &[0.2, 0.4, 0.3, 0.8]);
@@ -264,7 +276,7 @@ mod tests {
                 loss: Some(loss),
                 choice: None,
                 tokens: 1,
-                rows: vec![loss; 9],
+                scores: scores(&[loss; 9]),
             })
         };
         let found = find_rate(&lora, None, Vec::new(), attempt).unwrap();

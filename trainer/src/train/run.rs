@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::choice::choose_heads;
 use super::observer::Observer;
+use super::restart::Stop;
 use super::settings::Settings;
 use super::state::Counters;
 use super::step_record::ValidationRecord;
@@ -25,7 +26,16 @@ impl Trainer<'_> {
     /// [`Error::Diverged`] when the loss stops being a number.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<(Parameters, Outcome), Error> {
         self.measure_unedited(observer);
-        let rate = self.rate(observer)?;
+        let mut rate = self.rate(observer)?;
+        while let Err(stop) = self.steps(rate, observer) {
+            rate = self.start_over(stop, observer)?;
+        }
+        observer.finished(self.state());
+        Ok(self.finish(rate))
+    }
+
+    /// Runs the steps that are left at this rate.
+    fn steps(&mut self, rate: f64, observer: &mut dyn Observer) -> Result<(), Stop> {
         let steps = self.plan.steps();
         if self.counters.step == 0 && self.plan.choice(0) == 0 {
             self.choose_heads(0, observer);
@@ -64,8 +74,7 @@ impl Trainer<'_> {
             }
         }
         self.look(observer)?;
-        observer.finished(self.state());
-        Ok(self.finish(rate))
+        Ok(())
     }
 
     /// Reads what the last steps left on the device.
@@ -115,14 +124,15 @@ impl Trainer<'_> {
     }
 
     /// Validates and keeps the best parameters; returns whether it is time to stop.
-    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Stop> {
         let changes = self.parameters.final_changes();
         let (validation, scores) = evaluate(self.model, &changes, &self.valid);
         let Counters { step, best, .. } = self.counters;
         let Validation { loss, .. } = validation;
         if !loss.is_finite() {
-            return Err(Error::Diverged { step, loss });
+            return Err(Error::Diverged { step, loss }.into());
         }
+        let lower = self.lower_if_too_high(&scores);
         let n_rows = self.valid.sequences().len();
         let better = best.is_none_or(|best| match self.settings.recipe.best_by_loss {
             true => loss < best.loss,
@@ -141,6 +151,10 @@ impl Trainer<'_> {
             validation,
             best: better,
         });
+        if let Some(lower) = lower {
+            observer.log("far worse than a trial of a few steps: the learning rate is too high");
+            return Err(Stop::TooHigh(lower));
+        }
         let Settings { patience, .. } = *self.settings;
         let stop = patience > 0 && self.counters.stale >= patience;
         if stop && step < self.plan.steps() {

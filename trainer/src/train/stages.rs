@@ -11,7 +11,7 @@ use super::state::Counters;
 use super::step_record::Event;
 use super::trainer::{Outcome, Trainer};
 use super::unedited::Unedited;
-use super::validation::{share, Done, StageResult};
+use super::validation::{share, Done, RowScores, StageResult};
 use crate::method::Parameters;
 use crate::Error;
 
@@ -61,12 +61,12 @@ impl Trainer<'_> {
         let mut trainer = Trainer::around(self.model, &settings, rows, self.head_rms.as_ref())?;
         trainer.reference = false;
         trainer.choosing_below = least;
-        let (result, tokens, rows) = match trainer.run(&mut ()) {
+        let (result, tokens, scores) = match trainer.run(&mut ()) {
             Ok((_, outcome)) => {
                 let Candidate { result, scores, .. } = outcome.chosen();
-                (*result, outcome.tokens, scores.losses.clone())
+                (*result, outcome.tokens, scores.clone())
             }
-            Err(Error::Diverged { .. }) => (None, 0, Vec::new()),
+            Err(Error::Diverged { .. }) => (None, 0, RowScores::default()),
             Err(error) => return Err(error),
         };
         Ok(Trial {
@@ -74,7 +74,7 @@ impl Trainer<'_> {
             loss: result.map(|result| result.validation.loss),
             choice: result.and_then(|result| result.choice),
             tokens,
-            rows,
+            scores,
         })
     }
 

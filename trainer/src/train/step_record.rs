@@ -57,6 +57,12 @@ pub enum Event {
     Unedited(Unedited),
     /// A short trial of a learning rate.
     Trial(Trial),
+    /// The run starts over, at a lower rate than it had; what was noted of its steps before is
+    /// void.
+    Restart {
+        /// Learning rate at its peak.
+        rate: f64,
+    },
     /// The best of a stage.
     Stage {
         /// Which, from 0.

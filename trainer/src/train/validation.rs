@@ -79,15 +79,25 @@ pub struct Done {
 }
 
 /// What a validation measured of each row, in order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowScores {
     /// Cross-entropy summed over the row's response tokens.
+    #[serde(default, rename = "rows")]
     pub losses: Vec<f64>,
     /// Whether every response token is the most likely one.
+    #[serde(default)]
     pub exact: Vec<bool>,
 }
 
 impl RowScores {
+    /// Of so many rows.
+    pub(super) fn first(&self, n_rows: usize) -> RowScores {
+        RowScores {
+            losses: self.losses.iter().take(n_rows).copied().collect(),
+            exact: self.exact.iter().take(n_rows).copied().collect(),
+        }
+    }
+
     /// Whether the rows do worse than the same rows in `best`, by more than so many standard
     /// errors of the mean difference: in how many are exact, and where hardly any are, in their
     /// loss, as in [`Validation::is_better`]. Of a hundred rows the error of a count is four or

@@ -9,6 +9,7 @@ mod kill;
 mod methods;
 mod packing;
 mod precision;
+mod restart;
 mod resume;
 mod runs;
 mod support;

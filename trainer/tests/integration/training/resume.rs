@@ -12,13 +12,13 @@ use super::support::{model, rows};
 
 /// Keeps all records, and the state after some steps.
 #[derive(Default)]
-struct Keeper {
-    steps: Vec<StepRecord>,
-    validations: Vec<ValidationRecord>,
-    events: Vec<Event>,
+pub struct Keeper {
+    pub steps: Vec<StepRecord>,
+    pub validations: Vec<ValidationRecord>,
+    pub events: Vec<Event>,
     /// Steps after which the state is kept.
     keep: Vec<usize>,
-    states: Vec<State>,
+    pub states: Vec<State>,
     /// The state at the end.
     last: Option<State>,
     asked: usize,
@@ -56,7 +56,7 @@ impl Observer for Keeper {
 }
 
 /// A run from `state` on: the sidecar's bytes, and what was watched.
-fn run(
+pub fn run(
     model: &Model,
     settings: &Settings,
     state: Option<&State>,
