@@ -12,11 +12,8 @@ use jola_edit::Output;
 use super::job::Job;
 use super::provenance::add_outcome;
 use crate::method::{export, lora_file, Parameters, Provenance};
-use crate::report::run_files::{PATH, REFUSED};
+use crate::report::run_files::{stage_file, PATH, PATH_TABLE, REFUSED};
 use crate::train::{Outcome, StageResult, Verdict};
-
-/// In the folder of a path, what each stage came to.
-const TABLE: &str = "path.md";
 
 /// The run ended, and what it learned is no better than the unedited model.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +130,7 @@ impl Results<'_> {
         );
         let stages = self.outcome.candidates.list().iter().zip(numbers);
         for (stage, (candidate, numbers)) in stages.enumerate() {
-            let path = folder.join(format!("stage-{stage}.gguf"));
+            let path = folder.join(stage_file(stage));
             self.write_stage(parameters, stage, &Output::without_inputs(&path)?)?;
             let bytes = fs::metadata(&path).map_or(0, |file| file.len());
             let cells = cells(candidate.result.as_ref());
@@ -148,7 +145,7 @@ impl Results<'_> {
             )?;
         }
         eprint!("{table}");
-        let path = folder.join(TABLE);
+        let path = folder.join(PATH_TABLE);
         let output = Output::without_inputs(path)?;
         Ok(output.write(|out| out.write_all(table.as_bytes()))?)
     }

@@ -14,7 +14,9 @@ use serde::Serialize;
 
 use super::checkpoint;
 use super::run_config::RunConfig;
-use super::run_files::{CHECKPOINT, CONFIG, METRICS, REFUSED, TEST, TEST_ROWS};
+use super::run_files::{
+    stage_file, CHECKPOINT, CONFIG, METRICS, PATH, PATH_TABLE, REFUSED, TEST, TEST_ROWS,
+};
 use crate::train::State;
 use crate::train::{Event, StepRecord, ValidationRecord};
 use crate::Error;
@@ -81,6 +83,7 @@ impl RunDir {
         for name in [CHECKPOINT, REFUSED, TEST, TEST_ROWS] {
             remove(&folder.join(name))?;
         }
+        remove_path(&folder.join(PATH))?;
         run.begin_at(0)?;
         Ok(run)
     }
@@ -247,6 +250,17 @@ impl RunDir {
     }
 }
 
+/// Removes the stages of an earlier run, and their folder unless somebody keeps other files there.
+fn remove_path(folder: &Path) -> Result<(), Error> {
+    let stages = (0..).map(|stage| folder.join(stage_file(stage)));
+    for stage in stages.take_while(|stage| stage.exists()) {
+        remove(&stage)?;
+    }
+    remove(&folder.join(PATH_TABLE))?;
+    let _ = fs::remove_dir(folder);
+    Ok(())
+}
+
 /// Removes a file, if it is there.
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
@@ -335,6 +349,26 @@ mod tests {
         assert_eq!(names, [CHECKPOINT, CONFIG, METRICS]);
         run.finish().unwrap();
         refuse_unfinished(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_new_run_takes_away_the_stages_of_the_one_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(PATH);
+        let files = [stage_file(0), stage_file(1), PATH_TABLE.to_owned()];
+        for notes in [false, true] {
+            fs::create_dir(&path).unwrap();
+            for name in &files {
+                fs::write(path.join(name), "of before").unwrap();
+            }
+            if notes {
+                fs::write(path.join("notes.txt"), "mine").unwrap();
+            }
+            drop(RunDir::create(folder.path(), config(0.1), NOW).unwrap());
+            assert!(files.iter().all(|name| !path.join(name).exists()));
+            assert_eq!(path.join("notes.txt").exists(), notes);
+            assert_eq!(path.exists(), notes);
+        }
     }
 
     #[test]

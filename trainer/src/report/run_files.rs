@@ -23,6 +23,8 @@ pub const GATES: &str = "gates.svg";
 
 /// Folder of the sidecars of a path's stages, with the table of what they came to.
 pub const PATH: &str = "path";
+/// In that folder, what each stage came to.
+pub const PATH_TABLE: &str = "path.md";
 /// An edit that is no better than none.
 pub const REFUSED: &str = "refused.gguf";
 
@@ -35,6 +37,11 @@ pub const TEST_ROWS: &str = "test.jsonl";
 const OWN: [&str; 8] = [
     CONFIG, METRICS, CHECKPOINT, LOSS, GATES, REFUSED, TEST, TEST_ROWS,
 ];
+
+/// The name of a stage's sidecar in [`PATH`].
+pub fn stage_file(stage: usize) -> String {
+    format!("stage-{stage}.gguf")
+}
 
 /// Finds out before the work whether a run that reads `inputs` and writes `output` can be
 /// written down in `folder`, which need not be there.
