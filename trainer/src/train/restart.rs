@@ -41,12 +41,14 @@ impl Trainer<'_> {
     /// had a fraction of its steps. Where there is a lower rate, this is it.
     pub(super) fn lower_if_too_high(&self, scores: &RowScores) -> Option<f64> {
         let Counters { best, stages, .. } = &self.counters;
+        if best.is_some() || !stages.is_empty() {
+            return None;
+        }
         let lower = self.lower()?;
         let trial = &self.best_trial()?.scores;
-        let first = best.is_none() && stages.is_empty();
         let rows = scores.first(trial.losses.len());
         let [own, least] = [&rows, trial].map(|scores| scores.losses.iter().sum::<f64>());
-        (first && own > MUCH * least && rows.worse_than(trial, FAR)).then_some(lower)
+        (own > MUCH * least && rows.worse_than(trial, FAR)).then_some(lower)
     }
 
     fn best_trial(&self) -> Option<&Trial> {

@@ -4,16 +4,16 @@ use jola_trainer::method::Method;
 use jola_trainer::model::Precision;
 use jola_trainer::train::{Event, Rate, RowScores, Settings, State, Trial};
 
-use super::resume::{run, Keeper};
+use super::resume::{copy, run, Keeper};
 use super::runs::SETTINGS;
 use super::support::model;
 
 /// A run that is about to begin at a rate that a trial of no loss at all has found, on so many
 /// rows.
 fn promised(state: &State, rate: f64, n_rows: usize) -> State {
-    let mut counters = state.counters.clone();
-    counters.rate = Some(rate);
-    counters.trials = vec![Trial {
+    let mut state = copy(state);
+    state.counters.rate = Some(rate);
+    state.counters.trials = vec![Trial {
         rate,
         loss: Some(0.0),
         choice: None,
@@ -23,14 +23,7 @@ fn promised(state: &State, rate: f64, n_rows: usize) -> State {
             exact: vec![true; n_rows],
         },
     }];
-    State {
-        counters,
-        tensors: state
-            .tensors
-            .iter()
-            .map(|(name, tensor)| (name.clone(), tensor.copy()))
-            .collect(),
-    }
+    state
 }
 
 fn rates(watched: &Keeper) -> Vec<f64> {

@@ -43,15 +43,20 @@ impl Observer for Keeper {
     }
 
     fn checkpoint(&mut self, state: &State) {
-        let tensors = state.tensors.iter();
-        self.states.push(State {
-            counters: state.counters.clone(),
-            tensors: tensors.map(|(n, t)| (n.clone(), t.copy())).collect(),
-        });
+        self.states.push(copy(state));
     }
 
     fn finished(&mut self, state: State) {
         self.last = Some(state);
+    }
+}
+
+/// A state with tensors of its own.
+pub fn copy(state: &State) -> State {
+    let tensors = state.tensors.iter();
+    State {
+        counters: state.counters.clone(),
+        tensors: tensors.map(|(n, t)| (n.clone(), t.copy())).collect(),
     }
 }
 
@@ -185,16 +190,9 @@ fn a_state_of_other_parameters_is_refused() {
         ..SETTINGS
     };
     let (train, valid) = (rows(24, 1), rows(8, 2));
-    let mut additive = watched.states[0]
-        .tensors
-        .iter()
-        .map(|(n, t)| (n.clone(), t.copy()))
-        .collect::<Vec<_>>();
-    additive.retain(|(name, _)| !name.starts_with("scale.vectors"));
-    let state = State {
-        counters: watched.states[0].counters.clone(),
-        tensors: additive,
-    };
+    let mut state = copy(&watched.states[0]);
+    let additive = |(name, _): &(String, _)| !name.starts_with("scale.vectors");
+    state.tensors.retain(additive);
     let mut trainer = Trainer::new(&model, &settings, &train, &valid).unwrap();
     match trainer.restore(&state) {
         Err(Error::State { what }) => assert_eq!(what, "scale.vectors.value is missing"),
