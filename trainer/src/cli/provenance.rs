@@ -67,6 +67,9 @@ pub(super) fn provenance(job: &Job) -> Result<Provenance> {
     note("rows", (job.train.len() as u64).into())?;
     note("steps", (settings.steps as u64).into())?;
     note("batch_size", (settings.batch_size as u64).into())?;
+    if settings.kl > 0.0 {
+        note("kl", settings.kl.into())?;
+    }
     if let Some(gate_lr) = settings.gate_lr {
         note("gate_lr", gate_lr.into())?;
     }

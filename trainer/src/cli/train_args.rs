@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::machine::{DeviceChoice, DtypeChoice, WeightsChoice};
 use super::method_args::{MethodArgs, RecipeName};
-use super::values::{count, positive, rate, share, sparsity};
+use super::values::{count, positive, rate, share, sparsity, weight};
 use crate::data::Sampler;
 use crate::method::{Method, Sparsity};
 use crate::model::Config;
@@ -72,6 +72,11 @@ pub(crate) struct TrainArgs {
     /// [default: auto; with --recipe paper: 0.005].
     #[arg(long, value_name = "auto|X", value_parser = rate)]
     pub(super) lr: Option<Rate>,
+    /// Weight of how far the edited model's next tokens are from the unedited model's within the
+    /// prompts (Kullback-Leibler divergence): what keeps an edit from changing other text, too. 0
+    /// leaves it out [default: 0.3; with --recipe paper: 0].
+    #[arg(long, value_name = "X", value_parser = weight)]
+    pub(super) kl: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(super) gate_lr: Option<f64>,
@@ -186,6 +191,7 @@ impl TrainArgs {
         let epochs = steps.div_ceil(sampler.steps_per_epoch());
         Ok(Settings {
             lr: self.lr.unwrap_or(defaults.lr),
+            kl: self.kl.unwrap_or(defaults.kl),
             method,
             sparsity,
             steps,

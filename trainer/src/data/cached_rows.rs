@@ -6,6 +6,7 @@
 
 use tch::{no_grad, Device, Tensor};
 
+use super::PromptReference;
 use crate::model::{bytes_of, passes, Batch, Bunch, Model, Sequence};
 
 /// Tokenised rows, and their residual streams before a layer where those are kept.
@@ -41,7 +42,30 @@ impl<'a> CachedRows<'a> {
     /// Packs the rows with these indices. Where their residual streams are kept, the batch
     /// enters the model behind the layers that need no recomputation.
     pub fn pack(&self, rows: &[usize], device: Device) -> Batch {
-        let mut batch = Batch::pack(rows.iter().map(|&row| &self.sequences[row]), device);
+        let batch = Batch::pack(rows.iter().map(|&row| &self.sequences[row]), device);
+        self.enter_late(batch, rows)
+    }
+
+    /// [`pack`](Self::pack), with the places of prompts whose `turn` it is, and what the unedited
+    /// model says there.
+    pub fn pack_beside(
+        &self,
+        rows: &[usize],
+        unedited: &PromptReference,
+        turn: usize,
+        device: Device,
+    ) -> Batch {
+        let Some((places, reference)) = unedited.of(rows, turn) else {
+            return self.pack(rows, device);
+        };
+        let sequences: Vec<&Sequence> = rows.iter().map(|&row| &self.sequences[row]).collect();
+        let mut batch = Batch::pack_with(&sequences, &places, device);
+        batch.reference = Some(reference);
+        self.enter_late(batch, rows)
+    }
+
+    /// Gives the batch of these rows the residual streams that are kept of them.
+    fn enter_late(&self, mut batch: Batch, rows: &[usize]) -> Batch {
         if self.layer > 0 {
             let Bunch { prefix, lengths } = &batch.bunches[0];
             let own =

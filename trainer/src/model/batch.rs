@@ -68,6 +68,15 @@ pub struct Bunch {
     pub lengths: Vec<i64>,
 }
 
+/// What the unedited model says at places of a batch that a change is to leave alone.
+#[derive(Debug)]
+pub struct Reference {
+    /// [K, d] its residual stream behind the last layer, at the last K of the batch's rows
+    pub stream: Tensor,
+    /// What the divergence from it counts for beside the loss.
+    pub weight: f64,
+}
+
 /// Sequences ready for one forward pass. T tokens in all, R rows whose logits are wanted.
 #[derive(Debug)]
 pub struct Batch {
@@ -79,8 +88,11 @@ pub struct Batch {
     pub bunches: Vec<Bunch>,
     /// [R] rows of the packed tokens whose logits are wanted
     pub rows: Tensor,
-    /// [R] the token that follows each of `rows`; [0] without targets
+    /// The token that follows each of `rows`, of the first where further ones are only compared
+    /// with `reference`; [0] without targets
     pub targets: Tensor,
+    /// What the last of `rows` are compared with.
+    pub reference: Option<Reference>,
     /// A layer and the residual stream [T, d] before it, where it is known already
     pub entry: Option<(usize, Tensor)>,
 }
@@ -100,18 +112,16 @@ impl Batch {
         let mut packer = Packer::default();
         for bunch in bunches {
             let sequences: Vec<&Sequence> = bunch.into_iter().collect();
-            packer.begin(shared_prefix(&sequences));
-            for sequence in sequences {
-                let places = || sequence.target_places();
-                packer.push(
-                    &sequence.tokens[..sequence.n_predicting()],
-                    places().map(|place| place - 1),
-                );
-                packer
-                    .targets
-                    .extend(places().map(|place| sequence.tokens[place]));
-            }
+            packer.push_bunch(&sequences, |_| &[]);
         }
+        packer.finish(device)
+    }
+
+    /// [`pack`](Self::pack), with the rows of further places of each sequence, all before its
+    /// last target, behind those that predict a target.
+    pub(crate) fn pack_with(sequences: &[&Sequence], places: &[&[usize]], device: Device) -> Batch {
+        let mut packer = Packer::default();
+        packer.push_bunch(sequences, |index| places[index]);
         packer.finish(device)
     }
 
@@ -119,7 +129,7 @@ impl Batch {
     pub fn all_rows(tokens: &[i64], device: Device) -> Batch {
         let mut packer = Packer::default();
         packer.begin(0);
-        packer.push(tokens, 0..tokens.len());
+        packer.push(tokens, 0..tokens.len(), &[]);
         packer.finish(device)
     }
 
@@ -233,19 +243,39 @@ struct Packer {
     positions: Vec<i64>,
     rows: Vec<i64>,
     targets: Vec<i64>,
+    /// Rows behind all others.
+    further: Vec<i64>,
+    /// Where the prefix of the bunch that was begun last is.
+    prefix_start: usize,
 }
 
 impl Packer {
     /// Begins a bunch, whose sequences share a prefix of this length.
     fn begin(&mut self, prefix: usize) {
+        self.prefix_start = self.tokens.len();
         self.bunches.push(Bunch {
             prefix: prefix as i64,
             lengths: Vec::new(),
         });
     }
 
+    /// Adds training sequences as a bunch, with the rows of `further` places of each.
+    fn push_bunch<'a>(&mut self, sequences: &[&Sequence], further: impl Fn(usize) -> &'a [usize]) {
+        self.begin(shared_prefix(sequences));
+        for (index, sequence) in sequences.iter().enumerate() {
+            let places = || sequence.target_places();
+            self.push(
+                &sequence.tokens[..sequence.n_predicting()],
+                places().map(|place| place - 1),
+                further(index),
+            );
+            self.targets
+                .extend(places().map(|place| sequence.tokens[place]));
+        }
+    }
+
     /// Adds a sequence of which some rows are selected to the bunch that was begun last.
-    fn push(&mut self, tokens: &[i64], rows: impl Iterator<Item = usize>) {
+    fn push(&mut self, tokens: &[i64], rows: impl Iterator<Item = usize>, further: &[usize]) {
         let bunch = self.bunches.last_mut().expect("a bunch was begun");
         let prefix = bunch.prefix as usize;
         let start = match bunch.lengths.is_empty() {
@@ -257,12 +287,18 @@ impl Packer {
         self.positions.extend(start as i64..tokens.len() as i64);
         bunch.lengths.push((tokens.len() - prefix) as i64);
         self.rows.extend(rows.map(|row| row as i64 + shift));
+        let in_prefix = self.prefix_start as i64;
+        self.further.extend(further.iter().map(|&row| {
+            let start = if row < prefix { in_prefix } else { shift };
+            row as i64 + start
+        }));
     }
 
     /// All numbers go to the device in one copy, which nothing waits for: what is not pinned is
     /// staged by the driver.
     fn finish(self, device: Device) -> Batch {
-        let lists = [self.tokens, self.positions, self.rows, self.targets];
+        let rows = [self.rows, self.further].concat();
+        let lists = [self.tokens, self.positions, rows, self.targets];
         let lengths = lists.each_ref().map(|list| list.len() as i64);
         let all = Tensor::from_slice(&lists.concat());
         let all = all.to_device_(device, Kind::Int64, true, false);
@@ -274,6 +310,7 @@ impl Packer {
             rows: part(),
             targets: part(),
             bunches: self.bunches,
+            reference: None,
             entry: None,
         }
     }
@@ -369,6 +406,18 @@ mod tests {
         assert_eq!(batch.n_tokens(), 11 + 11 + 10 + 11);
         let first = bunch_passes(&bunches).next();
         assert_eq!(first, Some(0..2));
+    }
+
+    #[test]
+    fn further_rows_come_last_wherever_their_tokens_are_packed() {
+        let start: Vec<i64> = (20..30).collect();
+        let row = |rest: &[i64], n_prompt| Sequence::new([&start, rest].concat(), n_prompt);
+        let rows = [row(&[1, 2, 3, 4], 13), row(&[5, 6, 7], 12)];
+        let batch = Batch::pack_with(&[&rows[0], &rows[1]], &[&[9, 10], &[3, 10]], Device::Cpu);
+        let list = |t: &Tensor| Vec::<i64>::try_from(t).unwrap();
+        assert_eq!(list(&batch.tokens), [&start[..], &[1, 2, 3, 5, 6]].concat());
+        assert_eq!(list(&batch.rows), [12, 14, 9, 10, 3, 13]);
+        assert_eq!(list(&batch.targets), [4, 7]);
     }
 
     #[test]

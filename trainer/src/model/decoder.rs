@@ -258,18 +258,19 @@ impl Head<'_> {
         }
     }
 
-    /// For a few rows of `x` [R, d] at a time, their logits and their part of `targets` [R].
+    /// For a few rows of `x` [R, d] at a time, their logits and their part of what they are
+    /// compared with, `other` [R, …].
     pub fn pieces<'a>(
         &'a self,
         x: &'a Tensor,
-        targets: &'a Tensor,
+        other: &'a Tensor,
     ) -> impl Iterator<Item = (Tensor, Tensor)> + 'a {
         let (rows, at_once) = (x.size()[0], rows_at_once(self.matrix.size()[0]));
         (0..rows).step_by(at_once as usize).map(move |start| {
             let len = at_once.min(rows - start);
-            let targets = targets.narrow(0, start, len);
-            let targets = targets.to_device(self.matrix.device());
-            (self.logits(&x.narrow(0, start, len)), targets)
+            let other = other.narrow(0, start, len);
+            let other = other.to_device(self.matrix.device());
+            (self.logits(&x.narrow(0, start, len)), other)
         })
     }
 }

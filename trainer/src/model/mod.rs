@@ -29,7 +29,7 @@ mod tensor_reader;
 mod weight;
 
 pub(crate) use batch::{bunch_passes, fitting, passes, BatchSize};
-pub use batch::{Batch, Bunch, Sequence};
+pub use batch::{Batch, Bunch, Reference, Sequence};
 pub use change::LayerChange;
 pub use config::{Config, ExpertCount, LayerConfig};
 pub(crate) use decoder::{rows_at_once, Head};

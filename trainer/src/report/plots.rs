@@ -286,6 +286,7 @@ mod tests {
             step,
             phase,
             loss: 3.0 / step as f64,
+            kl: None,
             lr: 0.1,
             gate_lr: 0.0,
             lambda: 0.0,

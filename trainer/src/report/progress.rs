@@ -19,6 +19,8 @@ pub struct Reporter {
     last: Instant,
     /// Losses since the last report.
     losses: Vec<f64>,
+    /// Divergences from the unedited model since the last report.
+    divergences: Vec<f64>,
 }
 
 impl Reporter {
@@ -44,15 +46,21 @@ impl Reporter {
             interval,
             last: Instant::now(),
             losses: Vec::new(),
+            divergences: Vec::new(),
         }
     }
 
     fn report(&mut self, last: &StepRecord) {
         let (step, steps, gates) = (last.step, self.steps, self.gates);
-        let loss = self.losses.iter().sum::<f64>() / self.losses.len() as f64;
-        self.losses.clear();
         self.last = Instant::now();
-        let mut text = format!("{:6} loss {loss:.4} · ", last.phase.name());
+        let mut text = format!("{:6} ", last.phase.name());
+        for (name, values) in [("loss", &mut self.losses), ("KL", &mut self.divergences)] {
+            if !values.is_empty() {
+                let mean = values.iter().sum::<f64>() / values.len() as f64;
+                text += &format!("{name} {mean:.4} · ");
+                values.clear();
+            }
+        }
         if gates > 0 {
             let open = last.n_open();
             text += &format!("λ {:.1e} · {open}/{gates} gates open · ", last.lambda);
@@ -78,6 +86,8 @@ impl Observer for Reporter {
 
     fn steps(&mut self, records: &[StepRecord]) {
         self.losses.extend(records.iter().map(|record| record.loss));
+        self.divergences
+            .extend(records.iter().filter_map(|record| record.kl));
         if let Some(last) = records.last() {
             if self.due() || last.step == self.steps {
                 self.report(last);
@@ -109,6 +119,7 @@ impl Observer for Reporter {
             }
             Event::Restart { rate } => {
                 self.losses.clear();
+                self.divergences.clear();
                 if let Some(bar) = &self.bar {
                     bar.set_position(0);
                     bar.reset_eta();

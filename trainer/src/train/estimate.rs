@@ -10,6 +10,7 @@ use super::schedule::Plan;
 use super::settings::{Rate, Settings};
 use super::weights_memory::WeightBytes;
 use crate::base::Base;
+use crate::data::PromptReference;
 use crate::method::Sizes;
 use crate::model::{bytes_of, BatchSize, Config, Precision, Sequence};
 use crate::Error;
@@ -57,17 +58,33 @@ pub fn estimate(
     let (sampler, plan) = (settings.sampler(train.len()), settings.plan());
     let weights = WeightBytes::of(base, config, precision);
     let on_gpu = device.is_cuda();
+    let [compared, kept] = match settings.kl > 0.0 {
+        true => PromptReference::most(settings.batch_size, train.len()),
+        false => [0; 2],
+    };
     let (mut tokens, mut largest, mut most) = (0, BatchSize::default(), 0);
     for rows in sampler.first(plan.steps()) {
         let size = BatchSize::of(rows.iter().map(|&row| &train[row]));
         tokens += size.context;
-        let bytes = Activations::new(config, precision, size, [&[], &[]], &weights, on_gpu).peak(0);
+        let of_size = Activations::new(
+            config,
+            precision,
+            size,
+            compared,
+            [&[], &[]],
+            &weights,
+            on_gpu,
+        );
+        let bytes = of_size.peak(0);
         if bytes > most {
             (most, largest) = (bytes, size);
         }
     }
     let math = bytes_of(precision.math);
-    let activations = Activations::new(config, precision, largest, [valid, test], &weights, on_gpu);
+    let measured = [valid, test];
+    let activations = Activations::new(
+        config, precision, largest, compared, measured, &weights, on_gpu,
+    );
     Estimate {
         rows: [train.len(), valid.len()],
         epoch_tokens: train.iter().map(|row| row.tokens.len() - 1).sum(),
@@ -87,8 +104,9 @@ pub fn estimate(
             program: RUNTIME_BYTES,
             weights: weights.held,
             activations,
-            // Value, gradient, two moments, the best, and the products of one step.
-            training: 6 * sizes.trainable as u64 * math,
+            // Value, gradient, two moments, the best, and the products of one step; the unedited
+            // model's streams.
+            training: (6 * sizes.trainable + kept * config.n_embd) as u64 * math,
             on_gpu,
         },
         dense_matrices: weights.dense_matrices,

@@ -1,5 +1,10 @@
 //! The loss of a batch and its gradient, with less memory if need be.
 //!
+//! Beside the cross-entropy of the answers stands the Kullback-Leibler divergence of what the
+//! unedited model says next at places of the prompts from what the edited one says there: an edit
+//! acts on every token, and without it nothing keeps it from changing all other text
+//! (`research/recipe.md`).
+//!
 //! The backward pass of a frozen layer needs about ten times what the layer reads. With
 //! recomputation (Chen et al. 2016) the lower layers keep only what they read and are
 //! recomputed when the backward pass reaches them, one at a time, at the price of a
@@ -20,25 +25,59 @@ pub fn cross_entropy(model: &Model, batch: &Batch, changes: &[LayerChange]) -> T
     logits.cross_entropy_loss::<Tensor>(&batch.targets, None, Reduction::Mean, -100, 0.0)
 }
 
-/// Mean cross-entropy of the batch's targets for the residual stream `x` [R, d] behind the last
-/// layer, and its gradient [R, d] where `x` has one. Logits of a few rows are there at a time.
-fn loss_at(head: &Head, x: &Tensor, batch: &Batch) -> (Tensor, Option<Tensor>) {
-    let rows = x.size()[0];
+/// What a batch's answers and its places of prompts have come to; single numbers on the device.
+#[derive(Debug)]
+pub struct Losses {
+    /// Mean cross-entropy of the targets.
+    pub task: Tensor,
+    /// Mean divergence from the unedited model; none without a reference.
+    pub kl: Option<Tensor>,
+}
+
+/// The losses of a batch for the residual stream `x` [R, d] behind the last layer, and the
+/// gradient of their sum [R, d] where `x` has one. Logits of a few rows are there at a time.
+fn loss_at(head: &Head, x: &Tensor, batch: &Batch) -> (Losses, Option<Tensor>) {
     let leaf = x.detach().set_requires_grad(x.requires_grad());
-    let losses = head.pieces(&leaf, &batch.targets).map(|(logits, targets)| {
-        let sum = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0);
-        let loss = sum / rows as f64;
-        if loss.requires_grad() {
-            loss.backward();
-        }
-        loss.detach()
+    let targets = batch.targets.size()[0];
+    let answers = leaf.narrow(0, 0, targets);
+    let task = in_pieces(head, (&answers, &batch.targets), 1.0, |logits, targets| {
+        logits.cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0)
     });
-    let losses: Vec<Tensor> = losses.collect();
-    let loss = match &losses[..] {
-        [loss] => loss.shallow_clone(),
-        _ => Tensor::stack(&losses, 0).sum(x.kind()),
-    };
-    (loss, leaf.requires_grad().then(|| leaf.grad()))
+    let kl = batch.reference.as_ref().map(|reference| {
+        let prompts = leaf.narrow(0, targets, reference.stream.size()[0]);
+        let compared = (&prompts, &reference.stream);
+        in_pieces(head, compared, reference.weight, |logits, unedited| {
+            let unedited = no_grad(|| head.logits(unedited).log_softmax(-1, None));
+            let edited = logits.log_softmax(-1, None);
+            edited.kl_div(&unedited, Reduction::Sum, true)
+        })
+    });
+    let losses = Losses { task, kl };
+    (losses, leaf.requires_grad().then(|| leaf.grad()))
+}
+
+/// The mean over rows of what `sum` makes of the logits of `x` [R, d] and of what they are
+/// compared with, `other` [R, …], a few rows at a time; `weight` times its gradient is left on
+/// what `x` was made from.
+fn in_pieces(
+    head: &Head,
+    (x, other): (&Tensor, &Tensor),
+    weight: f64,
+    sum: impl Fn(&Tensor, &Tensor) -> Tensor,
+) -> Tensor {
+    let rows = x.size()[0] as f64;
+    let means = head.pieces(x, other).map(|(logits, other)| {
+        let mean = sum(&logits, &other) / rows;
+        if mean.requires_grad() {
+            (&mean * weight).backward();
+        }
+        mean.detach()
+    });
+    let means: Vec<Tensor> = means.collect();
+    match &means[..] {
+        [mean] => mean.shallow_clone(),
+        _ => Tensor::stack(&means, 0).sum(x.kind()),
+    }
 }
 
 /// Leaves on everything that `x` was made from its share of the gradient [as `x`].
@@ -46,15 +85,14 @@ fn hand_down(x: &Tensor, gradient: &Tensor) {
     (x * gradient).sum(x.kind()).backward();
 }
 
-/// Mean cross-entropy of the batch's targets, with its backward pass done: the gradient is
-/// left on what `changes` were made from. The lowest `recomputed` layers are computed twice for
-/// it.
+/// The losses of the batch, with their backward pass done: the gradient is left on what
+/// `changes` were made from. The lowest `recomputed` layers are computed twice for it.
 pub fn backward(
     model: &Model,
     batch: &Batch,
     changes: &[LayerChange],
     recomputed: usize,
-) -> Tensor {
+) -> Losses {
     let lowest = changes.iter().position(|change| !change.is_empty());
     let half = model.precision.storage == Kind::Half;
     match lowest {
@@ -63,11 +101,11 @@ pub fn backward(
         }
         _ => {
             let x = model.residual(batch, changes);
-            let (loss, gradient) = loss_at(&model.head(), &x, batch);
+            let (losses, gradient) = loss_at(&model.head(), &x, batch);
             if let Some(gradient) = gradient {
                 hand_down(&x, &gradient);
             }
-            loss
+            losses
         }
     }
 }
@@ -97,7 +135,7 @@ fn through_layers(
     changes: &[LayerChange],
     lowest: usize,
     recomputed: usize,
-) -> Tensor {
+) -> Losses {
     // The changes of all layers hang together in the graph of their parameters. Cut off here,
     // each layer can have its own backward pass; the parameters get theirs at the end.
     let cut: Vec<LayerChange> = changes.iter().map(LayerChange::cut).collect();
@@ -116,7 +154,7 @@ fn through_layers(
     });
     let x = leaf(x, lowest < recomputed);
     let top = (recomputed.max(entered)..changes.len()).fold(x.shallow_clone(), |x, l| layer(l, x));
-    let (loss, gradient) = loss_at(&model.head(), &top, batch);
+    let (losses, gradient) = loss_at(&model.head(), &top, batch);
     let gradient = gradient.expect("a layer has a change");
     let scale = half.then(|| half_scale(&gradient));
     hand_down(
@@ -150,7 +188,7 @@ fn through_layers(
         .zip(&gradients)
         .map(|(tensor, gradient)| (tensor * gradient).sum(gradient.kind()));
     shares.sum::<Tensor>().backward();
-    loss
+    losses
 }
 
 #[cfg(test)]

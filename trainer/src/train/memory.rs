@@ -63,11 +63,13 @@ impl Memory {
 }
 
 impl Activations {
-    /// For a training batch of `size`, and for validation and test rows.
+    /// For a training batch of `size`, of which so many places are compared with the unedited
+    /// model, and for validation and test rows.
     pub fn new(
         config: &Config,
         precision: Precision,
         size: BatchSize,
+        compared: usize,
         measured: [&[Sequence]; 2],
         weights: &WeightBytes,
         on_gpu: bool,
@@ -83,7 +85,8 @@ impl Activations {
             layer: layer_bytes(config, precision, size),
             input: count(size.tokens * config.n_embd) * math,
             layer_weights: weights.layer,
-            logits: 4 * logits(size.targets),
+            // Of places that are compared the unedited model's are there, too.
+            logits: (4 * logits(size.targets)).max(6 * logits(compared)),
             output_matrix: weights.output_matrix,
             validation: 2 * logits(measured.map(validation_rows).into_iter().max().unwrap_or(0)),
             adds_up: !on_gpu,

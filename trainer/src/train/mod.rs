@@ -39,7 +39,7 @@ mod weights_memory;
 
 pub use answers::Answers;
 pub use estimate::{estimate, Estimate};
-pub use gradient::{backward, cross_entropy};
+pub use gradient::{backward, cross_entropy, Losses};
 pub use measured::Measured;
 pub use observer::Observer;
 pub use path::{Candidate, Candidates};

@@ -5,6 +5,7 @@
 //! run would be wasted, and its result useless.
 
 use std::mem;
+use std::rc::Rc;
 
 use super::observer::Observer;
 use super::rate_search::{lower_rate, Trial};
@@ -83,7 +84,8 @@ impl Trainer<'_> {
             Stop::Failed(error) => return Err(error),
         };
         let rows = [self.train.sequences(), self.valid.sequences()];
-        let fresh = Trainer::around(self.model, self.settings, rows, self.head_rms.as_ref())?;
+        let calibration = Rc::clone(&self.calibration);
+        let fresh = Trainer::around(self.model, self.settings, rows, calibration)?;
         let before = mem::replace(self, fresh).counters;
         self.counters = Counters {
             unedited: before.unedited,

@@ -71,6 +71,8 @@ pub struct Defaults {
     pub sparsity: Sparsity,
     /// Learning rate.
     pub lr: Rate,
+    /// Weight of the divergence from the unedited model at the prompts.
+    pub kl: f64,
 }
 
 impl Defaults {
@@ -81,6 +83,7 @@ impl Defaults {
         patience: 3,
         sparsity: Sparsity::Path,
         lr: Rate::Auto,
+        kl: 0.3,
     };
 
     /// What the paper's released code sets, with the paper's penalty.
@@ -90,6 +93,7 @@ impl Defaults {
         patience: 2,
         sparsity: Sparsity::Lambda(PAPER_LAMBDA),
         lr: Rate::Fixed(PAPER_LR),
+        kl: 0.0,
     };
 }
 
@@ -106,6 +110,9 @@ pub struct Settings {
     pub batch_size: usize,
     /// Learning rate of vectors or low-rank factors at its peak.
     pub lr: Rate,
+    /// Weight, beside the loss, of the Kullback-Leibler divergence from the unedited model at
+    /// places of the prompts; 0: it is not looked at.
+    pub kl: f64,
     /// Learning rate of the gates; `None`: fast enough to close a gate within the part
     /// [`Recipe::closing`] of the prune phase.
     pub gate_lr: Option<f64>,

@@ -1,6 +1,7 @@
 //! What comes before the steps of a run and between its stages: the unedited model, the rate,
 //! the best of each stage, and which of them serves.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::observer::Observer;
@@ -58,7 +59,8 @@ impl Trainer<'_> {
         let settings = trial_settings(self.settings, rate);
         let (train, valid) = (self.train.sequences(), self.valid.sequences());
         let rows = [train, judges(train, valid)];
-        let mut trainer = Trainer::around(self.model, &settings, rows, self.head_rms.as_ref())?;
+        let calibration = Rc::clone(&self.calibration);
+        let mut trainer = Trainer::around(self.model, &settings, rows, calibration)?;
         trainer.reference = false;
         trainer.choosing_below = least;
         let (result, tokens, scores) = match trainer.run(&mut ()) {

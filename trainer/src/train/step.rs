@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::gradient::backward;
+use super::gradient::{backward, Losses};
 use super::penalty::{add_l1_gradient, Push};
 use super::rates::LearningRates;
 use super::schedule::{ramp, Phase, Place};
@@ -16,13 +16,19 @@ impl Trainer<'_> {
     pub(super) fn step(&mut self, step: usize, place: Place, rate: f64) {
         let Settings { recipe, seed, .. } = *self.settings;
         let phase = place.phase;
-        let batch = self
-            .train
-            .pack(&self.sampler.rows(step), self.model.device());
+        let (rows, device) = (self.sampler.rows(step), self.model.device());
+        let batch = match &self.calibration.prompts {
+            Some(prompts) => {
+                let epoch = step / self.sampler.steps_per_epoch();
+                self.train.pack_beside(&rows, prompts, epoch, device)
+            }
+            None => self.train.pack(&rows, device),
+        };
         let noise = self.settings.sparsity.sampled().then_some((seed, step));
         let changes = self.parameters.training_changes(noise);
         let trained = changes.iter().any(|change| !change.is_empty());
-        let loss = backward(self.model, &batch, &changes, self.settings.recomputed);
+        let losses = backward(self.model, &batch, &changes, self.settings.recomputed);
+        let Losses { task: loss, kl } = losses;
         let rates = LearningRates::new(self.settings, &self.plan, rate);
         let (rate, gate_rate) = (rates.weights(step), rates.gates(step));
         let mut lambda = None;
@@ -51,6 +57,7 @@ impl Trainer<'_> {
             gate_lr: gate_rate,
             tokens: batch.n_tokens(),
             loss,
+            kl,
             lambda,
             open: Vec::new(),
         });

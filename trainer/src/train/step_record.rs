@@ -21,6 +21,10 @@ pub struct StepRecord {
     pub phase: Phase,
     /// Mean cross-entropy per response token of its rows, before the step.
     pub loss: f64,
+    /// Mean Kullback-Leibler divergence of the edited model from the unedited one per place of
+    /// prompts that was compared, before the step; `None` where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
     /// Learning rate of the vectors.
     pub lr: f64,
     /// Learning rate of the gates; 0 where they do not learn.

@@ -1,5 +1,6 @@
 //! A run: what it uses, everything that changes from step to step, and how that is saved.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tch::{Device, Tensor};
@@ -15,7 +16,7 @@ use super::state::{Counters, State};
 use super::unedited::{Unedited, Verdict};
 use super::unread_steps::UnreadSteps;
 use super::validation::{RowScores, Validation};
-use crate::data::{CachedRows, Sampler};
+use crate::data::{CachedRows, PromptReference, Sampler};
 use crate::method::{Edits, Method, ParameterGroup, Parameters};
 use crate::model::{fitting, Batch, Model, Sequence};
 use crate::Error;
@@ -60,6 +61,28 @@ impl Outcome {
     }
 }
 
+/// What a run knows of the unedited model on the rows that it trains on.
+#[derive(Debug)]
+pub(super) struct Calibration {
+    /// [L, H] root mean square of head outputs, where heads are edited.
+    head_rms: Option<Tensor>,
+    /// What it says at places of the prompts, where that is to stay.
+    pub prompts: Option<PromptReference>,
+}
+
+impl Calibration {
+    fn measure(model: &Model, settings: &Settings, train: &[Sequence]) -> Calibration {
+        let Settings { ref method, kl, .. } = *settings;
+        let head_rms = (!matches!(method, Method::Lora(_))).then(|| {
+            let sizes = train.iter().map(|row| row.tokens.len());
+            let rows = &train[..fitting(sizes, CALIBRATION_TOKENS)];
+            model.head_rms(&Batch::pack(rows, model.device()))
+        });
+        let prompts = (kl > 0.0).then(|| PromptReference::measure(model, train, kl));
+        Calibration { head_rms, prompts }
+    }
+}
+
 /// A run: the model and data it uses and everything that changes from step to step.
 pub struct Trainer<'a> {
     pub(super) model: &'a Model,
@@ -84,8 +107,7 @@ pub struct Trainer<'a> {
     pub(super) candidates: Candidates,
     /// The answers that rows choose between.
     pub(super) answers: Option<Answers>,
-    /// [L, H] root mean square of head outputs in the base model, where heads are edited.
-    pub(super) head_rms: Option<Tensor>,
+    pub(super) calibration: Rc<Calibration>,
     /// Whether the unedited model is measured.
     pub(super) reference: bool,
     /// With a loss that is not below this, it does not matter which answers are chosen.
@@ -108,21 +130,16 @@ impl<'a> Trainer<'a> {
         train: &'a [Sequence],
         valid: &'a [Sequence],
     ) -> Result<Trainer<'a>, Error> {
-        let head_rms = (!matches!(settings.method, Method::Lora(_))).then(|| {
-            let sizes = train.iter().map(|row| row.tokens.len());
-            let calibration = &train[..fitting(sizes, CALIBRATION_TOKENS)];
-            model.head_rms(&Batch::pack(calibration, model.device()))
-        });
-        Trainer::around(model, settings, [train, valid], head_rms.as_ref())
+        let calibration = Rc::new(Calibration::measure(model, settings, train));
+        Trainer::around(model, settings, [train, valid], calibration)
     }
 
-    /// [`new`](Self::new), with the size of head outputs [L, H] on these rows where the method
-    /// edits heads.
+    /// [`new`](Self::new), with what is known of the unedited model on these rows.
     pub(super) fn around(
         model: &'a Model,
         settings: &'a Settings,
         [train, valid]: [&'a [Sequence]; 2],
-        head_rms: Option<&Tensor>,
+        calibration: Rc<Calibration>,
     ) -> Result<Trainer<'a>, Error> {
         let Settings {
             ref method,
@@ -130,6 +147,7 @@ impl<'a> Trainer<'a> {
             seed,
             ..
         } = *settings;
+        let head_rms = calibration.head_rms.as_ref();
         let parameters = Parameters::new(method, model, head_rms, recipe.init, seed)?;
         let mut optim = AdamW::new(AdamWConfig {
             beta2: recipe.beta2,
@@ -164,7 +182,7 @@ impl<'a> Trainer<'a> {
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
             choosing_below: f64::INFINITY,
-            head_rms: head_rms.map(Tensor::copy),
+            calibration,
             candidate: None,
         })
     }

@@ -29,6 +29,8 @@ pub(crate) struct UnreadStep {
     pub gate_lr: f64,
     pub tokens: usize,
     pub loss: Tensor,
+    /// Divergence from the unedited model; `None` where it is not looked at.
+    pub kl: Option<Tensor>,
     /// λ; `None`: no penalty.
     pub lambda: Option<Tensor>,
     /// Open gates of each kind, [L, H] booleans.
@@ -71,11 +73,12 @@ impl UnreadSteps {
             false => readings::flags(&Tensor::stack(&masks, 0)).into_iter(),
         };
         let losses = numbers(self.steps.iter().map(|step| &step.loss));
+        let divergences = numbers(self.steps.iter().filter_map(|step| step.kl.as_ref()));
         let lambdas = numbers(self.steps.iter().filter_map(|step| step.lambda.as_ref()));
         let time = std::mem::take(&mut self.time) + begun.elapsed();
         let tokens: usize = self.steps.iter().map(|step| step.tokens).sum();
         let tokens_per_second = tokens as f64 / time.as_secs_f64().max(1e-9);
-        let mut lambdas = lambdas.into_iter();
+        let (mut divergences, mut lambdas) = (divergences.into_iter(), lambdas.into_iter());
         let mut records = Vec::with_capacity(self.steps.len());
         for (pending, loss) in self.steps.drain(..).zip(losses) {
             let step = pending.step + 1;
@@ -86,6 +89,7 @@ impl UnreadSteps {
                 step,
                 phase: pending.phase,
                 loss,
+                kl: pending.kl.and_then(|_| divergences.next()),
                 lr: pending.lr,
                 gate_lr: pending.gate_lr,
                 // No minus zero, which the clamp at zero lets through.
@@ -129,6 +133,7 @@ mod tests {
             gate_lr: 0.2,
             tokens: 5,
             loss: Tensor::from(loss),
+            kl: (step % 2 == 0).then(|| Tensor::from(loss / 2.0)),
             lambda: (step % 2 == 1).then(|| Tensor::from(step as f64)),
             open: vec![Tensor::from_slice(&open).view([2, 2])],
         }
@@ -151,6 +156,7 @@ mod tests {
         let turned = |list: &BTreeMap<String, Vec<Gate>>| list.get("scale").cloned();
         assert_eq!((records[0].step, records[0].loss), (1, 3.0));
         assert_eq!((records[0].lambda, records[1].lambda), (0.0, 1.0));
+        assert_eq!((records[0].kl, records[1].kl), (Some(1.5), None));
         assert_eq!(turned(&records[0].closed), Some(vec![(1, 0)]));
         assert_eq!(turned(&records[0].opened), None);
         assert_eq!(turned(&records[1].closed), Some(vec![(0, 1)]));

@@ -91,7 +91,7 @@ fn sums(model: &Model, edits: &Edits, batches: &[Batch], recomputed: usize) -> (
                 loss.backward();
                 loss
             }
-            _ => backward(model, batch, &edits.final_changes(), recomputed),
+            _ => backward(model, batch, &edits.final_changes(), recomputed).task,
         };
         sum += loss.double_value(&[]) * n;
         let own = edits.halves.iter().map(|half| half.vectors.grad() * n);

@@ -123,7 +123,7 @@ fn computed_again_are_the_same() {
         let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
         let mut layers = edits.layer_changes(&edits.sample_gates(3, 7));
         layers[0] = LayerChange::default(); // the lowest layer has no edit
-        let loss = backward(&model, &batch, &layers, again);
+        let loss = backward(&model, &batch, &layers, again).task;
         let parameters = edits.halves.iter();
         let grads = parameters.flat_map(|half| [half.vectors.grad(), half.log_alpha.grad()]);
         (loss.double_value(&[]), grads.collect())
@@ -179,7 +179,9 @@ fn of_a_model_on_two_devices_are_those_of_one() {
         [0, 1, 2].map(|again| {
             let edits = Edits::new(Method::Jola, 16, &model.head_rms(&batch), INIT, 3);
             let layers = edits.layer_changes(&edits.sample_gates(3, 7));
-            let loss = backward(&model, &batch, &layers, again).double_value(&[]);
+            let loss = backward(&model, &batch, &layers, again)
+                .task
+                .double_value(&[]);
             let gradient = edits.halves[0].vectors.grad().flatten(0, -1);
             (
                 loss,

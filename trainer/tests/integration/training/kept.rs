@@ -24,7 +24,7 @@ fn loss_and_gradient(model: &Model, batch: &Batch, again: usize) -> (f64, Tensor
     };
     let head_rms = model.head_rms(&Batch::pack(&rows(3, 1), Device::Cpu));
     let edits = Edits::new(upper_layer(), 16, &head_rms, init, 9);
-    let loss = backward(model, batch, &edits.final_changes(), again);
+    let loss = backward(model, batch, &edits.final_changes(), again).task;
     (loss.double_value(&[]), edits.halves[0].vectors.grad())
 }
 

@@ -2,6 +2,7 @@
 //! the command line with good and bad input.
 
 mod cli;
+mod divergence;
 mod dry_run;
 mod gradients;
 mod kept;
