@@ -74,7 +74,7 @@ pub(crate) struct TrainArgs {
     pub(super) lr: Option<Rate>,
     /// Weight of how far the edited model's next tokens are from the unedited model's within the
     /// prompts (Kullback-Leibler divergence): what keeps an edit from changing other text, too. 0
-    /// leaves it out [default: 0.3; with --recipe paper: 0].
+    /// leaves it out [default: 1; with --recipe paper: 0].
     #[arg(long, value_name = "X", value_parser = weight)]
     pub(super) kl: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].

@@ -6,7 +6,7 @@
 
 use tch::{no_grad, Device, Tensor};
 
-use super::PromptReference;
+use super::prompt_reference::PromptReference;
 use crate::model::{bytes_of, passes, Batch, Bunch, Model, Sequence};
 
 /// Tokenised rows, and their residual streams before a layer where those are kept.

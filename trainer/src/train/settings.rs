@@ -83,7 +83,7 @@ impl Defaults {
         patience: 3,
         sparsity: Sparsity::Path,
         lr: Rate::Auto,
-        kl: 0.3,
+        kl: 1.0,
     };
 
     /// What the paper's released code sets, with the paper's penalty.

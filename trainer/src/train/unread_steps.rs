@@ -72,8 +72,10 @@ impl UnreadSteps {
             true => Vec::new().into_iter(),
             false => readings::flags(&Tensor::stack(&masks, 0)).into_iter(),
         };
-        let losses = numbers(self.steps.iter().map(|step| &step.loss));
-        let divergences = numbers(self.steps.iter().filter_map(|step| step.kl.as_ref()));
+        let losses = self.steps.iter().map(|step| &step.loss);
+        let divergences = self.steps.iter().filter_map(|step| step.kl.as_ref());
+        let mut losses = numbers(losses.chain(divergences));
+        let divergences = losses.split_off(self.steps.len());
         let lambdas = numbers(self.steps.iter().filter_map(|step| step.lambda.as_ref()));
         let time = std::mem::take(&mut self.time) + begun.elapsed();
         let tokens: usize = self.steps.iter().map(|step| step.tokens).sum();

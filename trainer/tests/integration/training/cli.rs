@@ -55,7 +55,7 @@ fn failure(folder: &Path, args: &str) -> (i32, String) {
 #[test]
 fn a_run_writes_a_sidecar_and_says_how_fast_it_was() {
     let folder = folder();
-    let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 8 --batch-size 2";
+    let args = "-m tiny.gguf --data rows.jsonl -o edit.gguf --steps 8 --batch-size 2 --lr 0.1";
     let output = train(folder.path(), args);
     let text = stderr(&output);
     assert!(output.status.success(), "{text}");
@@ -91,7 +91,7 @@ fn both_number_formats_train_and_are_noted() {
     std::fs::write(folder.path().join("questions.jsonl"), QUESTIONS).unwrap();
     let trained = |dtype: &str| {
         let args = format!(
-            "-m tiny.gguf --data questions.jsonl --valid questions.jsonl --steps 60 --lr 0.1 \
+            "-m tiny.gguf --data questions.jsonl --valid questions.jsonl --steps 60 --lr 0.1 --kl 0.02 \
              --dtype {dtype} -o {dtype}.gguf"
         );
         let output = train(folder.path(), &args);
@@ -358,7 +358,7 @@ fn a_split_base_trains_as_the_whole() {
     let folder = folder();
     let path = folder.path();
     let shards = testkit::split(&path.join("tiny.gguf"), path, "s", 3);
-    let run = "--data rows.jsonl --steps 8 --batch-size 2";
+    let run = "--data rows.jsonl --steps 8 --batch-size 2 --lr 0.1";
     let said = |args: &str| {
         let output = train(path, args);
         assert!(output.status.success(), "{}", stderr(&output));

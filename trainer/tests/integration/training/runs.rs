@@ -18,7 +18,8 @@ pub const SETTINGS: Settings = Settings {
     sparsity: Sparsity::Target(ClosedShares::both(0.75)),
     steps: 60,
     batch_size: 4,
-    kl: 0.3,
+    // What a random model says is not worth more.
+    kl: 0.02,
     lr: Rate::Fixed(0.05),
     gate_lr: None,
     patience: 0,
