@@ -45,8 +45,9 @@ RESPONSE = 4  # tokens, with the one that ends it
 LENGTHS = [64, 128, 256, 512]
 FIXED = {"SmolLM2 135M": (64, 128), "Qwen2.5-Coder 0.5B": (64,)}  # 8×128 takes the larger a minute
 STEPS = 5
-# With the peer's penalty, and its rate for the gates too, none closes in so few steps.
-ALL_OPEN = ("--steps", STEPS, "--lambda", 1e-4, "--gate-lr", 0.01)
+# With the peer's penalty, and its rate for the gates too, none closes in so few steps; and the peer
+# does not look at the unedited model.
+ALL_OPEN = ("--steps", STEPS, "--lambda", 1e-4, "--gate-lr", 0.01, "--kl", 0)
 CORES = sorted(os.sched_getaffinity(0))[:2]
 # A token each, for tokenizers that begin a word with its space.
 WORDS = """the of and to in for is on that by this with you it not or be are from at as your all
