@@ -135,7 +135,7 @@ mod tests {
             gate_lr: 0.2,
             tokens: 5,
             loss: Tensor::from(loss),
-            kl: (step % 2 == 0).then(|| Tensor::from(loss / 2.0)),
+            kl: step.is_multiple_of(2).then(|| Tensor::from(loss / 2.0)),
             lambda: (step % 2 == 1).then(|| Tensor::from(step as f64)),
             open: vec![Tensor::from_slice(&open).view([2, 2])],
         }

@@ -97,14 +97,14 @@ fn places_lie_in_what_is_a_rows_own_of_its_prompt() {
     let rows = prefixed();
     let unedited = PromptReference::measure(&model, &rows, WEIGHT);
     let cached = CachedRows::new(&rows);
-    for row in 0..rows.len() {
+    for (row, sequence) in rows.iter().enumerate() {
         let places = |turn| {
             let batch = cached.pack_beside(&[row], &unedited, turn, Device::Cpu);
             let n = batch.targets.size()[0];
             let places = batch.rows.narrow(0, n, batch.rows.size()[0] - n);
             Vec::<i64>::try_from(places).unwrap()
         };
-        let last = rows[row].n_prompt() as i64 - 1;
+        let last = sequence.n_prompt() as i64 - 1;
         for turn in 0..5 {
             let own = places(turn);
             assert!((1..=4).contains(&own.len()), "{own:?}");
