@@ -110,10 +110,7 @@ fn common_start(sequences: &[Sequence]) -> usize {
     let [first, others @ ..] = sequences else {
         return 0;
     };
-    let common = others.iter().map(|other| {
-        let pairs = first.tokens.iter().zip(&other.tokens);
-        pairs.take_while(|(a, b)| a == b).count()
-    });
+    let common = others.iter().map(|other| first.begins_like(other));
     common.min().unwrap_or(0)
 }
 

@@ -53,6 +53,12 @@ impl Sequence {
         self.target_places().count()
     }
 
+    /// How many tokens it begins with as another does.
+    pub(crate) fn begins_like(&self, other: &Sequence) -> usize {
+        let pairs = self.tokens.iter().zip(&other.tokens);
+        pairs.take_while(|(a, b)| a == b).count()
+    }
+
     /// How many tokens predict something, or are looked back at by one that does.
     pub(crate) fn n_predicting(&self) -> usize {
         self.target_places().last().unwrap_or(0)
@@ -189,8 +195,7 @@ fn shared_prefix(sequences: &[&Sequence]) -> usize {
     let unselected = |sequence: &Sequence| sequence.n_prompt().max(1) - 1;
     let mut shared = unselected(first);
     for other in others {
-        let pairs = first.tokens.iter().zip(&other.tokens);
-        let same = pairs.take_while(|(a, b)| a == b).count();
+        let same = first.begins_like(other);
         shared = shared.min(same).min(unselected(other));
     }
     if others.is_empty() || shared < SHORTEST_PREFIX {
