@@ -67,14 +67,15 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     pub(super) batch_size: Option<usize>,
     /// Learning rate at its peak, of scales and offsets or of low-rank factors. auto: the best
-    /// of three to five short trials before the run. It rises as gates close, with the root of
-    /// how few are left (not with --recipe paper)
+    /// of three to five short trials before the run. It rises once gates are closed, the more the
+    /// fewer are left (not with --recipe paper)
     /// [default: auto; with --recipe paper: 0.005].
     #[arg(long, value_name = "auto|X", value_parser = rate)]
     pub(super) lr: Option<Rate>,
     /// Weight of how far the edited model's next tokens are from the unedited model's within the
-    /// prompts (Kullback-Leibler divergence): what keeps an edit from changing other text, too. 0
-    /// leaves it out [default: 1; with --recipe paper: 0].
+    /// prompts (Kullback-Leibler divergence): what keeps an edit from changing other text, too.
+    /// Once gates close it is multiplied by the share that stays open. 0 leaves it out
+    /// [default: 1; with --recipe paper: 0].
     #[arg(long, value_name = "X", value_parser = weight)]
     pub(super) kl: Option<f64>,
     /// Learning rate of the gates (of log alpha) [default: by the number of steps].

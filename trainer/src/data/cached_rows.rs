@@ -7,7 +7,7 @@
 use tch::{no_grad, Device, Tensor};
 
 use super::prompt_reference::PromptReference;
-use crate::model::{bytes_of, passes, Batch, Bunch, Model, Sequence};
+use crate::model::{bytes_of, passes, Batch, Bunch, Model, Reference, Sequence};
 
 /// Tokenised rows, and their residual streams before a layer where those are kept.
 #[derive(Debug)]
@@ -47,20 +47,20 @@ impl<'a> CachedRows<'a> {
     }
 
     /// [`pack`](Self::pack), with the places of prompts whose `turn` it is, and what the unedited
-    /// model says there.
+    /// model says there, which counts for `weight`.
     pub fn pack_beside(
         &self,
         rows: &[usize],
-        unedited: &PromptReference,
-        turn: usize,
+        (unedited, turn): (&PromptReference, usize),
+        weight: f64,
         device: Device,
     ) -> Batch {
-        let Some((places, reference)) = unedited.of(rows, turn) else {
+        let Some((places, stream)) = unedited.of(rows, turn) else {
             return self.pack(rows, device);
         };
         let sequences: Vec<&Sequence> = rows.iter().map(|&row| &self.sequences[row]).collect();
         let mut batch = Batch::pack_with(&sequences, &places, device);
-        batch.reference = Some(reference);
+        batch.reference = Some(Reference { stream, weight });
         self.enter_late(batch, rows)
     }
 

@@ -5,7 +5,7 @@
 
 use tch::{no_grad, Tensor};
 
-use crate::model::{passes, Batch, Model, Reference, Sequence};
+use crate::model::{passes, Batch, Model, Sequence};
 
 /// Places of each row that a step compares, at most.
 const AT_ONCE: usize = 4;
@@ -17,8 +17,6 @@ const MOST: usize = 1 << 14;
 /// The unedited model at places of the prompts of training rows.
 #[derive(Debug)]
 pub struct PromptReference {
-    /// What the divergence from it counts for.
-    weight: f64,
     /// Of each row the groups of places that take turns.
     rows: Vec<Vec<Group>>,
 }
@@ -33,7 +31,7 @@ struct Group {
 
 impl PromptReference {
     /// Measures it on all rows.
-    pub fn measure(model: &Model, sequences: &[Sequence], weight: f64) -> PromptReference {
+    pub fn measure(model: &Model, sequences: &[Sequence]) -> PromptReference {
         let start = common_start(sequences);
         let groups: Vec<Vec<Vec<usize>>> = sequences
             .iter()
@@ -68,12 +66,12 @@ impl PromptReference {
                 rows.push(own.iter().map(group).collect());
             }
         }
-        PromptReference { weight, rows }
+        PromptReference { rows }
     }
 
-    /// The places of these rows whose turn it is, and what to compare them with; none where
-    /// no row has any.
-    pub(super) fn of(&self, rows: &[usize], turn: usize) -> Option<(Vec<&[usize]>, Reference)> {
+    /// The places of these rows whose turn it is, and the residual stream [K, d] to compare them
+    /// with; none where no row has any.
+    pub(super) fn of(&self, rows: &[usize], turn: usize) -> Option<(Vec<&[usize]>, Tensor)> {
         let groups: Vec<Option<&Group>> = rows
             .iter()
             .map(|&row| self.rows[row].get(turn % self.rows[row].len().max(1)))
@@ -82,14 +80,10 @@ impl PromptReference {
         if streams.is_empty() {
             return None;
         }
-        let reference = Reference {
-            stream: Tensor::cat(&streams, 0),
-            weight: self.weight,
-        };
         let places = groups
             .iter()
             .map(|group| group.map_or(&[][..], |group| &group.places[..]));
-        Some((places.collect(), reference))
+        Some((places.collect(), Tensor::cat(&streams, 0)))
     }
 
     /// Places that a step of so many rows compares, and those that are kept of all `n_rows` rows;

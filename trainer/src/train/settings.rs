@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use super::recipe::{Recipe, PAPER_LAMBDA, PAPER_LR};
-use super::schedule::Plan;
+use super::schedule::{Phase, Place, Plan};
 use crate::data::Sampler;
 use crate::method::{ClosedShares, Method, Sparsity};
 
@@ -148,13 +148,24 @@ impl Settings {
     }
 
     /// What the learning rate is multiplied by once the gates of a stage of this level are fixed:
-    /// few vectors have
-    /// further to move than many, and a step of AdamW moves every number by the rate, so that
-    /// what it does grows with their count.
+    /// few vectors have further to move than many, and a step of AdamW moves every number by the
+    /// rate, so that what it does grows with their count.
     pub fn boost(&self, level: usize) -> f64 {
         match self.target(level) {
             Some(shares) if self.method.gated() => shares.open().powf(-BOOST),
             _ => 1.0,
+        }
+    }
+
+    /// What the divergence from the unedited model counts for at this place of a run: once gates
+    /// close, less by the share of those that are to stay open. A sparse edit goes less far by
+    /// itself, and has less room for the task (`research/recipe.md`).
+    pub(super) fn divergence_weight(&self, place: Place) -> f64 {
+        match self.target(place.level) {
+            Some(shares) if self.method.gated() && place.phase != Phase::Learn => {
+                self.kl * shares.open()
+            }
+            _ => self.kl,
         }
     }
 
@@ -174,5 +185,41 @@ impl Settings {
             batch_size: self.batch_size,
             seed: self.seed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_divergence_counts_less_once_few_gates_are_to_stay_open() {
+        let settings = |method, sparsity| Settings {
+            method,
+            sparsity,
+            steps: 100,
+            batch_size: 4,
+            lr: Rate::Auto,
+            kl: 2.0,
+            gate_lr: None,
+            patience: 0,
+            seed: 0,
+            recomputed: 0,
+            recipe: Recipe::DEFAULT,
+        };
+        let weights = |settings: Settings| {
+            let plan = settings.plan();
+            [0, 30, 50, 99].map(|step| settings.divergence_weight(plan.place(step)))
+        };
+        let open = SHARES.open();
+        let path = settings(Method::Jola, Sparsity::Path);
+        assert_eq!(
+            weights(path),
+            [2.0, 2.0, 2.0 * open, 2.0 * LEVELS[PATH[2]].open()]
+        );
+        let fixed = settings(Method::Jola, Sparsity::Target(SHARES));
+        assert_eq!(weights(fixed), [2.0, 2.0 * open, 2.0 * open, 2.0 * open]);
+        let ungated = settings(Method::Ungated, Sparsity::Path);
+        assert_eq!(weights(ungated), [2.0; 4]);
     }
 }

@@ -20,7 +20,9 @@ impl Trainer<'_> {
         let batch = match &self.calibration.prompts {
             Some(prompts) => {
                 let epoch = step / self.sampler.steps_per_epoch();
-                self.train.pack_beside(&rows, prompts, epoch, device)
+                let weight = self.settings.divergence_weight(place);
+                self.train
+                    .pack_beside(&rows, (prompts, epoch), weight, device)
             }
             None => self.train.pack(&rows, device),
         };

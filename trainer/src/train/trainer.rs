@@ -78,7 +78,7 @@ impl Calibration {
             let rows = &train[..fitting(sizes, CALIBRATION_TOKENS)];
             model.head_rms(&Batch::pack(rows, model.device()))
         });
-        let prompts = (kl > 0.0).then(|| PromptReference::measure(model, train, kl));
+        let prompts = (kl > 0.0).then(|| PromptReference::measure(model, train));
         Calibration { head_rms, prompts }
     }
 }

@@ -64,9 +64,9 @@ fn plain(model: &Model, batch: &Batch, changes: &[LayerChange]) -> (Tensor, Tens
 fn losses_and_gradient_are_those_of_all_tokens() {
     let model = model(Precision::F64);
     for rows in [rows(7, 2), prefixed()] {
-        let unedited = PromptReference::measure(&model, &rows, WEIGHT);
+        let unedited = PromptReference::measure(&model, &rows);
         let cached = CachedRows::new(&rows);
-        let batch = cached.pack_beside(&CHOSEN, &unedited, 1, Device::Cpu);
+        let batch = cached.pack_beside(&CHOSEN, (&unedited, 1), WEIGHT, Device::Cpu);
         let edits = fresh_edits(&model, 0.3);
         let gradient = || {
             let mut vectors = edits.halves[0].vectors.shallow_clone();
@@ -95,11 +95,11 @@ fn losses_and_gradient_are_those_of_all_tokens() {
 fn places_lie_in_what_is_a_rows_own_of_its_prompt() {
     let model = model(Precision::F64);
     let rows = prefixed();
-    let unedited = PromptReference::measure(&model, &rows, WEIGHT);
+    let unedited = PromptReference::measure(&model, &rows);
     let cached = CachedRows::new(&rows);
     for (row, sequence) in rows.iter().enumerate() {
         let places = |turn| {
-            let batch = cached.pack_beside(&[row], &unedited, turn, Device::Cpu);
+            let batch = cached.pack_beside(&[row], (&unedited, turn), WEIGHT, Device::Cpu);
             let n = batch.targets.size()[0];
             let places = batch.rows.narrow(0, n, batch.rows.size()[0] - n);
             Vec::<i64>::try_from(places).unwrap()
@@ -120,8 +120,8 @@ fn places_lie_in_what_is_a_rows_own_of_its_prompt() {
 fn an_edit_that_does_nothing_does_not_diverge() {
     let model = model(Precision::F64);
     let rows = rows(7, 2);
-    let unedited = PromptReference::measure(&model, &rows, WEIGHT);
-    let batch = CachedRows::new(&rows).pack_beside(&CHOSEN, &unedited, 0, Device::Cpu);
+    let unedited = PromptReference::measure(&model, &rows);
+    let batch = CachedRows::new(&rows).pack_beside(&CHOSEN, (&unedited, 0), WEIGHT, Device::Cpu);
     let edits = fresh_edits(&model, 0.0);
     let Losses { kl, .. } = backward(&model, &batch, &edits.final_changes(), 0);
     assert!(kl.unwrap().abs().double_value(&[]) < 1e-12);
@@ -131,9 +131,9 @@ fn an_edit_that_does_nothing_does_not_diverge() {
 fn a_run_diverges_less_where_it_counts() {
     let model = model(Precision::F32);
     let rows = rows(24, 1);
-    let unedited = PromptReference::measure(&model, &rows, 1.0);
+    let unedited = PromptReference::measure(&model, &rows);
     let all: Vec<usize> = (0..rows.len()).collect();
-    let batch = CachedRows::new(&rows).pack_beside(&all, &unedited, 0, Device::Cpu);
+    let batch = CachedRows::new(&rows).pack_beside(&all, (&unedited, 0), 1.0, Device::Cpu);
     let divergence = |kl| {
         let settings = Settings { kl, ..SETTINGS };
         let (trained, ..) = run_on(&model, &settings, super::support::rows).unwrap();
