@@ -9,6 +9,10 @@ use super::validation::{Done, RowScores, StageResult};
 use crate::method::Parameters;
 use crate::Error;
 
+/// An edit that is worse than the best by no more standard errors nearly serves: with more of its
+/// gates open it may.
+const NEARLY: f64 = 2.0;
+
 /// The best of one stage.
 #[derive(Debug)]
 pub struct Candidate {
@@ -71,9 +75,18 @@ impl Candidates {
     }
 
     /// The sparsest that is not worse than the best, and whose answers are chosen no worse than
-    /// without an edit, if there is one of these.
+    /// without an edit, if there is one of these. Of two that are as sparse only the better one
+    /// counts.
     pub fn chosen(&self, unedited: Option<&Unedited>) -> usize {
+        let overtaken = |index: &usize| {
+            let own = &self.list[*index];
+            let others = self.list.iter().enumerate();
+            others
+                .filter(|(other, candidate)| other != index && candidate.level == own.level)
+                .any(|(_, candidate)| candidate.is_better(own))
+        };
         let mut all: Vec<usize> = (0..self.list.len()).collect();
+        all.retain(|index| !overtaken(index));
         all.sort_by_key(|index| std::cmp::Reverse(self.list[*index].level));
         let serves = |index: &usize| !self.worse_than_best(*index, 1.0);
         let chooses = |index: &usize| self.list[*index].chooses(unedited);
@@ -88,17 +101,17 @@ impl Candidates {
         self.list[index].scores.worse_than(&best.scores, errors)
     }
 
-    /// The level that the third stage tries: a sparser one, if the second serves, else one between
-    /// the two, the denser the worse the second is.
+    /// The level that the third stage tries: a sparser one, if the second serves; one between the
+    /// two, if it nearly does; else that of the first, whose edit then gets the steps.
     pub(super) fn next_level(&self) -> usize {
         let second = 1;
         let level = self.list[second].level;
         if !self.worse_than_best(second, 1.0) {
             level + 1
-        } else if !self.worse_than_best(second, 3.0) {
+        } else if !self.worse_than_best(second, NEARLY) {
             level - 1
         } else {
-            level - 2
+            self.list[0].level
         }
     }
 
@@ -218,17 +231,21 @@ mod tests {
         assert_eq!(chosen(candidates([dense()])), 0);
         let even = |level| candidate(level, &EVEN, None);
         let lost = |level| candidate(level, &LOST, None);
-        assert_eq!(chosen(candidates([dense(), even(3), lost(4)])), 1);
+        assert_eq!(chosen(candidates([dense(), even(2), lost(3)])), 1);
         // The third may lie between the two.
-        assert_eq!(chosen(candidates([dense(), even(3), even(2)])), 1);
-        assert_eq!(chosen(candidates([dense(), lost(3), even(1)])), 2);
-        assert_eq!(chosen(candidates([dense(), lost(3), lost(1)])), 0);
+        assert_eq!(chosen(candidates([dense(), even(2), even(1)])), 1);
+        assert_eq!(chosen(candidates([dense(), lost(2), even(1)])), 2);
+        assert_eq!(chosen(candidates([dense(), lost(2), lost(1)])), 0);
+        // The dense edit may have been trained on.
+        let on = |losses| candidate(0, losses, None);
+        assert_eq!(chosen(candidates([dense(), lost(2), on(&EVEN)])), 0);
+        assert_eq!(chosen(candidates([on(&EVEN), lost(2), dense()])), 2);
     }
 
     #[test]
     fn the_third_stage_is_the_denser_the_worse_the_second_is() {
-        for (losses, level) in [(EVEN, 4), (WORSE, 2), (LOST, 1)] {
-            let [dense, second] = [candidate(0, &DENSE, None), candidate(3, &losses, None)];
+        for (losses, level) in [(EVEN, 3), (WORSE, 1), (LOST, 0)] {
+            let [dense, second] = [candidate(0, &DENSE, None), candidate(2, &losses, None)];
             assert_eq!(candidates([dense, second]).next_level(), level);
         }
     }
@@ -245,7 +262,7 @@ mod tests {
             },
             guessing: None,
         };
-        let list = [(0, 0.75), (3, 0.25)];
+        let list = [(0, 0.75), (2, 0.25)];
         let candidates =
             candidates(list.map(|(level, choice)| candidate(level, &DENSE, Some(choice))));
         assert_eq!(candidates.chosen(None), 1);

@@ -62,10 +62,6 @@ impl Trainer<'_> {
             let stop = validate && self.validate(observer)?;
             if last || stop {
                 ended = self.end_stage(place.stage, observer);
-                if !ended {
-                    // What is left of a stage that gets no better is left out.
-                    self.counters.step = self.plan.end(place.stage);
-                }
                 self.counters.ended = ended;
             }
             if !ended && observer.checkpoint_due() {

@@ -11,12 +11,10 @@ use crate::method::{ClosedShares, Method, Sparsity};
 /// for as many epochs.
 const LOFIT_CHOICE: f64 = 0.5;
 
-/// Shares of the gates that the stages of a path may close, by their level: none, half, three
-/// quarters and so on. Offsets are worth more than scales where few are left
-/// (`research/recipe.md`).
-const LEVELS: [ClosedShares; 5] = [
+/// Shares of the gates that the stages of a path may close, by their level: none, three quarters
+/// and so on. Offsets are worth more than scales where few are left (`research/recipe.md`).
+const LEVELS: [ClosedShares; 4] = [
     ClosedShares::both(0.0),
-    ClosedShares::both(0.5),
     ClosedShares::both(0.75),
     SHARES,
     ClosedShares {
@@ -26,7 +24,7 @@ const LEVELS: [ClosedShares; 5] = [
 ];
 /// The levels of the first two stages, and what the third has where the second is as good as the
 /// first.
-const PATH: [usize; 3] = [0, 3, 4];
+const PATH: [usize; 3] = [0, 2, 3];
 /// What is closed where no path can be taken.
 const SHARES: ClosedShares = ClosedShares {
     scale: 0.9,

@@ -112,16 +112,22 @@ impl Trainer<'_> {
         if stage == 0 {
             self.dense = self.changing();
         }
+        // What is left of a stage that gets no better is left out.
+        self.counters.step = self.plan.end(stage);
         self.plan_third(observer);
         self.go_back();
         false
     }
 
-    /// Once the first two stages of a path are done, they say what the third one closes.
+    /// Once the first two stages of a path are done, they say what the third one closes, if it
+    /// does.
     pub(super) fn plan_third(&mut self, observer: &mut dyn Observer) {
-        if let ([_, _], [_, _, third]) = (self.candidates.list(), &mut self.plan.stages[..]) {
+        if let ([_, _], [dense, _, third]) = (self.candidates.list(), &mut self.plan.stages[..]) {
             third.level = self.candidates.next_level();
-            if let Some(shares) = self.settings.target(third.level) {
+            if third.level == dense.level {
+                (third.prune, third.polish) = (0, third.prune + third.polish);
+                observer.log("the last stage trains the edit of all heads on");
+            } else if let Some(shares) = self.settings.target(third.level) {
                 observer.log(&format!("the last stage closes {shares} of the gates"));
             }
         }
@@ -133,9 +139,12 @@ impl Trainer<'_> {
         // It edits the lowest layer, too.
         self.train.forget();
         self.valid.forget();
+        let choosing = self.choosing();
         if let Some(edits) = self.parameters.edits_mut() {
             edits.fix();
-            edits.release();
+            if choosing {
+                edits.release();
+            }
         }
     }
 

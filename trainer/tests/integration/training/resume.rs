@@ -1,14 +1,14 @@
 //! A run that is cut off and continued gives what it would have given in one go.
 
 use jola_trainer::method::{LoraConfig, Method, Sparsity};
-use jola_trainer::model::{Model, Precision};
+use jola_trainer::model::{Model, Precision, Sequence};
 use jola_trainer::train::{
-    Event, Observer, Rate, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
+    Event, Observer, Phase, Rate, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
 };
 use jola_trainer::Error;
 
 use super::runs::{bytes, SETTINGS};
-use super::support::{model, rows};
+use super::support::{model, questions, rows};
 
 /// Keeps all records, and the state after some steps.
 #[derive(Default)]
@@ -16,6 +16,7 @@ pub struct Keeper {
     pub steps: Vec<StepRecord>,
     pub validations: Vec<ValidationRecord>,
     pub events: Vec<Event>,
+    lines: Vec<String>,
     /// Steps after which the state is kept.
     keep: Vec<usize>,
     pub states: Vec<State>,
@@ -31,6 +32,10 @@ impl Observer for Keeper {
 
     fn validated(&mut self, record: &ValidationRecord) {
         self.validations.push(*record);
+    }
+
+    fn log(&mut self, line: &str) {
+        self.lines.push(line.to_owned());
     }
 
     fn event(&mut self, event: &Event) {
@@ -67,7 +72,17 @@ pub fn run(
     state: Option<&State>,
     keep: &[usize],
 ) -> (Vec<u8>, Keeper) {
-    let (train, valid) = (rows(24, 1), rows(8, 2));
+    run_on(model, settings, [rows(24, 1), rows(8, 2)], state, keep)
+}
+
+/// [`run`] on these rows to train on and to validate with.
+fn run_on(
+    model: &Model,
+    settings: &Settings,
+    [train, valid]: [Vec<Sequence>; 2],
+    state: Option<&State>,
+    keep: &[usize],
+) -> (Vec<u8>, Keeper) {
     let mut trainer = Trainer::new(model, settings, &train, &valid).unwrap();
     if let Some(state) = state {
         trainer.restore(state).unwrap();
@@ -154,6 +169,46 @@ fn a_path_continues_exactly_from_any_stage() {
         assert_eq!(resumed.validations, later.copied().collect::<Vec<_>>());
         let done = state.counters.trials.len();
         assert_eq!(done + trials(&resumed), trials(&watched));
+    }
+}
+
+/// Where two gates of sixteen do far worse than all, the last stage's steps go to the edit of all
+/// heads.
+#[test]
+fn a_path_whose_gates_cannot_close_trains_all_heads_on() {
+    let model = model(Precision::F32);
+    let settings = Settings {
+        sparsity: Sparsity::Path,
+        steps: 120,
+        ..SETTINGS
+    };
+    let rows = || [questions(24, 1), questions(48, 2)];
+    let keep = [90, 100, 110];
+    let (whole, watched) = run_on(&model, &settings, rows(), None, &keep);
+    assert!(
+        watched
+            .lines
+            .iter()
+            .any(|line| line.ends_with("trains the edit of all heads on")),
+        "{:?} {:?}",
+        watched.lines,
+        watched.validations
+    );
+    let last: Vec<&StepRecord> = watched
+        .steps
+        .iter()
+        .filter(|record| record.step > 84)
+        .collect();
+    assert!(
+        last.iter().all(
+            |record| record.phase == Phase::Polish && record.open.values().sum::<usize>() == 16
+        ),
+        "{last:?}"
+    );
+    assert_eq!(watched.states.len(), keep.len());
+    for state in &watched.states {
+        let (rest, _) = run_on(&model, &settings, rows(), Some(state), &[]);
+        assert_eq!(whole, rest, "continued after step {}", state.counters.step);
     }
 }
 
