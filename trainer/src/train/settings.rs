@@ -156,8 +156,8 @@ impl Settings {
     }
 
     /// What the divergence from the unedited model counts for at this place of a run: once gates
-    /// close, less by the share of those that are to stay open. A sparse edit goes less far by
-    /// itself, and has less room for the task (`research/recipe.md`).
+    /// close, less by the share of those that are to stay open. At the same weight a sparse edit
+    /// goes less far and learns less of the task (`research/recipe.md`).
     pub(super) fn divergence_weight(&self, place: Place) -> f64 {
         match self.target(place.level) {
             Some(shares) if self.method.gated() && place.phase != Phase::Learn => {
