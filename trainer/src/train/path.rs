@@ -221,7 +221,8 @@ mod tests {
 
     const DENSE: [f64; 4] = [0.1, 0.5, 0.2, 0.9];
     const EVEN: [f64; 4] = [0.2, 0.4, 0.3, 0.8];
-    const WORSE: [f64; 4] = [0.5, 0.7, 0.4, 1.4];
+    const FURTHER: [f64; 4] = [0.1, 0.4, 0.1, 0.9];
+    const WORSE: [f64; 4] = [0.5, 0.7, 0.4, 1.8];
     const LOST: [f64; 4] = [2.1, 2.5, 2.2, 2.9];
 
     #[test]
@@ -237,9 +238,9 @@ mod tests {
         assert_eq!(chosen(candidates([dense(), lost(2), even(1)])), 2);
         assert_eq!(chosen(candidates([dense(), lost(2), lost(1)])), 0);
         // The dense edit may have been trained on.
-        let on = |losses| candidate(0, losses, None);
-        assert_eq!(chosen(candidates([dense(), lost(2), on(&EVEN)])), 0);
-        assert_eq!(chosen(candidates([on(&EVEN), lost(2), dense()])), 2);
+        let further = || candidate(0, &FURTHER, None);
+        assert_eq!(chosen(candidates([dense(), lost(2), further()])), 2);
+        assert_eq!(chosen(candidates([further(), lost(2), dense()])), 0);
     }
 
     #[test]
