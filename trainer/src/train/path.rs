@@ -11,7 +11,7 @@ use crate::Error;
 
 /// An edit that is worse than the best by no more standard errors nearly serves: with more of its
 /// gates open it may.
-const NEARLY: f64 = 2.0;
+const NEARLY: f64 = 3.0;
 
 /// The best of one stage.
 #[derive(Debug)]
