@@ -149,22 +149,24 @@ impl Settings {
     /// few vectors have further to move than many, and a step of AdamW moves every number by the
     /// rate, so that what it does grows with their count.
     pub fn boost(&self, level: usize) -> f64 {
-        match self.target(level) {
-            Some(shares) if self.method.gated() => shares.open().powf(-BOOST),
-            _ => 1.0,
-        }
+        self.open_share(level).powf(-BOOST)
     }
 
     /// What the divergence from the unedited model counts for at this place of a run: once gates
     /// close, less by the share of those that are to stay open. At the same weight a sparse edit
     /// goes less far and learns less of the task (`research/recipe.md`).
     pub(super) fn divergence_weight(&self, place: Place) -> f64 {
-        match self.target(place.level) {
-            Some(shares) if self.method.gated() && place.phase != Phase::Learn => {
-                self.kl * shares.open()
-            }
-            _ => self.kl,
+        match place.phase {
+            Phase::Learn => self.kl,
+            Phase::Prune | Phase::Polish => self.kl * self.open_share(place.level),
         }
+    }
+
+    /// The share of the gates that a stage of this level leaves open; 1 where λ says it, and
+    /// without gates.
+    fn open_share(&self, level: usize) -> f64 {
+        let shares = self.target(level).filter(|_| self.method.gated());
+        shares.map_or(1.0, ClosedShares::open)
     }
 
     /// A path, where it can be taken: it needs steps, and validation rows that tell its stages

@@ -197,7 +197,7 @@ fn a_path_whose_gates_cannot_close_trains_all_heads_on() {
     let last: Vec<&StepRecord> = watched
         .steps
         .iter()
-        .filter(|record| record.step > 84)
+        .filter(|record| record.step > settings.plan().end(1))
         .collect();
     assert!(
         last.iter().all(
