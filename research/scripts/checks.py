@@ -21,6 +21,7 @@ import common
 import compare
 import forgetting
 import inference
+import paired
 import training
 
 # Writes down how it was called. The rate decides what the run is worth; additive edits are
@@ -151,6 +152,15 @@ class Compare(unittest.TestCase):
         # Four rows of eight more are right: 50 points, with a deviation of 53.5 over the rows.
         self.assertIn("| `zero-shot` | +50.0 ± 37.0 |", table)
         self.assertIn("| `additive` | +62.5 ± 35.9 |", table)
+
+    def test_any_two_results_are_compared(self):
+        file = self.root / "results.jsonl"
+        found = [{"lr": 0.1, "correct": "1101"}, {"lr": 0.2, "correct": "0100"}]
+        file.write_text("".join(json.dumps(row) + "\n" for row in found))
+        one, other = (paired.find(f"{file}:lr={rate}") for rate in (0.1, 0.2))
+        self.assertEqual([round(x, 1) for x in paired.difference([one], [other])], [50.0, 56.6])
+        with self.assertRaisesRegex(SystemExit, "no result of lr=0.3"):
+            paired.find(f"{file}:lr=0.3")
 
     def test_adapters_are_scored_on_other_tasks_once(self):
         self.run_methods("jola,additive")

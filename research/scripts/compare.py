@@ -44,6 +44,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import paired
+
 # Methods that the trainer knows.
 TRAINED = ["jola", "additive", "multiplicative", "shared-gate", "ungated", "lofit", "lora"]
 # Methods that train nothing.
@@ -380,7 +382,7 @@ def difference(results, task, rows, one, other):
     """By how many points `one` is ahead of `other` on the same test rows, averaged over the seeds
     that both have, and half of the interval of 95 %; nothing where they have none."""
     by_seed = lambda method: {
-        row["seed"]: [int(c) for c in row["correct"]]
+        row["seed"]: paired.counts(row)
         for row in chosen(results, task, method, rows)
         if "correct" in row
     }
@@ -390,9 +392,7 @@ def difference(results, task, rows, one, other):
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
         return None
-    pairs = zip(*(zip(ours[seed], theirs[seed], strict=True) for seed in seeds), strict=True)
-    ahead = [statistics.mean(a - b for a, b in row) * 100 for row in pairs]
-    return statistics.mean(ahead), 1.96 * statistics.stdev(ahead) / len(ahead) ** 0.5
+    return paired.difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
 
 
 def ahead(results, tasks, rows, one="jola"):
