@@ -32,15 +32,10 @@ struct Group {
 impl PromptReference {
     /// Measures it on all rows.
     pub fn measure(model: &Model, sequences: &[Sequence]) -> PromptReference {
-        let start = common_start(sequences);
+        let start = first_place(sequences);
         let groups: Vec<Vec<Vec<usize>>> = sequences
             .iter()
-            .map(|row| {
-                turns(
-                    start..row.n_prompt().max(1) - 1,
-                    most_places(sequences.len()),
-                )
-            })
+            .map(|row| turns(start..end(row), most_places(sequences.len())))
             .collect();
         let mut rows = Vec::with_capacity(sequences.len());
         for pass in passes(sequences) {
@@ -98,14 +93,20 @@ fn most_places(n_rows: usize) -> usize {
     (MOST / n_rows.max(1)).clamp(1, AT_ONCE * TURNS)
 }
 
-/// How many tokens all prompts begin with: a template says little that is to be kept. One row's
-/// own is not known from that.
-fn common_start(sequences: &[Sequence]) -> usize {
+/// Where the places of a row end: before the token that predicts its response's first.
+fn end(row: &Sequence) -> usize {
+    row.n_prompt().max(1) - 1
+}
+
+/// Where the places of all rows begin: behind what all prompts begin with, since a template says
+/// little that is to be kept. Of prompts that are all the same, and of a single one, all is.
+fn first_place(sequences: &[Sequence]) -> usize {
     let [first, others @ ..] = sequences else {
         return 0;
     };
-    let common = others.iter().map(|other| first.begins_like(other));
-    common.min().unwrap_or(0)
+    let common = others.iter().map(|other| first.begins_like(other)).min();
+    let differs = |common: &usize| sequences.iter().any(|row| end(row) > *common);
+    common.filter(differs).unwrap_or(0)
 }
 
 /// At most so many places of a range, evenly spread, in groups that are spread alike.
@@ -143,9 +144,16 @@ mod tests {
             row(&[1, 2, 5, 4, 9]),
             row(&[1, 2, 3, 7, 9]),
         ];
-        assert_eq!(common_start(&rows), 2);
-        assert_eq!(common_start(&rows[..1]), 0);
-        assert_eq!(common_start(&[]), 0);
+        assert_eq!(first_place(&rows), 2);
+        assert_eq!(first_place(&rows[..1]), 0);
+        assert_eq!(first_place(&[]), 0);
+    }
+
+    #[test]
+    fn prompts_that_are_all_the_same_are_compared_as_a_whole() {
+        let row = |answer| Sequence::new(vec![1, 2, 3, 4, answer], 4);
+        assert_eq!(first_place(&[row(8), row(9)]), 0);
+        assert_eq!(first_place(&[row(9), row(9)]), 0);
     }
 
     #[test]
