@@ -35,7 +35,7 @@ impl PromptReference {
         let start = first_place(sequences);
         let groups: Vec<Vec<Vec<usize>>> = sequences
             .iter()
-            .map(|row| turns(start..end(row), most_places(sequences.len())))
+            .map(|row| turns(start..row.n_unselected(), most_places(sequences.len())))
             .collect();
         let mut rows = Vec::with_capacity(sequences.len());
         for pass in passes(sequences) {
@@ -93,11 +93,6 @@ fn most_places(n_rows: usize) -> usize {
     (MOST / n_rows.max(1)).clamp(1, AT_ONCE * TURNS)
 }
 
-/// Where the places of a row end: before the token that predicts its response's first.
-fn end(row: &Sequence) -> usize {
-    row.n_prompt().max(1) - 1
-}
-
 /// Where the places of all rows begin: behind what all prompts begin with, since a template says
 /// little that is to be kept. Of prompts that are all the same, and of a single one, all is.
 fn first_place(sequences: &[Sequence]) -> usize {
@@ -105,7 +100,7 @@ fn first_place(sequences: &[Sequence]) -> usize {
         return 0;
     };
     let common = others.iter().map(|other| first.begins_like(other)).min();
-    let differs = |common: &usize| sequences.iter().any(|row| end(row) > *common);
+    let differs = |common: &usize| sequences.iter().any(|row| row.n_unselected() > *common);
     common.filter(differs).unwrap_or(0)
 }
 

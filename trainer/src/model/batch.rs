@@ -40,6 +40,11 @@ impl Sequence {
             .map_or(self.tokens.len(), |target| target.start)
     }
 
+    /// How many tokens come before the one that predicts the first that the loss is on.
+    pub(crate) fn n_unselected(&self) -> usize {
+        self.n_prompt().max(1) - 1
+    }
+
     /// The places of the tokens that the loss is on; the first token of a sequence cannot be
     /// predicted.
     pub fn target_places(&self) -> impl Iterator<Item = usize> + '_ {
@@ -192,11 +197,10 @@ fn shared_prefix(sequences: &[&Sequence]) -> usize {
     let [first, others @ ..] = sequences else {
         return 0;
     };
-    let unselected = |sequence: &Sequence| sequence.n_prompt().max(1) - 1;
-    let mut shared = unselected(first);
+    let mut shared = first.n_unselected();
     for other in others {
         let same = first.begins_like(other);
-        shared = shared.min(same).min(unselected(other));
+        shared = shared.min(same).min(other.n_unselected());
     }
     if others.is_empty() || shared < SHORTEST_PREFIX {
         return 0;
