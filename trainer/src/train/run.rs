@@ -14,8 +14,8 @@ use super::validation::{evaluate, Validation};
 use crate::method::Parameters;
 use crate::Error;
 
-/// Validations of each stage of a path.
-const PATH_VALIDATIONS: usize = 4;
+/// Validations of each stage of a path: the fewest and the most.
+const PATH_VALIDATIONS: (usize, usize) = (2, 4);
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
 
@@ -112,11 +112,15 @@ impl Trainer<'_> {
 
     /// Whether `step` is followed by a validation.
     fn validates_after(&self, step: usize) -> bool {
-        let validations = match self.plan.stages.len() {
-            1 => self.settings.recipe.validations,
-            _ => PATH_VALIDATIONS,
+        let n_valid = self.valid.sequences().len();
+        let validations = match &self.plan.stages[..] {
+            [_] => self.settings.recipe.validations,
+            stages => {
+                let polish = stages[self.plan.place(step).stage].polish;
+                path_validations(polish * self.settings.batch_size, n_valid)
+            }
         };
-        !self.valid.sequences().is_empty() && self.plan.validates_after(step, validations)
+        n_valid > 0 && self.plan.validates_after(step, validations)
     }
 
     /// Validates and keeps the best parameters; returns whether it is time to stop.
@@ -159,5 +163,25 @@ impl Trainer<'_> {
             ));
         }
         Ok(stop)
+    }
+}
+
+/// Validations of a stage of a path whose polish phase trains on `n_trained` rows, one row as often
+/// as it comes: of a short one they would take longer than its steps.
+fn path_validations(n_trained: usize, n_valid: usize) -> usize {
+    let (fewest, most) = PATH_VALIDATIONS;
+    (n_trained / n_valid.max(1)).clamp(fewest, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_stage_is_not_validated_on_more_rows_than_it_trains_on() {
+        assert_eq!(path_validations(692, 100), 4);
+        assert_eq!(path_validations(188, 48), 3);
+        assert_eq!(path_validations(136, 100), 2);
+        assert_eq!(path_validations(40, 0), 4);
     }
 }
