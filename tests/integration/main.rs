@@ -6,6 +6,7 @@ mod bake;
 mod base;
 mod bench;
 mod cli;
+mod compiler;
 mod describe;
 mod examples;
 mod hook;
