@@ -1,9 +1,9 @@
 // The compiler's own header of this name, with one intrinsic corrected.
 //
-// g++ before 12.4, 13.3 and 14 (GCC bug 114098) lets `_tile_loadconfig` read 8 of its 64
-// bytes. The optimiser then drops what llama.cpp wrote to the others, and on a processor with
-// AMX the program dies at its first matrix product. `.cargo/config.toml` puts this folder
-// before the compiler's.
+// That of g++ 12.2 tells the optimiser that `_tile_loadconfig` reads 8 of its 64 bytes. What
+// llama.cpp wrote to the others is dropped, and on a processor with AMX the program dies at its
+// first product with quantised weights. `.cargo/config.toml` puts this folder before the
+// compiler's; with a g++ that has it right, nothing changes.
 #include_next <amxtileintrin.h>
 
 #undef _tile_loadconfig

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// Of the 64 bytes of a tile configuration g++ 12.2 took the first 8 as read and dropped what was
-/// written to the rest: on a processor with AMX the first matrix product ended the program. The
+/// written to the rest: on a processor with AMX the first product with quantised weights ended the program. The
 /// argument, written to the last byte, must reach memory before the configuration is loaded.
 #[test]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -15,17 +15,17 @@ fn a_tile_configuration_is_written_before_it_is_loaded() {
             config[63] = rows;
             _tile_loadconfig(config);
         }";
-    let mut compiler = Command::new("g++")
+    let mut compiler = Command::new("c++")
         .args(["-O3", "-march=sapphirerapids", "-S", "-o", "-"])
         .args(["-x", "c++", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("g++, which also compiled llama.cpp");
+        .expect("c++, which also compiled llama.cpp");
     let mut input = compiler.stdin.take().expect("a pipe");
-    input.write_all(SOURCE.as_bytes()).expect("g++ reads it");
+    input.write_all(SOURCE.as_bytes()).expect("c++ reads it");
     drop(input);
-    let output = compiler.wait_with_output().expect("g++ ends");
+    let output = compiler.wait_with_output().expect("c++ ends");
     assert!(output.status.success(), "{output:?}");
     let assembly = String::from_utf8(output.stdout).expect("assembly is text");
     let (before, _) = assembly
