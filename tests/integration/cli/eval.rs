@@ -72,9 +72,8 @@ fn scored(cli: Cli, metric: &str, rows: usize) -> Vec<Value> {
 fn rows_answered_at_once_are_answered_the_same() {
     const ROWS: usize = 20;
     let answers = |at_once: &str| {
-        let data = repository("examples/routing/test.jsonl");
-        let cli = llama_jola_on("eval", f32_base())
-            .args(["--data", text(&data), "--json", "-n", "6", "-np", at_once])
+        let cli = eval_on(f32_base())
+            .args(["-n", "6", "-np", at_once])
             .args(["--jola-scaled", &logits::spec(&sidecars::golden(), 0.5)]);
         scored(cli, "exact", ROWS)
     };
