@@ -28,7 +28,7 @@ ROUTING = ROOT / "examples/routing"
 EDIT = ROOT / "tests/golden/edit.gguf"
 TOOLS = "sh tar gzip cp mkdir rm find dirname uname getconf grep cat env dpkg dpkg-deb dpkg-split"
 PROMPT = "Message: Where is my parcel?\nTeam:"
-TRAIN = ["--epochs", "4", "--seed", "42"]
+TRAIN = ["--epochs", "2", "--lr", "0.1", "--sparsity", "0.75", "--seed", "42"]
 TESTS = []
 
 

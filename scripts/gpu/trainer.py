@@ -268,4 +268,4 @@ def demo(table):
     found = re.search(r"unedited accuracy ([\d.]+), edited accuracy ([\d.]+).*trained in (\d+) s", ran.stdout)
     table.add("accuracy, unedited", float(found[1]), "share of the test rows")
     table.add("accuracy, edited", float(found[2]), "share of the test rows", "trained on the card, scored by llama.cpp on the CPU")
-    table.add("training", float(found[3]), "s", "with its search for a rate and its path")
+    table.add("training", float(found[3]), "s")
