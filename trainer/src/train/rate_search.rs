@@ -81,11 +81,13 @@ impl fmt::Display for Found {
             rate, best, why, ..
         } = self;
         let count = self.trials.len();
+        let tokens: usize = self.trials.iter().map(|trial| trial.tokens).sum();
+        let of_all = format!("the best of {count} trials of {tokens} tokens in all");
         match why {
-            None => write!(f, "learning rate {rate}: the best of {count}"),
+            None => write!(f, "learning rate {rate}: {of_all}"),
             Some(why) => write!(
                 f,
-                "learning rate {rate}: the next below {best}, the best of {count}: {why}"
+                "learning rate {rate}: the next below {best}, {of_all}: {why}"
             ),
         }
     }
