@@ -10,6 +10,7 @@ use super::train_args::TrainArgs;
 use crate::base::Base;
 use crate::data::{self, Encoded, Encoding};
 use crate::model::{Config, Sequence};
+use crate::train::Answers;
 
 /// The rows of a run, as tokens.
 pub(super) struct Rows {
@@ -66,6 +67,11 @@ pub(super) fn read_data(
         Some(_) => (rows.concat(), valid.concat()),
         None => data::split(rows, args.valid_share, split_seed),
     };
+    if Answers::all_alike(&train) {
+        eprintln!(
+            "warning: all rows to train on have the same answer: the edit will give it to any prompt"
+        );
+    }
     Ok(Rows {
         train,
         valid,

@@ -10,9 +10,9 @@ use super::method_args::MethodArgs;
 use super::train_args::TrainArgs;
 use crate::base::{self, Base};
 use crate::gpu;
-use crate::method::Sizes;
+use crate::method::{ClosedShares, Sizes, Sparsity};
 use crate::model::{Config, Model, Precision, Sequence};
-use crate::train::{estimate, Estimate, Settings};
+use crate::train::{estimate, Estimate, Settings, PATH_ROWS, SHORTEST_PATH};
 
 /// A run that has been prepared.
 pub(super) struct Job<'a> {
@@ -160,6 +160,23 @@ impl Job<'_> {
                 _ => device_names(devices),
             }
         );
+        if self.stays_dense() {
+            eprintln!(
+                "note: all gates stay open: it takes {PATH_ROWS} validation rows and \
+                 {SHORTEST_PATH} steps to tell which can be closed (--sparsity closes a given share)"
+            );
+        }
         Ok(model)
+    }
+
+    /// Whether no gate is closed without the user's having said so.
+    fn stays_dense(&self) -> bool {
+        let Settings {
+            ref method,
+            sparsity,
+            ..
+        } = self.settings;
+        let open = Sparsity::Target(ClosedShares::both(0.0));
+        method.gated() && self.args.sparsity.is_none() && sparsity == open
     }
 }

@@ -13,7 +13,7 @@ use super::values::{count, positive, rate, share, sparsity, weight};
 use crate::data::Sampler;
 use crate::method::{Method, Sparsity};
 use crate::model::Config;
-use crate::train::{Rate, Recipe, Settings, PATH_EPOCHS, SHORTEST_PATH};
+use crate::train::{Rate, Recipe, Settings, PATH_EPOCHS, PATH_ROWS, SHORTEST_PATH};
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -46,7 +46,7 @@ pub(crate) struct TrainArgs {
     /// no trace in the sidecar. auto: the run trains a dense edit, a sparse one and, as these two
     /// turn out, one beyond or between them or the dense one further, and writes the sparsest that
     /// is no worse than the best, by more than one standard error, on the validation rows
-    /// [default: auto; 0.9,0.85 without validation rows and in runs of fewer than 60 steps].
+    /// [default: auto; 0 with fewer than 20 validation rows or 60 steps].
     #[arg(long, value_name = "auto|SHARE[,SHARE]", value_parser = sparsity)]
     pub(super) sparsity: Option<Sparsity>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
@@ -56,8 +56,8 @@ pub(crate) struct TrainArgs {
     /// Use only the first N training rows.
     #[arg(long, value_name = "N", value_parser = count)]
     pub(super) limit: Option<usize>,
-    /// Times that every row is seen [default: 12, 15 with --sparsity auto; with --recipe paper:
-    /// 20].
+    /// Times that every row is seen [default: 12, 15 with --sparsity auto, more where these are
+    /// fewer than 150 steps; with --recipe paper: 20].
     #[arg(long, value_name = "N", value_parser = count)]
     pub(super) epochs: Option<usize>,
     /// Instead of --epochs: optimiser steps.
@@ -176,16 +176,19 @@ impl TrainArgs {
             _ => defaults.epochs,
         };
         let steps_with = |sparsity| {
-            let epochs = self.epochs.unwrap_or_else(|| epochs_with(sparsity));
-            self.steps.unwrap_or(epochs * sampler.steps_per_epoch())
+            let per_epoch = sampler.steps_per_epoch();
+            let epochs = self.epochs.unwrap_or_else(|| {
+                epochs_with(sparsity).max(defaults.least_steps.div_ceil(per_epoch))
+            });
+            self.steps.unwrap_or(epochs * per_epoch)
         };
         let asked = self.lambda.map(Sparsity::Lambda).or(self.sparsity);
         let mut sparsity = asked.unwrap_or(defaults.sparsity);
         if sparsity == Sparsity::Path {
-            sparsity = Settings::path(steps_with(sparsity), n_valid > 0);
+            sparsity = Settings::path(steps_with(sparsity), n_valid);
             ensure!(
                 self.sparsity != Some(Sparsity::Path) || sparsity == Sparsity::Path,
-                "--sparsity auto needs validation rows and {SHORTEST_PATH} steps: give more, or a share"
+                "--sparsity auto needs {PATH_ROWS} validation rows and {SHORTEST_PATH} steps: give more, or a share"
             );
         }
         let steps = steps_with(sparsity);

@@ -45,6 +45,13 @@ impl Answers {
         })
     }
 
+    /// Whether all of two rows and more have the same answer, so that nothing is learned but to
+    /// give it.
+    pub fn all_alike(rows: &[Sequence]) -> bool {
+        let first = rows.first().and_then(answer);
+        rows.len() > 1 && first.is_some() && rows.iter().all(|row| answer(row) == first)
+    }
+
     /// The loss of a row, mean over `rows`, of someone who knows nothing but how often each
     /// answer is right: in nats, comparable with a row's summed cross-entropy. `None` where a
     /// row has another answer.
@@ -158,6 +165,8 @@ mod tests {
     fn free_text_conversations_and_a_single_class_are_none() {
         assert_eq!(Answers::of(&rows(&[1, 2, 3, 4])), None);
         assert_eq!(Answers::of(&rows(&[5; 20])), None);
+        assert!(Answers::all_alike(&rows(&[5; 20])));
+        assert!(!Answers::all_alike(&rows(&[5])) && !Answers::all_alike(&rows(&[5, 6])));
         let mut conversation = rows(&[7, 8, 7, 8, 7, 8]);
         conversation[0].targets.push(3..4);
         assert_eq!(Answers::of(&conversation), None);

@@ -46,7 +46,7 @@ pub use path::{Candidate, Candidates};
 pub use rate_search::Trial;
 pub use recipe::{Recipe, PAPER_LAMBDA, PAPER_LR};
 pub use schedule::{Phase, Plan, Stage};
-pub use settings::{Defaults, Rate, Settings, PATH_EPOCHS, SHORTEST_PATH};
+pub use settings::{Defaults, Rate, Settings, PATH_EPOCHS, PATH_ROWS, SHORTEST_PATH};
 pub use state::{Counters, State};
 pub use step_record::{Event, Gate, StepRecord, ValidationRecord};
 pub use trainer::{Outcome, Trainer};

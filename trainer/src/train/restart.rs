@@ -39,10 +39,12 @@ impl From<Error> for Stop {
 impl Trainer<'_> {
     /// Whether what the validation rows measured says that the rate is too high: at the first
     /// validation of a run whose rate was found, they do far worse than in the best trial, which
-    /// had a fraction of its steps. Where there is a lower rate, this is it.
+    /// had a fraction of its steps. Where there is a lower rate, this is it. In a trial all gates
+    /// are open: what a run that closed some has lost by it says nothing of its rate.
     pub(super) fn lower_if_too_high(&self, scores: &RowScores) -> Option<f64> {
         let Counters { best, stages, .. } = &self.counters;
-        if best.is_some() || !stages.is_empty() {
+        let closed = self.settings.open_share(self.plan.stages[0].level) < 1.0;
+        if best.is_some() || !stages.is_empty() || closed {
             return None;
         }
         let lower = self.lower()?;

@@ -5,6 +5,7 @@ use std::process::Output;
 
 use jola_edit::sidecar::RowFormat;
 use jola_edit::{BaseWeights, Sidecar, Training};
+use jola_trainer::train::PATH_ROWS;
 use tempfile::TempDir;
 
 use super::support::write_model;
@@ -124,15 +125,18 @@ fn test_rows_measure_every_stage_and_the_unedited_model() {
     let folder = folder();
     let path = folder.path();
     std::fs::write(path.join("questions.jsonl"), QUESTIONS).unwrap();
-    let run = "-m tiny.gguf --data questions.jsonl --valid questions.jsonl --steps 60 --lr 0.1";
+    // As many as a path needs.
+    let held_out = QUESTIONS.repeat(PATH_ROWS.div_ceil(QUESTIONS.lines().count()));
+    std::fs::write(path.join("held-out.jsonl"), &held_out).unwrap();
+    let run = "-m tiny.gguf --data questions.jsonl --valid held-out.jsonl --steps 60 --lr 0.1";
     assert!(train(path, &format!("{run} -o alone.gguf"))
         .status
         .success());
-    let tested = train(path, &format!("{run} -o edit.gguf --test questions.jsonl"));
+    let tested = train(path, &format!("{run} -o edit.gguf --test held-out.jsonl"));
     let text = stderr(&tested);
     assert!(tested.status.success(), "{text}");
     assert!(
-        text.contains("in questions.jsonl are also trained on or validated with"),
+        text.contains("in held-out.jsonl are also trained on or validated with"),
         "{text}"
     );
     // They are looked at when all is done.
@@ -165,7 +169,7 @@ fn test_rows_measure_every_stage_and_the_unedited_model() {
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let rows: Vec<_> = rows.collect();
-    assert_eq!(rows.len(), QUESTIONS.lines().count());
+    assert_eq!(rows.len(), held_out.lines().count());
     let right = rows.iter().filter(|row| row["exact"][1] == true).count();
     let share = format!("{:.1} %", right as f64 / rows.len() as f64 * 100.0);
     assert_eq!(column(&table, "exact")[1], share);

@@ -1,6 +1,6 @@
 //! A run whose rate proves too high starts over at the next lower one.
 
-use jola_trainer::method::Method;
+use jola_trainer::method::{ClosedShares, Method, Sparsity};
 use jola_trainer::model::Precision;
 use jola_trainer::train::{Event, Rate, RowScores, Settings, State, Trial};
 
@@ -42,6 +42,7 @@ fn a_rate_that_no_run_bears_is_lowered_and_the_run_starts_over() {
     for method in methods {
         let settings = |lr| Settings {
             method: method.clone(),
+            sparsity: Sparsity::Target(ClosedShares::both(0.0)),
             lr,
             steps: 24,
             ..SETTINGS
@@ -63,10 +64,27 @@ fn a_rate_that_no_run_bears_is_lowered_and_the_run_starts_over() {
     }
 }
 
+/// Ten rows ended at a hundredth of the right rate, with nothing learned, since a run that had
+/// closed nine tenths of its gates was held against a trial that had closed none.
+#[test]
+fn what_closed_gates_have_lost_does_not_lower_the_rate() {
+    let model = model(Precision::F32);
+    let settings = Settings {
+        lr: Rate::Auto,
+        steps: 24,
+        ..SETTINGS
+    };
+    let (_, begun) = run(&model, &settings, None, &[1]);
+    let start = promised(&begun.states[0], 0.01, 8);
+    let (_, watched) = run(&model, &settings, Some(&start), &[]);
+    assert_eq!(rates(&watched), [0.0; 0]);
+}
+
 #[test]
 fn a_rate_that_the_user_gave_stays() {
     let model = model(Precision::F32);
     let settings = Settings {
+        sparsity: Sparsity::Target(ClosedShares::both(0.0)),
         lr: Rate::Fixed(0.3),
         steps: 24,
         ..SETTINGS
