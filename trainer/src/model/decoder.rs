@@ -7,6 +7,8 @@
 //! The weights are frozen: gradients flow through them to the edits only, and reach no
 //! layer below the lowest edited one.
 
+use std::ops::Range;
+
 use tch::{no_grad, Device, Kind, Tensor};
 
 use super::arithmetic::{optional_norm, scaled};
@@ -233,9 +235,9 @@ impl Model {
     }
 }
 
-/// Logits are made of so many numbers at a time (128 MiB of float32): with a vocabulary of
+/// Logits are made of so many numbers at a time (64 MiB of float32): with a vocabulary of
 /// 150,000 they would otherwise take more memory than all layers.
-const LOGITS_AT_ONCE: i64 = 1 << 25;
+const LOGITS_AT_ONCE: i64 = 1 << 24;
 
 /// The last norm and the output matrix, dense.
 pub(crate) struct Head<'a> {
@@ -258,20 +260,11 @@ impl Head<'_> {
         }
     }
 
-    /// For a few rows of `x` [R, d] at a time, their logits and their part of what they are
-    /// compared with, `other` [R, …].
-    pub fn pieces<'a>(
-        &'a self,
-        x: &'a Tensor,
-        other: &'a Tensor,
-    ) -> impl Iterator<Item = (Tensor, Tensor)> + 'a {
-        let (rows, at_once) = (x.size()[0], rows_at_once(self.matrix.size()[0]));
-        (0..rows).step_by(at_once as usize).map(move |start| {
-            let len = at_once.min(rows - start);
-            let other = other.narrow(0, start, len);
-            let other = other.to_device(self.matrix.device());
-            (self.logits(&x.narrow(0, start, len)), other)
-        })
+    /// `rows` in pieces whose logits are made at a time.
+    pub fn pieces(&self, rows: i64) -> impl Iterator<Item = Range<i64>> {
+        let at_once = rows_at_once(self.matrix.size()[0]);
+        let starts = (0..rows).step_by(at_once as usize);
+        starts.map(move |start| start..rows.min(start + at_once))
     }
 }
 

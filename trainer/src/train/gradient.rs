@@ -15,6 +15,8 @@
 //! divided again where it is left on the edits; a gradient that overflows all the same counts as
 //! none. All of it stays on the device.
 
+use std::ops::Range;
+
 use tch::{no_grad, Kind, Reduction, Tensor};
 
 use crate::model::{Batch, Head, LayerChange, Model};
@@ -38,46 +40,51 @@ pub struct Losses {
 /// gradient of their sum [R, d] where `x` has one. Logits of a few rows are there at a time.
 fn loss_at(head: &Head, x: &Tensor, batch: &Batch) -> (Losses, Option<Tensor>) {
     let leaf = x.detach().set_requires_grad(x.requires_grad());
-    let targets = batch.targets.size()[0];
-    let answers = leaf.narrow(0, 0, targets);
-    let task = in_pieces(head, (&answers, &batch.targets), 1.0, |logits, targets| {
-        logits.cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0)
+    let weight = batch.reference.as_ref().map(|reference| reference.weight);
+    let pieces = head.pieces(leaf.size()[0]).map(|rows| {
+        let [task, kl] = piece_losses(head, &leaf, batch, rows);
+        if leaf.requires_grad() {
+            (&task + &kl * weight.unwrap_or(0.0)).backward();
+        }
+        (task.detach(), kl.detach())
     });
-    let kl = batch.reference.as_ref().map(|reference| {
-        let prompts = leaf.narrow(0, targets, reference.stream.size()[0]);
-        let compared = (&prompts, &reference.stream);
-        in_pieces(head, compared, reference.weight, |logits, unedited| {
-            let unedited = no_grad(|| head.logits(unedited).log_softmax(-1, None));
-            let edited = logits.log_softmax(-1, None);
-            edited.kl_div(&unedited, Reduction::Sum, true)
-        })
-    });
-    let losses = Losses { task, kl };
+    let (task, kl): (Vec<Tensor>, Vec<Tensor>) = pieces.unzip();
+    let losses = Losses {
+        task: task.into_iter().sum(),
+        kl: weight.map(|_| kl.into_iter().sum()),
+    };
     (losses, leaf.requires_grad().then(|| leaf.grad()))
 }
 
-/// The mean over rows of what `sum` makes of the logits of `x` [R, d] and of what they are
-/// compared with, `other` [R, …], a few rows at a time; `weight` times its gradient is left on
-/// what `x` was made from.
-fn in_pieces(
-    head: &Head,
-    (x, other): (&Tensor, &Tensor),
-    weight: f64,
-    sum: impl Fn(&Tensor, &Tensor) -> Tensor,
-) -> Tensor {
-    let rows = x.size()[0] as f64;
-    let means = head.pieces(x, other).map(|(logits, other)| {
-        let mean = sum(&logits, &other) / rows;
-        if mean.requires_grad() {
-            (&mean * weight).backward();
+/// What these rows of the residual stream `x` [R, d] add to the mean cross-entropy, and to the
+/// mean divergence. Their logits and those of the unedited model are one product: a CPU takes
+/// nearly as long for a few rows as for twice as many, since it reads the whole output matrix.
+fn piece_losses(head: &Head, x: &Tensor, batch: &Batch, rows: Range<i64>) -> [Tensor; 2] {
+    let n_targets = batch.targets.size()[0];
+    let answers = rows.start.min(n_targets)..rows.end.min(n_targets);
+    let compared = rows.start.max(n_targets)..rows.end.max(n_targets);
+    let [n_answers, n_compared] = [&answers, &compared].map(|part| part.end - part.start);
+    let edited = x.narrow(0, rows.start, rows.end - rows.start);
+    let unedited = match &batch.reference {
+        Some(reference) => {
+            let start = compared.start - n_targets;
+            reference.stream.narrow(0, start, n_compared)
         }
-        mean.detach()
-    });
-    let means: Vec<Tensor> = means.collect();
-    match &means[..] {
-        [mean] => mean.shallow_clone(),
-        _ => Tensor::stack(&means, 0).sum(x.kind()),
-    }
+        None => x.narrow(0, 0, 0),
+    };
+    let streams = [edited, unedited.to_device(x.device())];
+    let parts = [n_answers, n_compared, n_compared];
+    let logits = head
+        .logits(&Tensor::cat(&streams, 0))
+        .split_with_sizes(parts, 0);
+    let targets = batch.targets.narrow(0, answers.start, n_answers);
+    let targets = targets.to_device(logits[0].device());
+    let task = logits[0].cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0);
+    let unedited = logits[2].detach().log_softmax(-1, None);
+    let kl = logits[1].log_softmax(-1, None);
+    let kl = kl.kl_div(&unedited, Reduction::Sum, true);
+    let n_rows = x.size()[0] - n_targets;
+    [task / n_targets.max(1) as f64, kl / n_rows.max(1) as f64]
 }
 
 /// Leaves on everything that `x` was made from its share of the gradient [as `x`].

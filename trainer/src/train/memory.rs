@@ -86,7 +86,7 @@ impl Activations {
             input: count(size.tokens * config.n_embd) * math,
             layer_weights: weights.layer,
             // Of places that are compared the unedited model's are there, too.
-            logits: (4 * logits(size.targets)).max(6 * logits(compared)),
+            logits: 5 * logits(size.targets) + 8 * logits(compared),
             output_matrix: weights.output_matrix,
             validation: 2 * logits(measured.map(validation_rows).into_iter().max().unwrap_or(0)),
             adds_up: !on_gpu,

@@ -147,7 +147,10 @@ pub(super) fn target_scores(
     no_grad(|| {
         let x = model.residual(batch, changes);
         let head = model.head();
-        let pieces = head.pieces(&x, &batch.targets).map(|(logits, targets)| {
+        let pieces = head.pieces(x.size()[0]).map(|rows| {
+            let part = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.end - rows.start);
+            let logits = head.logits(&part(&x));
+            let targets = part(&batch.targets).to_device(logits.device());
             let hits = logits.argmax(-1, false).eq_tensor(&targets);
             let losses =
                 logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
