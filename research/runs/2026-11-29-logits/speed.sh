@@ -14,7 +14,7 @@ trap 'rm -rf "$out"' EXIT
 for base; do
     for round in 1 2; do
         for program in "$old" "$new"; do
-            rm -rf "$out"/*
+            rm -rf "${out:?}"/*
             # So few steps may be refused as no better than the unedited model.
             "$program" -m "$base" --data "$rows" -o "$out/edit.gguf" -t 1 --lr 0.1 --sparsity 0 \
                 --steps "$steps" --seed 0 "${dtype[@]}" > "$out/log" 2>&1 || [ $? = 3 ]
