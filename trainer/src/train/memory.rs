@@ -104,15 +104,16 @@ impl Activations {
     /// The most that is there at once: when the loss is known, when a layer has been
     /// recomputed, or in a validation.
     pub fn peak(&self, recomputed: usize) -> u64 {
-        let mut kept = (self.n_layer - recomputed) as u64 * self.layer;
-        if self.adds_up {
-            kept += kept / HOLES;
-        }
+        let with_holes = |bytes: u64| match self.adds_up {
+            true => bytes + bytes / HOLES,
+            false => bytes,
+        };
+        let kept = with_holes((self.n_layer - recomputed) as u64 * self.layer);
         let inputs = recomputed as u64 * self.input;
         let one = match recomputed {
             0 => 0,
             // What it leaves, as much again in gradients, and its weights.
-            _ => 2 * self.layer + self.layer_weights,
+            _ => with_holes(2 * self.layer) + self.layer_weights,
         };
         let loss = kept + self.logits + self.output_matrix;
         let phases = if self.adds_up {
@@ -196,7 +197,7 @@ mod tests {
             MEMORY.device(0) + 400 / 4,
             "holes in the heap"
         );
-        assert_eq!(adding.device(4) - 35, 40 + 2 * 100 + 50);
+        assert_eq!(adding.device(4) - 35, 40 + 2 * 100 + 200 / 4 + 50);
     }
 
     #[test]
