@@ -101,13 +101,14 @@ impl Candidates {
         self.list[index].scores.worse_than(&best.scores, errors)
     }
 
-    /// The level that the third stage tries: a sparser one, if the second serves; one between the
-    /// two, if it nearly does; else that of the first, whose edit then gets the steps.
+    /// The level of the third stage: that of the second, if this serves; one between the first two,
+    /// if it nearly does; else that of the first. An edit of a level that is there already gets the
+    /// steps.
     pub(super) fn next_level(&self) -> usize {
         let second = 1;
         let level = self.list[second].level;
         if !self.worse_than_best(second, 1.0) {
-            level + 1
+            level
         } else if !self.worse_than_best(second, NEARLY) {
             level - 1
         } else {
@@ -232,20 +233,21 @@ mod tests {
         assert_eq!(chosen(candidates([dense()])), 0);
         let even = |level| candidate(level, &EVEN, None);
         let lost = |level| candidate(level, &LOST, None);
-        assert_eq!(chosen(candidates([dense(), even(2), lost(3)])), 1);
+        let further = |level| candidate(level, &FURTHER, None);
+        assert_eq!(chosen(candidates([dense(), even(2), lost(2)])), 1);
+        assert_eq!(chosen(candidates([dense(), even(2), further(2)])), 2);
         // The third may lie between the two.
         assert_eq!(chosen(candidates([dense(), even(2), even(1)])), 1);
         assert_eq!(chosen(candidates([dense(), lost(2), even(1)])), 2);
         assert_eq!(chosen(candidates([dense(), lost(2), lost(1)])), 0);
         // The dense edit may have been trained on.
-        let further = || candidate(0, &FURTHER, None);
-        assert_eq!(chosen(candidates([dense(), lost(2), further()])), 2);
-        assert_eq!(chosen(candidates([further(), lost(2), dense()])), 0);
+        assert_eq!(chosen(candidates([dense(), lost(2), further(0)])), 2);
+        assert_eq!(chosen(candidates([further(0), lost(2), dense()])), 0);
     }
 
     #[test]
     fn the_third_stage_is_the_denser_the_worse_the_second_is() {
-        for (losses, level) in [(EVEN, 3), (WORSE, 1), (LOST, 0)] {
+        for (losses, level) in [(EVEN, 2), (WORSE, 1), (LOST, 0)] {
             let [dense, second] = [candidate(0, &DENSE, None), candidate(2, &losses, None)];
             assert_eq!(candidates([dense, second]).next_level(), level);
         }

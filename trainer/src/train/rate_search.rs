@@ -7,9 +7,10 @@
 //! it gets better, as long as it does.
 //!
 //! Of two rates that do equally well the lower one is right: a run has many times a trial's steps
-//! to get as far, and what it learns stays smaller, so that it changes less of all else. The best
-//! rate of low-rank factors falls as steps grow, for a change is the product of two: there the
-//! next lower one always serves (`research/recipe.md`).
+//! to get as far, and what it learns stays smaller, so that it changes less of all else. It is
+//! right, too, where it has learned most of the task in its trial already. The best rate of
+//! low-rank factors falls as steps grow, for a change is the product of two: there the next lower
+//! one always serves (`research/recipe.md`).
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::Recipe;
 use super::settings::{Rate, Settings};
-use super::unedited::choice_error;
+use super::unedited::{choice_error, Unedited};
 use super::validation::{exceeds, RowScores};
 use crate::method::{ClosedShares, Method, Sparsity};
 use crate::model::Sequence;
@@ -34,6 +35,8 @@ const SHARE: f64 = 0.06;
 const STEPS: [usize; 2] = [20, 60];
 /// Rows that a trial is judged by, at most.
 const JUDGES: usize = 64;
+/// A trial whose loss is at most this part of what guessing costs has learned most of the task.
+const LEARNED: f64 = 0.5;
 
 /// What a trial came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,16 +117,17 @@ pub(super) fn trial_steps(steps: usize) -> usize {
         .min(steps)
 }
 
-/// Tries rates until the best is found. The unedited model picks the share `before` of the
-/// validation rows' answers right; `trials` are those that are done already, and `attempt` makes
-/// a new one at a rate.
+/// Tries rates until the best is found. `unedited` is what there is to beat; `trials` are those
+/// that are done already, and `attempt` makes a new one at a rate.
 pub(super) fn find_rate<E>(
     method: &Method,
-    before: Option<f64>,
+    unedited: Option<Unedited>,
     mut trials: Vec<Trial>,
     mut attempt: impl FnMut(f64, &[Trial]) -> Result<Trial, E>,
 ) -> Result<Found, E> {
     let ladder = ladder(method);
+    let before = unedited.and_then(|own| own.result.choice);
+    let guessing = unedited.and_then(|own| own.guessing);
     let mut next = 0;
     let best = climb(ladder.len(), START, |index| {
         if next == trials.len() {
@@ -139,6 +143,9 @@ pub(super) fn find_rate<E>(
         Method::Lora(_) => Some("a whole run does not bear what a trial does"),
         _ if does_as_well(lower, best, &trials) => {
             Some("it does no worse by more than one standard error")
+        }
+        _ if has_learned(lower, guessing, &trials) => {
+            Some("it has learned most of the task already")
         }
         _ => None,
     };
@@ -161,6 +168,15 @@ fn does_as_well(lower: f64, best: f64, trials: &[Trial]) -> bool {
     let pairs = lower.iter().zip(best);
     let risen: Vec<f64> = pairs.map(|(lower, best)| lower - best).collect();
     !risen.is_empty() && risen.len() == best.len() && !exceeds(&risen, 1.0)
+}
+
+/// Whether the trial at this rate has learned most of what there is beyond `guessing`, whose loss
+/// is known where rows choose between a few answers.
+fn has_learned(rate: f64, guessing: Option<f64>, trials: &[Trial]) -> bool {
+    let trial = trials.iter().find(|trial| trial.rate == rate);
+    let loss = trial.and_then(|trial| trial.loss);
+    loss.zip(guessing)
+        .is_some_and(|(loss, guessing)| loss <= LEARNED * guessing)
 }
 
 /// A trial at this rate, of a run of these settings: no gate is closed, and it is judged once.
@@ -262,6 +278,13 @@ mod tests {
         assert!(lower(&even));
         assert!(!lower(&worse));
         assert!(!lower(&diverged));
+        // Its loss is 3.2.
+        let trials = [best.clone(), worse];
+        let learned = |rate, guessing| has_learned(rate, guessing, &trials);
+        assert!(learned(0.03, Some(6.5)));
+        assert!(!learned(0.03, Some(6.3)));
+        assert!(!learned(0.03, None));
+        assert!(!learned(0.01, Some(9.0)));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Stage {
 pub struct Plan {
     /// Steps of [`Phase::Learn`].
     pub learn: usize,
-    /// The stages, one at least; the later ones start from what the first one left.
+    /// The stages, one at least; the later ones start from what an earlier one left.
     pub stages: Vec<Stage>,
 }
 
@@ -104,7 +104,7 @@ impl Plan {
     }
 
     /// A stage for each of these levels: the first polishes the dense edit, each later one goes on
-    /// from that, closes gates and polishes what is left.
+    /// from that, closes gates and polishes what is left, unless it is planned anew.
     pub fn path(steps: usize, levels: &[usize]) -> Plan {
         let learn = part(steps, PATH_LEARN);
         let polish = part(steps, PATH_DENSE);

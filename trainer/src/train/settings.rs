@@ -11,21 +11,12 @@ use crate::method::{ClosedShares, Method, Sparsity};
 /// for as many epochs.
 const LOFIT_CHOICE: f64 = 0.5;
 
-/// Shares of the gates that the stages of a path may close, by their level: none, three quarters
-/// and so on. Offsets are worth more than scales where few are left (`research/recipe.md`).
-const LEVELS: [ClosedShares; 4] = [
-    ClosedShares::both(0.0),
-    ClosedShares::both(0.75),
-    SHARES,
-    ClosedShares {
-        scale: 0.95,
-        offset: 0.925,
-    },
-];
-/// The levels of the first two stages, and what the third has where the second is as good as the
-/// first.
-const PATH: [usize; 3] = [0, 2, 3];
-/// What most tasks that few heads serve need.
+/// Shares of the gates that the stages of a path may close, by their level.
+const LEVELS: [ClosedShares; 3] = [ClosedShares::both(0.0), ClosedShares::both(0.75), SHARES];
+/// The levels of the first two stages, and of the third where the second is as good as the first.
+const PATH: [usize; 3] = [0, 2, 2];
+/// What most tasks that few heads serve need. Offsets are worth more than scales where few are
+/// left (`research/recipe.md`).
 const SHARES: ClosedShares = ClosedShares {
     scale: 0.9,
     offset: 0.85,

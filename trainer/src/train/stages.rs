@@ -34,10 +34,11 @@ impl Trainer<'_> {
         if let Some(rate) = self.counters.rate {
             return Ok(rate);
         }
-        let before = self.counters.unedited.and_then(|own| own.result.choice);
+        let unedited = self.counters.unedited;
+        let before = unedited.and_then(|own| own.result.choice);
         let trials = self.counters.trials.clone();
         let method = &self.settings.method;
-        let found = find_rate(method, before, trials, |rate, done| {
+        let found = find_rate(method, unedited, trials, |rate, done| {
             if !done.is_empty() && observer.checkpoint_due() {
                 self.counters.trials = done.to_vec();
                 observer.checkpoint(&self.state());
@@ -80,7 +81,7 @@ impl Trainer<'_> {
         })
     }
 
-    /// Notes the best of a stage, and goes back to where the next one begins; returns whether
+    /// Notes the best of a stage, and goes to where the next one begins; returns whether
     /// there is none.
     pub(super) fn end_stage(&mut self, stage: usize, observer: &mut dyn Observer) -> bool {
         let values = match self.best.is_empty() {
@@ -109,36 +110,45 @@ impl Trainer<'_> {
         if stage + 1 == self.plan.stages.len() {
             return true;
         }
-        if stage == 0 {
-            self.dense = self.changing();
-        }
         // What is left of a stage that gets no better is left out.
         self.counters.step = self.plan.end(stage);
         self.plan_third(observer);
-        self.go_back();
+        let goes_on = self.plan.stages[stage + 1].level == level;
+        if stage == 0 || goes_on {
+            self.start = self.changing();
+        }
+        if !goes_on {
+            // The dense edit's lowest layer is another one.
+            self.train.forget();
+            self.valid.forget();
+        }
+        self.begin_stage();
         false
     }
 
     /// Once the first two stages of a path are done, they say what the third one closes, if it
-    /// does.
+    /// does: an edit of a level that is there already is trained on.
     pub(super) fn plan_third(&mut self, observer: &mut dyn Observer) {
-        if let ([_, _], [dense, _, third]) = (self.candidates.list(), &mut self.plan.stages[..]) {
-            third.level = self.candidates.next_level();
-            if third.level == dense.level {
-                (third.prune, third.polish) = (0, third.prune + third.polish);
-                observer.log("the last stage trains the edit of all heads on");
-            } else if let Some(shares) = self.settings.target(third.level) {
-                observer.log(&format!("the last stage closes {shares} of the gates"));
-            }
+        let ([_, _], [dense, second, third]) = (self.candidates.list(), &mut self.plan.stages[..])
+        else {
+            return;
+        };
+        third.level = self.candidates.next_level();
+        if [dense.level, second.level].contains(&third.level) {
+            (third.prune, third.polish) = (0, third.prune + third.polish);
+            let what = match third.level == dense.level {
+                true => "edit of all heads",
+                false => "sparse edit",
+            };
+            observer.log(&format!("the last stage trains the {what} on"));
+        } else if let Some(shares) = self.settings.target(third.level) {
+            observer.log(&format!("the last stage closes {shares} of the gates"));
         }
     }
 
-    /// Goes back to the dense edit, whose gates are all open.
-    fn go_back(&mut self) {
+    /// Goes back to where the next stage begins.
+    fn begin_stage(&mut self) {
         self.load_changing(None).expect("a state of this run");
-        // It edits the lowest layer, too.
-        self.train.forget();
-        self.valid.forget();
         let choosing = self.choosing();
         if let Some(edits) = self.parameters.edits_mut() {
             edits.fix();

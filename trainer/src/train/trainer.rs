@@ -23,8 +23,8 @@ use crate::Error;
 
 /// Fewer validation rows tell nothing about how often an answer is picked right.
 const CHOOSING_ROWS: usize = 16;
-/// Before the names of the tensors of [`Trainer::dense`] in a saved state.
-const DENSE: &str = "dense.";
+/// Before the names of the tensors of [`Trainer::start`] in a saved state.
+const START: &str = "start.";
 /// Tokens of the forward pass that measures the size of head outputs.
 const CALIBRATION_TOKENS: usize = 2048;
 
@@ -100,9 +100,9 @@ pub struct Trainer<'a> {
     pub(super) best: Vec<(String, Tensor)>,
     /// Row by row, what they measured.
     pub(super) best_scores: RowScores,
-    /// Where the later stages of a path begin: parameters, moments and averages of the penalty at
-    /// the end of the first.
-    pub(super) dense: Vec<(String, Tensor)>,
+    /// Where the next stage of a path begins: parameters, moments and averages of the penalty at
+    /// the end of the first, or of the one that it trains on.
+    pub(super) start: Vec<(String, Tensor)>,
     /// The stages that are done.
     pub(super) candidates: Candidates,
     /// The answers that rows choose between.
@@ -177,7 +177,7 @@ impl<'a> Trainer<'a> {
             counters: Counters::default(),
             best: Vec::new(),
             best_scores: RowScores::default(),
-            dense: Vec::new(),
+            start: Vec::new(),
             candidates: Candidates::default(),
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
             reference: !valid.is_empty(),
@@ -205,12 +205,12 @@ impl<'a> Trainer<'a> {
         self.optim.state().into_iter().chain(penalty).collect()
     }
 
-    /// Puts [`changing`](Self::changing) back, from a saved state or from the end of the first stage.
+    /// Puts [`changing`](Self::changing) back, from a saved state or from where a stage begins.
     pub(super) fn load_changing(
         &mut self,
         state: Option<&[(String, Tensor)]>,
     ) -> Result<(), Error> {
-        let state = state.unwrap_or(&self.dense);
+        let state = state.unwrap_or(&self.start);
         self.optim.load_state(state)?;
         match &mut self.penalty {
             Some(penalty) => penalty.load_state(state),
@@ -221,8 +221,8 @@ impl<'a> Trainer<'a> {
     /// Where the run stands, after a step; copies on the CPU.
     pub fn state(&self) -> State {
         let mut tensors = self.changing();
-        let dense = self.dense.iter();
-        tensors.extend(dense.map(|(name, tensor)| (format!("{DENSE}{name}"), tensor.copy())));
+        let start = self.start.iter();
+        tensors.extend(start.map(|(name, tensor)| (format!("{START}{name}"), tensor.copy())));
         let best = self.best.iter();
         tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
         let scores = self.best_scores.tensors();
@@ -244,11 +244,11 @@ impl<'a> Trainer<'a> {
     /// [`Error::State`] when it comes from a run of other parameters.
     pub fn restore(&mut self, state: &State) -> Result<(), Error> {
         self.candidates.load_state(state, &self.optim.values())?;
-        let dense = state.tensors.iter().filter_map(|(name, tensor)| {
-            let name = name.strip_prefix(DENSE)?;
+        let start = state.tensors.iter().filter_map(|(name, tensor)| {
+            let name = name.strip_prefix(START)?;
             Some((name.to_owned(), tensor.copy()))
         });
-        self.dense = dense.collect();
+        self.start = start.collect();
         self.plan_third(&mut ());
         if self.plan.stages.len() > 1 && !state.counters.stages.is_empty() {
             // What is missing would be missed at the end of a stage only.
