@@ -44,9 +44,9 @@ pub(crate) struct TrainArgs {
     /// Share of the gates to close: each head has a gate for its scale and one for its
     /// offset. Two numbers, as 0.9,0.85, are for scales and for offsets. A closed gate leaves
     /// no trace in the sidecar. auto: the run trains a dense edit, a sparse one and, as these two
-    /// turn out, one beyond or between them or the dense one further, and writes the sparsest that
-    /// is no worse than the best, by more than one standard error, on the validation rows
-    /// [default: auto; 0 with fewer than 20 validation rows or 60 steps].
+    /// turn out, the sparse one further, one between them or the dense one further, and writes the
+    /// sparsest that is no worse than the best, by more than one standard error, on the validation
+    /// rows [default: auto; 0 with fewer than 20 validation rows or 60 steps].
     #[arg(long, value_name = "auto|SHARE[,SHARE]", value_parser = sparsity)]
     pub(super) sparsity: Option<Sparsity>,
     /// Instead of --sparsity: the λ of the paper's penalty λ·Σ P(gate ≠ 0). With --method
