@@ -57,8 +57,9 @@ pub struct Trial {
 
 impl Trial {
     /// What is to be lowest: the loss, but whatever picks answers worse than the unedited model
-    /// (`before`) comes after what does not, however well it words them.
-    pub(super) fn badness(&self, before: Option<f64>) -> f64 {
+    /// comes after what does not, however well it words them.
+    pub(super) fn badness(&self, unedited: Option<Unedited>) -> f64 {
+        let before = unedited.and_then(|own| own.result.choice);
         let lost = before.zip(self.choice).map_or(0.0, |(before, after)| {
             (before - choice_error(before, JUDGES) - after).max(0.0)
         });
@@ -126,7 +127,6 @@ pub(super) fn find_rate<E>(
     mut attempt: impl FnMut(f64, &[Trial]) -> Result<Trial, E>,
 ) -> Result<Found, E> {
     let ladder = ladder(method);
-    let before = unedited.and_then(|own| own.result.choice);
     let guessing = unedited.and_then(|own| own.guessing);
     let mut next = 0;
     let best = climb(ladder.len(), START, |index| {
@@ -134,7 +134,7 @@ pub(super) fn find_rate<E>(
             trials.push(attempt(ladder[index], &trials)?);
         }
         next += 1;
-        Ok(trials[next - 1].badness(before))
+        Ok(trials[next - 1].badness(unedited))
     })?;
     let lower = ladder[best.saturating_sub(1)];
     let best = ladder[best];
@@ -157,13 +157,14 @@ pub(super) fn find_rate<E>(
     })
 }
 
+fn trial_at(rate: f64, trials: &[Trial]) -> Option<&Trial> {
+    trials.iter().find(|trial| trial.rate == rate)
+}
+
 /// Whether the rows of a trial at a `lower` rate do no worse than those of the `best`, by more than
 /// one standard error of the difference.
 fn does_as_well(lower: f64, best: f64, trials: &[Trial]) -> bool {
-    let rows = |rate: f64| {
-        let trial = trials.iter().find(|trial| trial.rate == rate);
-        trial.map_or(&[][..], |trial| &trial.scores.losses)
-    };
+    let rows = |rate| trial_at(rate, trials).map_or(&[][..], |trial| &trial.scores.losses);
     let (lower, best) = (rows(lower), rows(best));
     let pairs = lower.iter().zip(best);
     let risen: Vec<f64> = pairs.map(|(lower, best)| lower - best).collect();
@@ -173,8 +174,7 @@ fn does_as_well(lower: f64, best: f64, trials: &[Trial]) -> bool {
 /// Whether the trial at this rate has learned most of what there is beyond `guessing`, whose loss
 /// is known where rows choose between a few answers.
 fn has_learned(rate: f64, guessing: Option<f64>, trials: &[Trial]) -> bool {
-    let trial = trials.iter().find(|trial| trial.rate == rate);
-    let loss = trial.and_then(|trial| trial.loss);
+    let loss = trial_at(rate, trials).and_then(|trial| trial.loss);
     loss.zip(guessing)
         .is_some_and(|(loss, guessing)| loss <= LEARNED * guessing)
 }
@@ -230,9 +230,20 @@ fn climb<E>(
 mod tests {
     use super::*;
     use crate::method::LoraConfig;
+    use crate::train::validation::{StageResult, Validation};
 
     #[test]
     fn what_forgets_the_answers_comes_last() {
+        let unedited = Unedited {
+            result: StageResult {
+                validation: Validation {
+                    loss: 3.0,
+                    exact: 0.0,
+                },
+                choice: Some(0.6),
+            },
+            guessing: None,
+        };
         let badness = |loss, choice| {
             let trial = Trial {
                 rate: 0.1,
@@ -241,7 +252,7 @@ mod tests {
                 tokens: 1,
                 scores: RowScores::default(),
             };
-            trial.badness(Some(0.6))
+            trial.badness(Some(unedited))
         };
         let kept = badness(Some(0.5), Some(0.58));
         assert_eq!(kept, 0.5);

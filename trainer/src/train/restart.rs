@@ -58,8 +58,7 @@ impl Trainer<'_> {
         let Counters {
             unedited, trials, ..
         } = &self.counters;
-        let before = unedited.and_then(|own| own.result.choice);
-        let badness = |trial: &&Trial| trial.badness(before);
+        let badness = |trial: &&Trial| trial.badness(*unedited);
         trials
             .iter()
             .min_by(|a, b| badness(a).total_cmp(&badness(b)))

@@ -35,7 +35,6 @@ impl Trainer<'_> {
             return Ok(rate);
         }
         let unedited = self.counters.unedited;
-        let before = unedited.and_then(|own| own.result.choice);
         let trials = self.counters.trials.clone();
         let method = &self.settings.method;
         let found = find_rate(method, unedited, trials, |rate, done| {
@@ -43,7 +42,7 @@ impl Trainer<'_> {
                 self.counters.trials = done.to_vec();
                 observer.checkpoint(&self.state());
             }
-            let least = done.iter().map(|trial| trial.badness(before));
+            let least = done.iter().map(|trial| trial.badness(unedited));
             let trial = self.try_rate(rate, least.fold(f64::INFINITY, f64::min))?;
             observer.event(&Event::Trial(trial.clone()));
             Ok::<_, Error>(trial)
@@ -81,8 +80,8 @@ impl Trainer<'_> {
         })
     }
 
-    /// Notes the best of a stage, and goes to where the next one begins; returns whether
-    /// there is none.
+    /// Notes the best of a stage, and goes to where the next one begins; returns whether there is
+    /// none.
     pub(super) fn end_stage(&mut self, stage: usize, observer: &mut dyn Observer) -> bool {
         let values = match self.best.is_empty() {
             true => self.optim.values(),
@@ -110,19 +109,15 @@ impl Trainer<'_> {
         if stage + 1 == self.plan.stages.len() {
             return true;
         }
+        if stage == 0 {
+            self.start = self.changing();
+        }
         // What is left of a stage that gets no better is left out.
         self.counters.step = self.plan.end(stage);
         self.plan_third(observer);
-        let goes_on = self.plan.stages[stage + 1].level == level;
-        if stage == 0 || goes_on {
-            self.start = self.changing();
+        if self.plan.stages[stage + 1].level != level {
+            self.go_back();
         }
-        if !goes_on {
-            // The dense edit's lowest layer is another one.
-            self.train.forget();
-            self.valid.forget();
-        }
-        self.begin_stage();
         false
     }
 
@@ -146,9 +141,12 @@ impl Trainer<'_> {
         }
     }
 
-    /// Goes back to where the next stage begins.
-    fn begin_stage(&mut self) {
+    /// Goes back to the dense edit, whose gates are all open.
+    fn go_back(&mut self) {
         self.load_changing(None).expect("a state of this run");
+        // It edits the lowest layer, too.
+        self.train.forget();
+        self.valid.forget();
         let choosing = self.choosing();
         if let Some(edits) = self.parameters.edits_mut() {
             edits.fix();

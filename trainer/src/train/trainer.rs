@@ -100,8 +100,8 @@ pub struct Trainer<'a> {
     pub(super) best: Vec<(String, Tensor)>,
     /// Row by row, what they measured.
     pub(super) best_scores: RowScores,
-    /// Where the next stage of a path begins: parameters, moments and averages of the penalty at
-    /// the end of the first, or of the one that it trains on.
+    /// Where stages of a path begin that train no edit on: parameters, moments and averages of the
+    /// penalty at the end of the first.
     pub(super) start: Vec<(String, Tensor)>,
     /// The stages that are done.
     pub(super) candidates: Candidates,
@@ -205,7 +205,7 @@ impl<'a> Trainer<'a> {
         self.optim.state().into_iter().chain(penalty).collect()
     }
 
-    /// Puts [`changing`](Self::changing) back, from a saved state or from where a stage begins.
+    /// Puts [`changing`](Self::changing) back, from a saved state or from the end of the first stage.
     pub(super) fn load_changing(
         &mut self,
         state: Option<&[(String, Tensor)]>,
