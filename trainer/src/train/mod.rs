@@ -13,6 +13,7 @@ mod choice;
 mod estimate;
 mod gate_history;
 mod gradient;
+mod mean;
 mod measured;
 mod memory;
 mod observer;

@@ -11,15 +11,23 @@ pub(super) struct LearningRates<'a> {
     plan: &'a Plan,
     /// The rate at its peak, of what is learned for the task.
     peak: f64,
+    /// In how many cycles the rate falls in the polish phase.
+    cycles: usize,
 }
 
 impl<'a> LearningRates<'a> {
-    /// For a run of these settings and phases.
-    pub fn new(settings: &'a Settings, plan: &'a Plan, peak: f64) -> LearningRates<'a> {
+    /// For steps of a run of these settings and phases.
+    pub fn new(
+        settings: &'a Settings,
+        plan: &'a Plan,
+        peak: f64,
+        cycles: usize,
+    ) -> LearningRates<'a> {
         LearningRates {
             settings,
             plan,
             peak,
+            cycles,
         }
     }
 
@@ -61,8 +69,9 @@ impl<'a> LearningRates<'a> {
         let warmup = warmup(steps);
         match place.phase {
             Phase::Polish => {
-                let left = warmup.saturating_sub(step - place.done);
-                self.settings.boost(place.level) * cosine(place.done, place.span, left)
+                let (done, span) = place.in_cycle(self.cycles);
+                let left = warmup.saturating_sub(step - done);
+                self.settings.boost(place.level) * cosine(done, span, left)
             }
             _ => ((step + 1) as f64 / warmup.max(1) as f64).min(1.0),
         }

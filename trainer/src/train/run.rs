@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::choice::choose_heads;
 use super::observer::Observer;
 use super::restart::Stop;
+use super::schedule::{Phase, Place};
 use super::settings::Settings;
 use super::state::Counters;
 use super::step_record::ValidationRecord;
@@ -16,6 +17,8 @@ use crate::Error;
 
 /// Validations of each stage of a path: the fewest and the most.
 const PATH_VALIDATIONS: (usize, usize) = (2, 4);
+/// A path of 200 rows has four cycles of so many steps and more; shorter ones were not tried.
+const SHORTEST_CYCLE: usize = 43;
 /// Losses are looked at together after this many steps: each look waits for the device.
 const LOOK_EVERY: usize = 16;
 
@@ -58,6 +61,9 @@ impl Trainer<'_> {
             let validate = self.validates_after(step);
             if observer.due() || last || validate || self.unread.len() >= LOOK_EVERY {
                 self.look(observer)?;
+            }
+            if self.ends_cycle(place) {
+                self.mean.add(self.optim.values());
             }
             let stop = validate && self.validate(observer)?;
             if last || stop {
@@ -110,21 +116,61 @@ impl Trainer<'_> {
         }
     }
 
-    /// Whether `step` is followed by a validation.
-    fn validates_after(&self, step: usize) -> bool {
-        let n_valid = self.valid.sequences().len();
-        let validations = match &self.plan.stages[..] {
-            [_] => self.settings.recipe.validations,
-            stages => {
-                let polish = stages[self.plan.place(step).stage].polish;
-                path_validations(polish * self.settings.batch_size, n_valid)
-            }
-        };
-        n_valid > 0 && self.plan.validates_after(step, validations)
+    /// Validations of a stage.
+    fn validations(&self, stage: usize) -> usize {
+        match self.cycles(stage) {
+            1 => self.most_validations(stage),
+            cycles => cycles,
+        }
     }
 
-    /// Validates and keeps the best parameters; returns whether it is time to stop.
+    fn most_validations(&self, stage: usize) -> usize {
+        match &self.plan.stages[..] {
+            [_] => self.settings.recipe.validations,
+            stages => {
+                let n_trained = stages[stage].polish * self.settings.batch_size;
+                path_validations(n_trained, self.valid.sequences().len())
+            }
+        }
+    }
+
+    /// In how many cycles the rate falls in the polish phase of a stage: as often as it is
+    /// validated, but in a short phase less.
+    pub(super) fn cycles(&self, stage: usize) -> usize {
+        let most = match self.settings.cyclic() {
+            true => self.plan.stages[stage].polish / SHORTEST_CYCLE,
+            false => 1,
+        };
+        most.min(self.most_validations(stage)).max(1)
+    }
+
+    /// Whether a step is the last of a cycle, of several.
+    fn ends_cycle(&self, place: Place) -> bool {
+        let cycles = self.cycles(place.stage);
+        let (done, span) = place.in_cycle(cycles);
+        place.phase == Phase::Polish && cycles > 1 && done + 1 == span
+    }
+
+    /// Whether `step` is followed by a validation.
+    fn validates_after(&self, step: usize) -> bool {
+        let validations = self.validations(self.plan.place(step).stage);
+        !self.valid.sequences().is_empty() && self.plan.validates_after(step, validations)
+    }
+
+    /// Validates, and keeps the best parameters: those that are trained, or the mean of what they
+    /// were at the ends of cycles. Returns whether it is time to stop.
     fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Stop> {
+        if self.mean.is_empty() {
+            return self.validate_as_they_stand(observer);
+        }
+        let trained = self.optim.values();
+        self.parameters.set_values(self.mean.values());
+        let stop = self.validate_as_they_stand(observer);
+        self.parameters.set_values(&trained);
+        stop
+    }
+
+    fn validate_as_they_stand(&mut self, observer: &mut dyn Observer) -> Result<bool, Stop> {
         let changes = self.parameters.final_changes();
         let (validation, scores) = evaluate(self.model, &changes, &self.valid);
         let Counters { step, best, .. } = self.counters;

@@ -74,6 +74,16 @@ impl Place {
         (self.done + 1) as f64 / self.span as f64
     }
 
+    /// Where it lies in its phase's cycle, when the phase has `count` of them: steps of the cycle
+    /// before it, and in all.
+    pub fn in_cycle(self, count: usize) -> (usize, usize) {
+        let count = count.clamp(1, self.span);
+        let start = |cycle: usize| (cycle * self.span).div_ceil(count);
+        let cycle = self.done * count / self.span;
+        let from = start(cycle);
+        (self.done - from, start(cycle + 1) - from)
+    }
+
     /// Whether the step is the last of its phase.
     pub fn is_last(self) -> bool {
         self.done + 1 == self.span
@@ -284,6 +294,24 @@ mod tests {
                 .filter(|step| plan.validates_after(*step, 2))
                 .count();
             assert_eq!(all, 6);
+        }
+    }
+
+    #[test]
+    fn a_phase_falls_into_cycles_that_end_where_it_is_validated() {
+        for (steps, count) in [(10, 4), (173, 4), (231, 5), (3, 5), (7, 1)] {
+            let plan = Plan::new(steps, 0.0, 0.0);
+            let mut expected = 0;
+            let mut ends = 0;
+            for step in 0..steps {
+                let (done, span) = plan.place(step).in_cycle(count);
+                assert_eq!(done, expected, "{step} of {steps} in {count}");
+                let last = done + 1 == span;
+                assert_eq!(last, plan.validates_after(step, count));
+                ends += usize::from(last);
+                expected = if last { 0 } else { done + 1 };
+            }
+            assert_eq!((expected, ends), (0, count.min(steps)));
         }
     }
 

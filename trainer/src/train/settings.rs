@@ -143,6 +143,11 @@ impl Settings {
         }
     }
 
+    /// Whether the rate of a polish phase falls in cycles, and the mean of their ends counts.
+    pub(super) fn cyclic(&self) -> bool {
+        self.recipe.hold && !matches!(self.method, Method::Lofit { .. })
+    }
+
     /// What the learning rate is multiplied by once the gates of a stage of this level are fixed:
     /// few vectors have further to move than many, and a step of AdamW moves every number by the
     /// rate, so that what it does grows with their count.

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::mean::Mean;
 use super::observer::Observer;
 use super::path::Candidate;
 use super::rate_search::{find_rate, judges, trial_settings, Trial};
@@ -83,6 +84,9 @@ impl Trainer<'_> {
     /// Notes the best of a stage, and goes to where the next one begins; returns whether there is
     /// none.
     pub(super) fn end_stage(&mut self, stage: usize, observer: &mut dyn Observer) -> bool {
+        if !self.mean.is_empty() {
+            self.parameters.set_values(self.mean.values());
+        }
         let values = match self.best.is_empty() {
             true => self.optim.values(),
             false => std::mem::take(&mut self.best),
@@ -115,10 +119,21 @@ impl Trainer<'_> {
         // What is left of a stage that gets no better is left out.
         self.counters.step = self.plan.end(stage);
         self.plan_third(observer);
+        self.mean = self.mean_before(stage + 1);
         if self.plan.stages[stage + 1].level != level {
             self.go_back();
         }
         false
+    }
+
+    /// What the mean of a stage's cycles goes on from: that of the edit that it trains on.
+    fn mean_before(&self, stage: usize) -> Mean {
+        let level = self.plan.stages[stage].level;
+        let mut done = self.candidates.list().iter();
+        match done.find(|before| before.level == level) {
+            Some(before) if self.cycles(stage) > 1 => Mean::of(&before.values),
+            _ => Mean::default(),
+        }
     }
 
     /// Once the first two stages of a path are done, they say what the third one closes, if it

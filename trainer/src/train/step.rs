@@ -31,7 +31,7 @@ impl Trainer<'_> {
         let trained = changes.iter().any(|change| !change.is_empty());
         let losses = backward(self.model, &batch, &changes, self.settings.recomputed);
         let Losses { task: loss, kl } = losses;
-        let rates = LearningRates::new(self.settings, &self.plan, rate);
+        let rates = LearningRates::new(self.settings, &self.plan, rate, self.cycles(place.stage));
         let (rate, gate_rate) = (rates.weights(step), rates.gates(step));
         let mut lambda = None;
         // Otherwise every gate is closed.

@@ -7,6 +7,7 @@ use tch::{Device, Tensor};
 
 use super::answers::Answers;
 use super::gate_history::GateHistory;
+use super::mean::Mean;
 use super::optimiser::{AdamW, AdamWConfig};
 use super::path::{Candidate, Candidates};
 use super::penalty::Penalty;
@@ -100,6 +101,8 @@ pub struct Trainer<'a> {
     pub(super) best: Vec<(String, Tensor)>,
     /// Row by row, what they measured.
     pub(super) best_scores: RowScores,
+    /// Of the ends of cycles of the stage, and of what it trains on.
+    pub(super) mean: Mean,
     /// Where stages of a path begin that train no edit on: parameters, moments and averages of the
     /// penalty at the end of the first.
     pub(super) start: Vec<(String, Tensor)>,
@@ -177,6 +180,7 @@ impl<'a> Trainer<'a> {
             counters: Counters::default(),
             best: Vec::new(),
             best_scores: RowScores::default(),
+            mean: Mean::default(),
             start: Vec::new(),
             candidates: Candidates::default(),
             answers: Answers::of(train).filter(|_| valid.len() >= CHOOSING_ROWS),
@@ -227,6 +231,7 @@ impl<'a> Trainer<'a> {
         tensors.extend(best.map(|(name, tensor)| (format!("best.{name}"), tensor.copy())));
         let scores = self.best_scores.tensors();
         tensors.extend(scores.map(|(name, tensor)| (format!("best.{name}"), tensor)));
+        tensors.extend(self.mean.state());
         tensors.extend(self.candidates.state());
         for (_, tensor) in &mut tensors {
             *tensor = tensor.to_device(Device::Cpu);
@@ -263,6 +268,7 @@ impl<'a> Trainer<'a> {
             }
         }
         self.best_scores = RowScores::load(state, "best")?;
+        self.mean = Mean::load(state, &self.optim.values())?;
         self.counters = state.counters.clone();
         self.gates = GateHistory::now(&self.parameters.open_gates());
         let choosing = self.choosing();

@@ -6,6 +6,7 @@ use jola_trainer::train::{
     Event, Observer, Phase, Rate, Recipe, Settings, State, StepRecord, Trainer, ValidationRecord,
 };
 use jola_trainer::Error;
+use tch::Tensor;
 
 use super::runs::{bytes, SETTINGS};
 use super::support::{model, questions, rows};
@@ -278,6 +279,54 @@ fn patience_stops_a_run_and_the_best_is_kept() {
     assert!(nothing.steps.is_empty() && nothing.validations.is_empty());
     let best_later = all.validations[first_worse..].iter().any(|v| v.best);
     assert_eq!(patient == hasty, !best_later);
+}
+
+/// In a long polish phase the rate falls once for each validation, and what is validated is the
+/// mean of where it has fallen to, in which each end counts as much as all before it.
+#[test]
+fn the_mean_of_the_ends_of_cycles_is_validated() {
+    let model = model(Precision::F32);
+    let settings = Settings {
+        method: Method::Ungated,
+        steps: 220,
+        patience: 0,
+        ..SETTINGS
+    };
+    let keep: Vec<usize> = (1..settings.steps).collect();
+    let (_, watched) = run(&model, &settings, None, &keep);
+    assert_eq!(watched.validations.len(), settings.recipe.validations);
+    let named = |state: &State, name: &str| {
+        let mut tensors = state.tensors.iter();
+        tensors.find(|(own, _)| own == name).unwrap().1.copy()
+    };
+    let mut means: Vec<(String, Tensor)> = Vec::new();
+    // The state after the last of them is that of the end.
+    for record in &watched.validations[..settings.recipe.validations - 1] {
+        let mut states = watched.states.iter();
+        let state = states
+            .find(|state| state.counters.step == record.step)
+            .unwrap();
+        let values = state.tensors.iter();
+        let names = values.filter_map(|(name, _)| name.strip_suffix(".value"));
+        means = names
+            .map(|name| {
+                let end = named(state, &format!("{name}.value"));
+                let before = means.iter().find(|(own, _)| own == name);
+                let mean = before.map_or(end.copy(), |(_, before)| (before + end) / 2.0);
+                (name.to_owned(), mean)
+            })
+            .collect();
+        assert!(!means.is_empty());
+        for (name, mean) in &means {
+            let own = named(state, &format!("mean.{name}"));
+            // A few float32 roundings of numbers of the order of one.
+            assert!((&own - mean).abs().max().double_value(&[]) < 1e-6, "{name}");
+            if record.best {
+                assert_eq!(own, named(state, &format!("best.{name}")), "{name}");
+            }
+        }
+        assert_eq!(watched.steps[record.step].lr, 0.05, "the next cycle's rate");
+    }
 }
 
 /// The recipe says which validation is the best: the paper's goes by the loss.
