@@ -56,7 +56,7 @@ scripts: ## shellcheck on shell scripts, and the checks of research/scripts
 	git grep -lzE '^#!.*sh$$' -- . | xargs -0 shellcheck -x
 	shellcheck scripts/env.sh scripts/lib/*.sh
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON)
-	for script in compare paired bench/inference bench/training; do \
+	for script in compare paired held_out bench/inference bench/training; do \
 		"research/scripts/$$script.py" --help >/dev/null; done
 	research/scripts/checks.py
 
