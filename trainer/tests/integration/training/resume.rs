@@ -293,8 +293,12 @@ fn the_mean_of_the_ends_of_cycles_is_validated() {
         ..SETTINGS
     };
     let keep: Vec<usize> = (1..settings.steps).collect();
-    let (_, watched) = run(&model, &settings, None, &keep);
+    let (whole, watched) = run(&model, &settings, None, &keep);
     assert_eq!(watched.validations.len(), settings.recipe.validations);
+    for state in watched.states.iter().step_by(50).chain(&watched.last) {
+        let (rest, _) = run(&model, &settings, Some(state), &[]);
+        assert_eq!(whole, rest, "continued after step {}", state.counters.step);
+    }
     let named = |state: &State, name: &str| {
         let mut tensors = state.tensors.iter();
         tensors.find(|(own, _)| own == name).unwrap().1.copy()
