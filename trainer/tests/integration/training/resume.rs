@@ -333,6 +333,28 @@ fn the_mean_of_the_ends_of_cycles_is_validated() {
     }
 }
 
+/// Each stage of a long path has cycles, and where the last trains an edit on, it goes on with its
+/// mean.
+#[test]
+fn a_path_with_cycles_continues_exactly() {
+    let model = model(Precision::F32);
+    let settings = Settings {
+        sparsity: Sparsity::Path,
+        steps: 750,
+        patience: 0,
+        ..SETTINGS
+    };
+    let rows = || [questions(24, 1), questions(48, 2)];
+    let keep: Vec<usize> = (1..settings.steps).step_by(60).collect();
+    let (whole, watched) = run_on(&model, &settings, rows(), None, &keep);
+    assert!(watched.lines.iter().any(|line| line.ends_with(" on")));
+    assert!(watched.states.len() >= 12);
+    for state in &watched.states {
+        let (rest, _) = run_on(&model, &settings, rows(), Some(state), &[]);
+        assert_eq!(whole, rest, "continued after step {}", state.counters.step);
+    }
+}
+
 /// The recipe says which validation is the best: the paper's goes by the loss.
 #[test]
 fn the_best_has_most_rows_exact_or_the_lowest_loss() {
