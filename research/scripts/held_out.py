@@ -28,33 +28,32 @@ KINDS = {
 ROWS = 1000
 
 
-def rows(groups, label, prompt):
-    """Train and test rows with as many of each label. What belongs together, as packages of one
-    source do, is either in the one or in the other."""
+def rows(items, label, prompt):
+    """Train and test rows with as many of each label."""
     by_label = defaultdict(list)
-    for members in groups:
-        by_label[label(members[0])].append(members[0])
+    for item in items:
+        by_label[label(item)].append(item)
     half = -(-ROWS // len(by_label))
     sets = [], []
     for name in sorted(by_label):
         random.shuffle(by_label[name])
         assert len(by_label[name]) >= 2 * half, f"{name} has {len(by_label[name])} of {2 * half}"
         for number, chosen in enumerate(sets):
-            for member in by_label[name][number * half : (number + 1) * half]:
-                chosen.append({"instruction": prompt(member), "output": name})
+            for item in by_label[name][number * half : (number + 1) * half]:
+                chosen.append({"instruction": prompt(item), "output": name})
     for chosen in sets:
         random.shuffle(chosen)
     return [chosen[:ROWS] for chosen in sets]
 
 
 def packages():
-    """Of each source the first package of one of the sections, in the order of the archive."""
+    """Of each source one package of these sections, so that none is trained on and tested, too."""
     text = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
-    sources = defaultdict(list)
+    sources = {}
     for paragraph in text.split("\n\n"):
         field = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
         if field.get("Section") in SECTIONS:
-            sources[field.get("Source", field["Package"]).split()[0]].append(field)
+            sources.setdefault(field.get("Source", field["Package"]).split()[0], field)
     return [sources[name] for name in sorted(sources)]
 
 
@@ -73,16 +72,16 @@ def nouns(path):
             if word not in seen or seen[word][0] < weight:
                 seen[word] = (weight, word, definition, KINDS[number])
     known = sorted(seen.values(), reverse=True)[:20000]
-    return [[(word, definition, kind)] for _, word, definition, kind in sorted(known, key=lambda noun: noun[1])]
+    return [(word, definition, kind) for _, word, definition, kind in sorted(known, key=lambda noun: noun[1])]
 
 
 def choices(found):
     """Rows that ask which of four words of the same kind a definition is of."""
     by_kind = defaultdict(list)
-    for [noun] in found:
-        by_kind[noun[2]].append(noun[0])
+    for word, _, kind in found:
+        by_kind[kind].append(word)
     made = []
-    for word, definition, kind in random.sample([noun for [noun] in found], 4 * ROWS):
+    for word, definition, kind in random.sample(found, 4 * ROWS):
         others = random.sample([other for other in by_kind[kind] if other != word], 3)
         four = random.sample([word, *others], 4)
         # Words that the definition names give themselves away.

@@ -9,8 +9,8 @@
 //! Of two rates that do equally well the lower one is right: a run has many times a trial's steps
 //! to get as far, and what it learns stays smaller, so that it changes less of all else. It is
 //! right, too, where it has learned most of the task in its trial already, and it is not where no
-//! trial has learned anything. The best rate of low-rank factors falls as steps grow, for a change is the product of two: there the next lower
-//! one always serves (`research/recipe.md`).
+//! trial has learned anything. The best rate of low-rank factors falls as steps grow, for a change
+//! is the product of two: there the next lower one always serves (`research/recipe.md`).
 
 use std::fmt;
 
@@ -229,18 +229,20 @@ mod tests {
     use crate::method::LoraConfig;
     use crate::train::validation::{StageResult, Validation};
 
+    fn unedited(choice: Option<f64>, guessing: Option<f64>) -> Unedited {
+        let validation = Validation {
+            loss: 9.0,
+            exact: 0.0,
+        };
+        Unedited {
+            result: StageResult { validation, choice },
+            guessing,
+        }
+    }
+
     #[test]
     fn what_forgets_the_answers_comes_last() {
-        let unedited = Unedited {
-            result: StageResult {
-                validation: Validation {
-                    loss: 3.0,
-                    exact: 0.0,
-                },
-                choice: Some(0.6),
-            },
-            guessing: None,
-        };
+        let unedited = unedited(Some(0.6), None);
         let badness = |loss, choice| {
             let trial = Trial {
                 rate: 0.1,
@@ -288,8 +290,8 @@ mod tests {
         assert!(!lower(&diverged));
     }
 
-    /// On the 0.5B's arc_easy all trials guess, and of a tenth of what serves a run learned
-    /// nothing (`research/recipe.md`).
+    /// On the 0.5B's arc_easy all trials guess, and the lower rate learned less
+    /// (`research/recipe.md`).
     #[test]
     fn the_lower_rate_serves_where_it_has_learned_most_and_not_where_none_has() {
         let attempt = |best: f64, lower: f64, chance: f64| {
@@ -310,22 +312,9 @@ mod tests {
             }
         };
         let rate = |guessing, best, lower, chance| {
-            let unedited = Unedited {
-                result: StageResult {
-                    validation: Validation {
-                        loss: 9.0,
-                        exact: 0.0,
-                    },
-                    choice: None,
-                },
-                guessing,
-            };
-            let found = find_rate(
-                &Method::Jola,
-                Some(unedited),
-                Vec::new(),
-                attempt(best, lower, chance),
-            );
+            let unedited = Some(unedited(None, guessing));
+            let attempt = attempt(best, lower, chance);
+            let found = find_rate(&Method::Jola, unedited, Vec::new(), attempt);
             found.unwrap().rate
         };
         assert_eq!(rate(Some(2.0), 0.8, 1.0, 0.0), 0.03);
